@@ -1,0 +1,61 @@
+"""Framework: how one generation of a training framework executes a layer, beyond what the mathematics asks for.
+
+Two kinds of figures. What it *does* (fused or not, kept or recomputed, hidden or not) is read from its code or its
+documentation. What it *costs* (host time, sustained share of the kernel tables) is fitted once for a generation on
+published runs by `planner/published/fit.py`, never for a model or a row.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field
+
+from ...errors import InputError, did_you_mean
+from ...schema import Frozen, load_mapping, parse
+
+_CATALOGUE = Path(__file__).parent / "catalogue"
+
+DEFAULT = "megatron-core"
+"""What a plan is priced as: the built-in runtime's kernels are those of torch and Transformer Engine's kind."""
+
+
+class Keeps(Frozen):
+    """What stands in memory until the backward pass."""
+
+    gated_copies: int = Field(4, ge=3, le=4, description="widths kept of a gated activation; 3 where it is one kernel")
+    scores: bool = Field(False, description="attention that is not fused keeps its score matrices")
+    gradient_bytes: int = Field(4, ge=2, le=4, description="of an accumulated gradient in 16-bit recipes")
+
+
+class Costs(Frozen):
+    """What its execution costs beside the kernels that the mathematics asks for."""
+
+    host_layer_s: float = Field(0.0, ge=0, description="host seconds to issue one layer forward")
+
+
+class Framework(Frozen):
+    """One generation of a training framework."""
+
+    name: str
+    title: str
+    source: str
+    keeps: Keeps = Keeps()
+    costs: Costs = Costs()
+
+
+def names() -> list[str]:
+    """Bundled frameworks."""
+    return sorted(path.stem for path in _CATALOGUE.glob("*.yaml"))
+
+
+@cache
+def framework(name: str = DEFAULT) -> Framework:
+    """A bundled framework. Raises InputError with the nearest name."""
+    path = _CATALOGUE / f"{name}.yaml"
+    if name not in names():
+        raise InputError.single(
+            "command line", "--framework", name, "not a bundled framework", did_you_mean(name, names())
+        )
+    return parse(Framework, load_mapping(path), str(path))
