@@ -44,8 +44,12 @@ class Block:
 
     def backward_s(self, choice: Recompute) -> float:
         """Backward with what it recomputes; full recomputation repeats the forward's collectives too."""
-        repeated = self.exchange.forward_s if choice == "full" else 0.0
-        return self.compute.backward_s + self.exchange.backward_s + self.recompute_compute_s(choice) + repeated
+        repeated = self.forward_s if choice == "full" else self.recompute_compute_s(choice)
+        return self.compute.backward_s + self.exchange.backward_s + repeated
+
+    def exposed_s(self, choice: Recompute) -> float:
+        """Communication in the backward that no compute hides, with what full recomputation repeats."""
+        return self.exchange.backward_s + (self.exchange.forward_s if choice == "full" else 0.0)
 
     def kept_bytes(self, choice: Recompute) -> float:
         """Activations kept per microbatch in flight."""
@@ -72,6 +76,16 @@ class ModelCosts:
     @cached_property
     def backward(self) -> dict[Recompute, list[float]]:
         return {choice: self._sums(methodcaller("backward_s", choice)) for choice in RECOMPUTES}
+
+    @cached_property
+    def exposed_forward(self) -> list[float]:
+        """The part of `forward` that is communication."""
+        return self._sums(lambda block: block.exchange.forward_s)
+
+    @cached_property
+    def exposed_backward(self) -> dict[Recompute, list[float]]:
+        """The part of `backward` that is communication."""
+        return {choice: self._sums(methodcaller("exposed_s", choice)) for choice in RECOMPUTES}
 
     @cached_property
     def kept(self) -> dict[Recompute, list[float]]:
@@ -103,9 +117,11 @@ class ModelCosts:
         return list(accumulate((values[id(block)] for block in self.layers), initial=0.0))
 
 
-def model_costs(model: Architecture, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups) -> ModelCosts:
-    """Price a model under a sharding; each distinct layer once."""
-    priced = {layer: _layer_block(layer, sharding, seq_len, rates, groups) for layer in dict.fromkeys(model.layers)}
+def model_costs(
+    model: Architecture, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups, tensor: float = 1.0
+) -> ModelCosts:
+    """Price a model under a sharding; each distinct layer once. `tensor` scales exposed tensor-parallel time."""
+    priced = {layer: _layer_block(layer, sharding, seq_len, rates, groups, tensor) for layer in dict.fromkeys(model.layers)}
     return ModelCosts(
         layers=tuple(priced[layer] for layer in model.layers),
         embedding=_embedding_block(model, sharding, seq_len, rates, groups),
@@ -113,12 +129,14 @@ def model_costs(model: Architecture, sharding: Sharding, seq_len: int, rates: Ra
     )
 
 
-def _layer_block(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups) -> Block:
+def _layer_block(
+    layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups, tensor: float
+) -> Block:
     element = rates.element_bytes
     compute = layer_compute(layer, sharding, seq_len, rates)
     return Block(
         compute=compute,
-        exchange=layer_exchange(layer, sharding, seq_len, element, groups, compute),
+        exchange=layer_exchange(layer, sharding, seq_len, element, groups, compute).slowed(tensor),
         held=memory.layer_parameters(layer, sharding),
         activation_bytes=memory.layer_activation_bytes(layer, sharding, seq_len, element),
         core_bytes=memory.core_bytes(layer, sharding, seq_len),

@@ -92,11 +92,12 @@ def _exposed(
     zero, microbatches = configuration.zero, configuration.microbatches
     gather = _over_data(setting, configuration, held, setting.element_bytes, "gather", layers)
     reduce = _over_data(setting, configuration, held, 4, "all-reduce" if zero == 0 else "scatter", layers)
-    last = _beside(reduce, backward_s, layers)
+    overlaps = setting.framework
+    last = _beside(reduce, backward_s if overlaps.overlaps_reduce else 0.0, layers)
     if zero == 0:
         return last, 0.0
     if zero == 1:
-        return last, _beside(gather, forward_s, layers)
+        return last, _beside(gather, forward_s if overlaps.overlaps_gather else 0.0, layers)
     if zero == 2:
         earlier = max(0.0, reduce - forward_s - backward_s)
         return last + (microbatches - 1) * earlier, _beside(gather, forward_s, layers)
@@ -117,12 +118,12 @@ def _over_data(setting: Setting, configuration: Configuration, held: Held, each:
     total = layers * collective(setting.group(mesh.tp, mesh.dp * mesh.cp), each * held.dense / layers)
     if held.expert:
         total += layers * collective(setting.group(mesh.ep * mesh.etp, mesh.edp), each * held.expert / layers)
-    return total
+    return total * setting.framework.costs.network
 
 
 def _adamw_s(setting: Setting, parameters: float) -> float:
     traffic = ADAMW_BYTES[setting.job.precision] * parameters
-    return traffic / setting.rates.elementwise_bytes_per_s + setting.rates.launch_s
+    return traffic / setting.rates.elementwise_bytes_per_s + setting.rates.launch_s + setting.framework.costs.step_s
 
 
 def _offload_s(setting: Setting, parameters: float) -> float:

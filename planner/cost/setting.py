@@ -51,7 +51,7 @@ class Setting:
 
     @cached_property
     def rates(self) -> Rates:
-        return device_rates(self.device, self.job.precision)
+        return device_rates(self.device, self.job.precision, self.framework.costs)
 
     @cached_property
     def hides_communication(self) -> bool:
@@ -151,8 +151,10 @@ class Setting:
         """Costs of every layer and end block under the configuration's sharding."""
         sharding = sharding_of(configuration)
         if sharding not in self._costs:
-            job, rates = self.job, self.rates
-            self._costs[sharding] = model_costs(self.architecture, sharding, job.seq_len, rates, self.groups(sharding))
+            groups, tensor = self.groups(sharding), self.framework.costs.tensor
+            self._costs[sharding] = model_costs(
+                self.architecture, sharding, self.job.seq_len, self.rates, groups, tensor
+            )
         return self._costs[sharding]
 
 

@@ -35,18 +35,54 @@ stragglers) only adds time."""
 
 def stage_times(setting: Setting, configuration: Configuration) -> StageTimes:
     """One microbatch through every virtual stage, exposed communication inside a layer included."""
-    costs = setting.costs(configuration)
-    forward, backward = [], []
-    stages = len(configuration.stage_layers)
-    start = 0
-    for stage, count in enumerate(configuration.stage_layers):
-        stop, choice = start + count, configuration.recompute[stage % configuration.mesh.pp]
-        sums = costs.backward[choice]
-        ends = _ends(costs, stage, stages)
-        forward.append(costs.forward[stop] - costs.forward[start] + sum(block.forward_s for block in ends))
-        backward.append(sums[stop] - sums[start] + sum(block.backward_s("none") for block in ends))
-        start = stop
-    return StageTimes(tuple(forward), tuple(backward), transfer_s(setting, configuration))
+    hop_s = transfer_s(setting, configuration)
+    stages = [_stage_s(setting, configuration, stage, hop_s) for stage in range(len(configuration.stage_layers))]
+    forward, backward = zip(*stages, strict=True)
+    return StageTimes(forward, backward, hop_s)
+
+
+def _stage_s(setting: Setting, configuration: Configuration, stage: int, hop_s: float) -> tuple[float, float]:
+    """Forward and backward of one virtual stage: its compute, or the host's time to issue it where that is longer,
+    and the communication that nothing hides."""
+    costs, layers = setting.costs(configuration), configuration.layer_range(stage)
+    choice = configuration.recompute[stage % configuration.mesh.pp]
+    ends = _ends(costs, stage, len(configuration.stage_layers))
+    host = _host_s(setting, len(layers))
+    rings = _rings_s(setting, configuration, len(layers))
+    times = []
+    for whole, exposed, of_end, exposed_of_end in (
+        (costs.forward, costs.exposed_forward, [b.forward_s for b in ends], [b.exchange.forward_s for b in ends]),
+        (
+            costs.backward[choice],
+            costs.exposed_backward[choice],
+            [b.backward_s("none") for b in ends],
+            [b.exchange.backward_s for b in ends],
+        ),
+    ):
+        waiting = exposed[layers.stop] - exposed[layers.start] + sum(exposed_of_end)
+        compute = whole[layers.stop] - whole[layers.start] + sum(of_end) - waiting
+        times.append(max(max(compute, host) + waiting, host + rings))
+    return times[0], times[1]
+
+
+def _host_s(setting: Setting, layers: int) -> float:
+    """Seconds that the host takes to issue one direction of a microbatch through a stage."""
+    costs = setting.framework.costs
+    return layers * costs.host_layer_s + costs.host_microbatch_s
+
+
+def _rings_s(setting: Setting, configuration: Configuration, layers: int) -> float:
+    """Network latency in the tensor-parallel rings of one direction, for the frameworks that wait for it."""
+    mesh = configuration.mesh
+    if mesh.pp == 1 or not setting.framework.waits_for_rings:
+        return 0.0
+    path = setting.hop(mesh.dp * mesh.cp * mesh.tp, mesh.pp)
+    return layers * RING_WAITS * (mesh.tp - 1) * path.latency_s if path.is_network else 0.0
+
+
+RING_WAITS = 5
+"""Tensor-parallel collectives of a layer, the mean of both directions: two regions of an all-gather and a
+reduce-scatter, and in the backward the inputs gathered once more."""
 
 
 def _ends(costs: ModelCosts, stage: int, stages: int) -> list[Block]:

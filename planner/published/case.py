@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..configuration import Configuration, Mesh, Recompute, ScheduleName
 from ..cost.setting import Setting
 from ..frameworks.framework import framework
 from ..job import Job, Precision
+from ..model import Architecture
 from ..search.partition import even_split
 from .generation import generation
 from .machine import row_cluster
@@ -48,7 +49,7 @@ def make_case(row: Row) -> Case:
         Job(seq_len=row.seq_len, global_batch=row.gbs, precision=_precision(row, assumptions)),
         framework=framework(generation(row)),
     )
-    configuration = _configuration(row, len(shape.layers), assumptions)
+    configuration = _configuration(row, shape, assumptions)
     complete = row.layout_complete == "yes" and not any(note in assumptions for note in _WEAK)
     return Case(setting, configuration, tuple(assumptions), complete and not _network_assumed(assumptions))
 
@@ -70,15 +71,16 @@ def _precision(row: Row, assumptions: list[str]) -> Precision:
     return default
 
 
-def _configuration(row: Row, layers: int, assumptions: list[str]) -> Configuration:
+def _configuration(row: Row, shape: Architecture, assumptions: list[str]) -> Configuration:
     mesh = _mesh(row, assumptions)
     vpp, stages = row.vpp or 1, mesh.pp * (row.vpp or 1)
+    layers = len(shape.layers)
     if stages > layers:
         raise NotModelledError(f"{stages} pipeline stages of {layers} layers")
     microbatch, microbatches = _batch(row, mesh, assumptions)
     return Configuration(
         mesh=mesh,
-        stage_layers=even_split(layers, stages),
+        stage_layers=_stage_layers(row, shape, stages),
         microbatch=microbatch,
         microbatches=microbatches,
         schedule=_schedule(row, vpp),
@@ -88,6 +90,19 @@ def _configuration(row: Row, layers: int, assumptions: list[str]) -> Configurati
         recompute=(_recompute(row, assumptions),) * mesh.pp,
         cp_algorithm="ulysses" if "ulysses" in row.features.lower() else "ring",
     )
+
+
+def _stage_layers(row: Row, shape: Architecture, stages: int) -> tuple[int, ...]:
+    """Layers of each stage: even, or by FLOPs with the head as one more block (nanotron: a block goes to the first
+    stage whose share of the running total it does not pass)."""
+    if not framework(generation(row)).balances_stages:
+        return even_split(len(shape.layers), stages)
+    seq_len = row.seq_len or 1
+    total, done, counts = shape.forward_flops(seq_len), 0.0, [0] * stages
+    for layer in shape.layers:
+        done += layer.forward_flops(seq_len)
+        counts[min(stages - 1, math.ceil(done / total * stages - 1e-9) - 1)] += 1
+    return tuple(counts)
 
 
 def _mesh(row: Row, assumptions: list[str]) -> Mesh:
