@@ -1,0 +1,13 @@
+"""Predictions beside what was measured: every row of a file of published runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from .comparison import Comparison
+
+
+def compare(path: Path, workers: int | None, progress: Callable[[int, int], None]) -> tuple[Comparison, ...]:
+    """Predict every row of `path`, in its order. Raises InputError with every problem of the file."""
+    raise NotImplementedError
