@@ -8,6 +8,7 @@ from functools import cached_property
 from ...clusters.schema import Cluster, Device, Origin
 from ...clusters.topology import GroupPaths, Path, Topology, domain_devices
 from ..configuration import Configuration
+from ..frameworks.framework import Framework, framework
 from ..job import Job
 from ..model import Architecture, Layer
 from .blocks import ModelCosts, model_costs
@@ -26,6 +27,7 @@ class Setting:
     cluster: Cluster
     job: Job
     every_device: bool = True  # a legal configuration uses all of them, rather than any number of whole nodes
+    framework: Framework = field(default_factory=framework)  # what executes the layers
     _paths: dict[tuple[int, int], GroupPaths] = field(default_factory=dict, repr=False)
     _hops: dict[tuple[int, int], Path] = field(default_factory=dict, repr=False)
     _costs: dict[Sharding, ModelCosts] = field(default_factory=dict, repr=False)

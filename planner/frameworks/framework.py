@@ -41,6 +41,8 @@ class Framework(Frozen):
     name: str
     title: str
     source: str
+    shards_optimizer: bool = Field(True, description="ZeRO 1 by default (Megatron's distributed optimizer)")
+    sequence_parallel: bool = Field(True, description="on by default wherever tp > 1")
     keeps: Keeps = Keeps()
     costs: Costs = Costs()
 
