@@ -88,3 +88,10 @@ def test_where_to_write_is_checked_before_the_work(command: Command, predicted: 
     assert "must end in .png or .svg" in err
     assert f"mkdir -p {nowhere}" in err
     assert predicted == []
+
+
+def test_a_wrong_file_is_the_users_error(command: Command, tmp_path: Path) -> None:
+    code, out, err = command("--against", str(tmp_path / "none.csv"), "--json")
+    assert code == 2
+    assert json.loads(out)["error"]["problems"][0]["field"] == "--against"
+    assert "No such file" in err
