@@ -28,7 +28,7 @@ def _table(table: text.Table) -> Table:
     shown = Table(title=table.title, title_justify="left", header_style="bold")
     for place, name in enumerate(table.head):
         words = place < table.words
-        shown.add_column(Text(name), justify="left" if words else "right", no_wrap=not words)
+        shown.add_column(Text(name), justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for row in table.rows:
         shown.add_row(*(Text(cell) for cell in row))
     return shown

@@ -31,8 +31,12 @@ def tables(rows: Sequence[Comparison], summary: Summary) -> tuple[Table, ...]:
     """All tables that hold anything, what matters most first."""
     complete = summary.complete_by_source
     every = (
-        Table("step time", ("rows", *_ACCURACY), _overall(summary)),
-        Table("step time, by source", ("source", *_ACCURACY, "complete", "mean"), _parts(summary.by_source, complete)),
+        Table("step time", ("", *_ACCURACY), _overall(summary)),
+        Table(
+            "step time, by source",
+            ("source", *_ACCURACY, "complete", "their mean"),
+            _parts(summary.by_source, complete),
+        ),
         Table("step time, by GPU", ("GPU", *_ACCURACY), _parts(summary.by_gpu)),
         Table("peak memory", ("source", "rows", "mean", "median", "bias", "within 5 %"), _memory(summary)),
         Table("out of memory", ("", "rows", "share"), _out_of_memory(summary.out_of_memory)),
