@@ -109,7 +109,7 @@ def _mesh(row: Row, assumptions: list[str]) -> Mesh:
     if row.tp is None or row.pp is None:
         raise NotModelledError("the parallel layout is not stated")
     gpus, model = row.gpus or 0, row.tp * row.pp * (row.cp or 1)
-    dp = row.dp or row.derived_dp or max(1, gpus // model)
+    dp = row.dp or int(row.derived_dp or 0) or max(1, gpus // model)
     if dp * model != gpus:
         raise NotModelledError(f"{dp * model} ranks on {gpus} GPUs")
     ep, etp = row.ep or 1, row.etp or 1

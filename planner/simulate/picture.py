@@ -6,7 +6,7 @@ Drawn on matplotlib's figures directly: no window, no global state, and equal in
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,28 +37,46 @@ _GIB = 2**30
 
 def save_picture(subject: Simulation | Sweep, path: Path) -> None:
     """Draw a simulation or a sweep into a .png or .svg file. Raises InputError on another suffix."""
-    import matplotlib
+    save_figure(lambda: _draw(subject), path)
 
+
+def svg(subject: Simulation | Sweep) -> str:
+    """The same picture as the text of an <svg> element, to stand inside a page."""
+    return figure_svg(lambda: _draw(subject))
+
+
+def _draw(subject: Simulation | Sweep) -> Figure:
+    return draw_sweep(subject) if isinstance(subject, Sweep) else draw_simulation(subject)
+
+
+def check_suffix(path: Path) -> None:
+    """Before long work that ends in a picture. Raises InputError on what is neither .png nor .svg."""
     if path.suffix.lower() not in (".png", ".svg"):
         rule = "must end in .png or .svg"
         raise InputError.single("command line", "--picture", str(path), rule, str(path.with_suffix(".png")))
+
+
+def save_figure(draw: Callable[[], Figure], path: Path) -> None:
+    """What `draw` draws in our style, as a .png or .svg file. Raises InputError on another suffix."""
+    import matplotlib
+
+    check_suffix(path)
     with matplotlib.rc_context(_STYLE):
-        figure = draw_sweep(subject) if isinstance(subject, Sweep) else draw_simulation(subject)
+        figure = draw()
         metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
         with writing(path):
             figure.savefig(path, dpi=150, metadata=metadata)
 
 
-def svg(subject: Simulation | Sweep) -> str:
-    """The same picture as the text of an <svg> element, to stand inside a page."""
+def figure_svg(draw: Callable[[], Figure]) -> str:
+    """What `draw` draws, as the text of an <svg> element."""
     import io
 
     import matplotlib
 
     with matplotlib.rc_context(_STYLE):
-        figure = draw_sweep(subject) if isinstance(subject, Sweep) else draw_simulation(subject)
         out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
+        draw().savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()
     return text[text.index("<svg") :]
 
