@@ -121,7 +121,9 @@ def model_costs(
     model: Architecture, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups, tensor: float = 1.0
 ) -> ModelCosts:
     """Price a model under a sharding; each distinct layer once. `tensor` scales exposed tensor-parallel time."""
-    priced = {layer: _layer_block(layer, sharding, seq_len, rates, groups, tensor) for layer in dict.fromkeys(model.layers)}
+    priced = {
+        layer: _layer_block(layer, sharding, seq_len, rates, groups, tensor) for layer in dict.fromkeys(model.layers)
+    }
     return ModelCosts(
         layers=tuple(priced[layer] for layer in model.layers),
         embedding=_embedding_block(model, sharding, seq_len, rates, groups),
@@ -129,9 +131,7 @@ def model_costs(
     )
 
 
-def _layer_block(
-    layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups, tensor: float
-) -> Block:
+def _layer_block(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups, tensor: float) -> Block:
     element = rates.element_bytes
     compute = layer_compute(layer, sharding, seq_len, rates)
     return Block(

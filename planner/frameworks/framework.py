@@ -37,8 +37,11 @@ class Costs(Frozen):
     elementwise: float = Field(1.0, gt=0, description="bytes moved by element-wise kernels over those of fused ones")
     tensor: float = Field(1.0, gt=0, description="time of exposed tensor-parallel collectives over the links' own")
     network: float = Field(1.0, gt=0, description="time of data-parallel collectives over the links' own")
+    steal: float = Field(0.0, ge=0, lt=1, description="share of compute lost while a collective is in flight")
     host_layer_s: float = Field(0.0, ge=0, description="host seconds to issue one layer in one direction")
-    host_microbatch_s: float = Field(0.0, ge=0, description="likewise, of one microbatch through a stage, beside its layers")
+    host_microbatch_s: float = Field(
+        0.0, ge=0, description="likewise, of a microbatch through a stage beside its layers"
+    )
     step_s: float = Field(0.0, ge=0, description="fixed seconds of one step: data, clipping, logging")
 
 
@@ -51,7 +54,6 @@ class Framework(Frozen):
     shards_optimizer: bool = Field(True, description="ZeRO 1 by default (Megatron's distributed optimizer)")
     sequence_parallel: bool = Field(True, description="on by default wherever tp > 1")
     overlaps_gather: bool = Field(True, description="ZeRO 1 gathers parameters beside the forward, not after the step")
-    overlaps_reduce: bool = Field(True, description="gradients are reduced beside the backward")
     waits_for_rings: bool = Field(
         False, description="with a pipeline over nodes, tensor-parallel rings pay the network's latency at every step"
     )
