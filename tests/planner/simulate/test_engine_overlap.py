@@ -19,7 +19,7 @@ seconds = st.floats(0.01, 5.0)
 
 @dataclass
 class Pieces:
-    """The graph of a step: nodes are pieces of actions and collectives, and transfers; an edge weighs what it leaves."""
+    """The graph of a step: nodes are pieces of actions and collectives, transfers; an edge weighs what it leaves."""
 
     work: Work
     graph: networkx.DiGraph = field(default_factory=networkx.DiGraph)
