@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -17,16 +18,35 @@ from ...schema import Frozen, load_mapping, parse
 
 _CATALOGUE = Path(__file__).parent / "catalogue"
 
-DEFAULT = "megatron-core"
-"""What a plan is priced as: the built-in runtime's kernels are those of torch and Transformer Engine's kind."""
+DEFAULT = "meshwright"
+"""What a plan is priced as: the built-in runtime."""
+
+
+WeightGradients = Literal["shape", "layer", "model"]
 
 
 class Keeps(Frozen):
-    """What stands in memory until the backward pass."""
+    """What stands in memory beyond weights and what the mathematics needs; the defaults are Megatron-Core's with
+    Transformer Engine. `fragments` alone is fitted (`planner/published/fragments.py`), the rest is read from code."""
 
-    gated_copies: int = Field(4, ge=3, le=4, description="widths kept of a gated activation; 3 where it is one kernel")
+    gated_copies: int = Field(3, ge=3, le=4, description="widths kept of a gated activation; 3 where it is one kernel")
+    routed_copies: int = Field(1, ge=1, le=2, description="hidden-wide copies of each routed token: 2 where the output "
+                               "of the experts is kept to be weighted")  # fmt: skip
     scores: bool = Field(False, description="attention that is not fused keeps its score matrices")
-    gradient_bytes: int = Field(4, ge=2, le=4, description="of an accumulated gradient in 16-bit recipes")
+    dropout: bool = Field(False, description="masks of a byte per element (and dropped scores) are kept")
+    gathered_inputs: bool = Field(False, description="with sequence parallelism, inputs are kept gathered over tp")
+    fp8_inputs: bool = Field(True, description="in fp8, inputs of products are kept in one byte")
+    fp8_weight_bytes: int = Field(3, ge=1, le=4, description="1: weights live in fp8 alone; 3: beside 16-bit ones")
+    gradient_bytes: int = Field(4, ge=2, le=8, description="of an accumulated gradient in 16-bit recipes")
+    bucket_bytes: int = Field(0, ge=0, le=4, description="of gradients copied for the all-reduce, where dp > 1")
+    shards_fp32: bool = Field(False, description="ZeRO 3 holds one fp32 shard, 16-bit weights only while gathered")
+    weight_gradients: WeightGradients = Field(
+        "shape",
+        description="gradients before they are accumulated: one buffer per shape of a layer (Transformer Engine's), "
+        "a layer's, or the whole model's",
+    )
+    logit_bytes: int = Field(6, ge=2, le=14, description="per logit at the fullest moment of the loss")
+    fragments: float = Field(0.25, ge=0, description="allocator's fragments as a share of what comes and goes")
 
 
 class Costs(Frozen):
@@ -43,8 +63,8 @@ class Framework(Frozen):
     source: str
     shards_optimizer: bool = Field(True, description="ZeRO 1 by default (Megatron's distributed optimizer)")
     sequence_parallel: bool = Field(True, description="on by default wherever tp > 1")
-    keeps: Keeps = Keeps()
-    costs: Costs = Costs()
+    keeps: Keeps = Field(default_factory=Keeps)
+    costs: Costs = Field(default_factory=Costs)
 
 
 def names() -> list[str]:

@@ -30,5 +30,7 @@ def generation(row: Row) -> str:
     text = row.framework.lower()
     for pattern, name in _NAMES:
         if re.search(pattern, text):
-            return "megatron-lm" if name == "megatron-core" and (row.year or FUSED_ATTENTION) < FUSED_ATTENTION else name
+            return (
+                "megatron-lm" if name == "megatron-core" and (row.year or FUSED_ATTENTION) < FUSED_ATTENTION else name
+            )
     return "megatron-core"

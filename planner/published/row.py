@@ -98,7 +98,9 @@ def read_rows(path: Path) -> tuple[Row, ...]:
 def _check_columns(path: Path, columns: tuple[str, ...] | list[str]) -> None:
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
-        near = [Problem(name, "missing", "a column that must be there", did_you_mean(name, columns)) for name in missing]
+        near = [
+            Problem(name, "missing", "a column that must be there", did_you_mean(name, columns)) for name in missing
+        ]
         raise InputError(str(path), near)
 
 
