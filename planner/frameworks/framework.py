@@ -29,30 +29,30 @@ class Keeps(Frozen):
     """What stands in memory beyond weights and what the mathematics needs; the defaults are Megatron-Core's with
     Transformer Engine. `fragments` alone is fitted (`planner/published/fragments.py`), the rest is read from code."""
 
-    gated_copies: int = Field(3, ge=3, le=4, description="widths kept of a gated activation; 3 where it is one kernel")
-    routed_copies: int = Field(1, ge=1, le=2, description="hidden-wide copies of each routed token: 2 where the output "
+    gated_copies: int = Field(default=3, ge=3, le=4, description="widths kept of a gated activation; 3 where it is one kernel")
+    routed_copies: int = Field(default=1, ge=1, le=2, description="hidden-wide copies of each routed token: 2 where the output "
                                "of the experts is kept to be weighted")  # fmt: skip
-    scores: bool = Field(False, description="attention that is not fused keeps its score matrices")
-    dropout: bool = Field(False, description="masks of a byte per element (and dropped scores) are kept")
-    gathered_inputs: bool = Field(False, description="with sequence parallelism, inputs are kept gathered over tp")
-    fp8_inputs: bool = Field(True, description="in fp8, inputs of products are kept in one byte")
-    fp8_weight_bytes: int = Field(3, ge=1, le=4, description="1: weights live in fp8 alone; 3: beside 16-bit ones")
-    gradient_bytes: int = Field(4, ge=2, le=8, description="of an accumulated gradient in 16-bit recipes")
-    bucket_bytes: int = Field(0, ge=0, le=4, description="of gradients copied for the all-reduce, where dp > 1")
-    shards_fp32: bool = Field(False, description="ZeRO 3 holds one fp32 shard, 16-bit weights only while gathered")
+    scores: bool = Field(default=False, description="attention that is not fused keeps its score matrices")
+    dropout: bool = Field(default=False, description="masks of a byte per element (and dropped scores) are kept")
+    gathered_inputs: bool = Field(default=False, description="with sequence parallelism, inputs are kept gathered over tp")
+    fp8_inputs: bool = Field(default=True, description="in fp8, inputs of products are kept in one byte")
+    fp8_weight_bytes: int = Field(default=3, ge=1, le=4, description="1: weights live in fp8 alone; 3: beside 16-bit ones")
+    gradient_bytes: int = Field(default=4, ge=2, le=8, description="of an accumulated gradient in 16-bit recipes")
+    bucket_bytes: int = Field(default=0, ge=0, le=4, description="of gradients copied for the all-reduce, where dp > 1")
+    shards_fp32: bool = Field(default=False, description="ZeRO 3 holds one fp32 shard, 16-bit weights only while gathered")
     weight_gradients: WeightGradients = Field(
-        "shape",
+        default="shape",
         description="gradients before they are accumulated: one buffer per shape of a layer (Transformer Engine's), "
         "a layer's, or the whole model's",
     )
-    logit_bytes: int = Field(6, ge=2, le=14, description="per logit at the fullest moment of the loss")
-    fragments: float = Field(0.25, ge=0, description="allocator's fragments as a share of what comes and goes")
+    logit_bytes: int = Field(default=6, ge=2, le=14, description="per logit at the fullest moment of the loss")
+    fragments: float = Field(default=0.25, ge=0, description="allocator's fragments as a share of what comes and goes")
 
 
 class Costs(Frozen):
     """What its execution costs beside the kernels that the mathematics asks for."""
 
-    host_layer_s: float = Field(0.0, ge=0, description="host seconds to issue one layer forward")
+    host_layer_s: float = Field(default=0.0, ge=0, description="host seconds to issue one layer forward")
 
 
 class Framework(Frozen):
@@ -61,10 +61,10 @@ class Framework(Frozen):
     name: str
     title: str
     source: str
-    shards_optimizer: bool = Field(True, description="ZeRO 1 by default (Megatron's distributed optimizer)")
-    sequence_parallel: bool = Field(True, description="on by default wherever tp > 1")
-    keeps: Keeps = Field(default_factory=Keeps)
-    costs: Costs = Field(default_factory=Costs)
+    shards_optimizer: bool = Field(default=True, description="ZeRO 1 by default (Megatron's distributed optimizer)")
+    sequence_parallel: bool = Field(default=True, description="on by default wherever tp > 1")
+    keeps: Keeps = Keeps()
+    costs: Costs = Costs()
 
 
 def names() -> list[str]:
