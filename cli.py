@@ -132,7 +132,9 @@ def _read_inputs(model: str, cluster: str, job: dict[str, Any], pins: list[str])
 
 @app.command(epilog="Example: meshwright simulate plan.yaml --set cluster.network.bandwidth=0.5x --tokens 1T")
 def simulate(
-    plan: Annotated[Path, typer.Argument(help="A plan file.")],
+    context: typer.Context,
+    plan: Annotated[Path | None, typer.Argument(help="A plan file.", show_default=False)] = None,
+    against: Annotated[Path | None, typer.Option(help="Instead of PLAN: a CSV of measured runs to predict.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change a field: job.seq_len=32768.")] = None,
     sweep: Annotated[str | None, typer.Option(help="One field, several values: job.global_batch=64,128.")] = None,
     tokens: Annotated[str | None, typer.Option(help="Tokens of the whole run, e.g. 15T: days and price.")] = None,
@@ -142,13 +144,71 @@ def simulate(
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report.")] = None,
     json: Json = False,
 ) -> None:
-    """What-if: step time, memory, cost, failures of a plan."""
+    """What-if: step time, memory, cost, failures of a plan; or predictions beside what was measured."""
+    _one_subject(context)
+    if against is not None:
+        _compare(against, picture, report, json)
+    elif plan is not None:
+        files = {"trace": trace, "picture": picture, "report": report}
+        _what_if(plan, set_ or [], sweep, tokens, failures, files, json)
+
+
+def _one_subject(context: typer.Context) -> None:
+    """PLAN or --against, and beside the latter nothing that is about a plan. Raises InputError."""
+    from .errors import Problem
+
+    params = {param.name or "": param for param in context.command.params}
+    sources = {name: context.get_parameter_source(name) for name in params}
+    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    if not given & {"plan", "against"}:
+        rule, fix = "is required", "a plan file, or --against with a CSV file of measured runs"
+        raise InputError.single("command line", "PLAN", None, rule, fix)
+    foreign = [name for name in params if name in given - {"against", "picture", "report", "json"}]
+    if "against" in given and foreign:
+        rule = "is about one plan, and --against is about every run of its file"
+        names = ["PLAN" if name == "plan" else params[name].opts[0] for name in foreign]
+        raise InputError("command line", [Problem(name, None, rule, "leave it out") for name in names])
+
+
+def _compare(runs: Path, picture: Path | None, report: Path | None, json: bool) -> None:
+    """Predict every run of a file; where to write is checked before, since it takes its time."""
+    from .display.progress import comparing
+    from .display.published import show_against
+    from .errors import gather
+    from .planner.published.against import compare
+    from .planner.published.contract import against_json
+    from .planner.published.picture import save_picture
+    from .planner.published.report import write_report
+    from .planner.simulate.picture import check_suffix
+    from .schema import check_output
+
+    checks = [lambda: check_suffix(picture), lambda: check_output(picture)] if picture else []
+    gather(*checks, *([lambda: check_output(report)] if report else []))
+    with comparing() as progress:
+        rows = compare(runs, None, progress)
+    if picture:
+        save_picture(rows, picture)
+    if report:
+        write_report(report, rows, runs.name)
+    _print(json, lambda: against_json(rows), lambda console: show_against(console, rows))
+
+
+def _what_if(
+    plan: Path,
+    settings: list[str],
+    sweep: str | None,
+    tokens: str | None,
+    failures: str | None,
+    files: dict[str, Path | None],
+    json: bool,
+) -> None:
+    """One plan: the step that it has, with what the settings change."""
     from .display.simulation import show
     from .planner.plan import load_plan
     from .planner.simulate.failures import parse_failures, reliability
     from .planner.simulate.picture import save_picture
     from .planner.simulate.report import write_report
-    from .planner.simulate.simulation import simulate as simulate_plan
+    from .planner.simulate.simulation import simulate
     from .planner.simulate.sweep import sweep as sweep_plan
     from .planner.simulate.trace import write_trace
     from .units import parse_count
@@ -156,15 +216,15 @@ def simulate(
     count = _quantity("--tokens", tokens, parse_count) if tokens is not None else None
     model = parse_failures(failures) if failures is not None else None
     chosen = load_plan(plan)
-    swept = sweep_plan(chosen, sweep, set_ or [], count) if sweep is not None else None
-    simulation = simulate_plan(chosen, set_ or [], count)
+    swept = sweep_plan(chosen, sweep, settings, count) if sweep is not None else None
+    simulation = simulate(chosen, settings, count)
     under_failures = reliability(simulation, model) if model else None
-    if trace:
-        write_trace(simulation, trace)
-    if picture:
-        save_picture(swept or simulation, picture)
-    if report:
-        write_report(report, simulation, under_failures, swept)
+    if files["trace"]:
+        write_trace(simulation, files["trace"])
+    if files["picture"]:
+        save_picture(swept or simulation, files["picture"])
+    if files["report"]:
+        write_report(files["report"], simulation, under_failures, swept)
     extra = {"sweep": swept.to_json()} if swept else {}
     extra |= {"failures": asdict(under_failures)} if under_failures else {}
     _print(json, lambda: simulation.to_json() | extra, lambda console: show(console, simulation, under_failures, swept))

@@ -46,8 +46,12 @@ class Block:
 
     def backward_s(self, choice: Recompute) -> float:
         """Backward with what it recomputes; full recomputation repeats the forward's collectives too."""
-        repeated = self.exchange.forward_s if choice == "full" else 0.0
-        return self.compute.backward_s + self.exchange.backward_s + self.recompute_compute_s(choice) + repeated
+        repeated = self.forward_s if choice == "full" else self.recompute_compute_s(choice)
+        return self.compute.backward_s + self.exchange.backward_s + repeated
+
+    def exposed_s(self, choice: Recompute) -> float:
+        """Communication in the backward that no compute hides, with what full recomputation repeats."""
+        return self.exchange.backward_s + (self.exchange.forward_s if choice == "full" else 0.0)
 
     def kept_bytes(self, choice: Recompute) -> float:
         """Activations kept per microbatch in flight."""
@@ -72,6 +76,16 @@ class ModelCosts:
     @cached_property
     def backward(self) -> dict[Recompute, list[float]]:
         return {choice: self._sums(methodcaller("backward_s", choice)) for choice in RECOMPUTES}
+
+    @cached_property
+    def exposed_forward(self) -> list[float]:
+        """The part of `forward` that is communication."""
+        return self._sums(lambda block: block.exchange.forward_s)
+
+    @cached_property
+    def exposed_backward(self) -> dict[Recompute, list[float]]:
+        """The part of `backward` that is communication."""
+        return {choice: self._sums(methodcaller("exposed_s", choice)) for choice in RECOMPUTES}
 
     @cached_property
     def kept(self) -> dict[Recompute, list[float]]:
@@ -104,11 +118,19 @@ class ModelCosts:
 
 
 def model_costs(
-    model: Architecture, shape: Shape, rates: Rates, groups: Groups, modules: tuple[Module, ...] = CORE
+    model: Architecture,
+    shape: Shape,
+    rates: Rates,
+    groups: Groups,
+    tensor: float = 1.0,
+    modules: tuple[Module, ...] = CORE,
 ) -> ModelCosts:
-    """Price a model under a sharding; each distinct layer once. `modules`: what selective recomputation gives up."""
+    """Price a model under a sharding; each distinct layer once. `tensor` scales exposed tensor-parallel time;
+    `modules` are what selective recomputation gives up."""
     sharding, seq_len = shape.sharding, shape.seq_len
-    priced = {layer: _layer_block(layer, shape, rates, groups, modules) for layer in dict.fromkeys(model.layers)}
+    priced = {
+        layer: _layer_block(layer, shape, rates, groups, tensor, modules) for layer in dict.fromkeys(model.layers)
+    }
     return ModelCosts(
         layers=tuple(priced[layer] for layer in model.layers),
         embedding=_embedding_block(model, sharding, seq_len, rates, groups),
@@ -116,13 +138,15 @@ def model_costs(
     )
 
 
-def _layer_block(layer: Layer, shape: Shape, rates: Rates, groups: Groups, modules: tuple[Module, ...]) -> Block:
+def _layer_block(
+    layer: Layer, shape: Shape, rates: Rates, groups: Groups, tensor: float, modules: tuple[Module, ...]
+) -> Block:
     sharding, seq_len = shape.sharding, shape.seq_len
     compute = layer_compute(layer, sharding, seq_len, rates)
     held, kept = layer_parameters(layer, sharding), layer_kept(layer, shape)
     return Block(
         compute=compute,
-        exchange=layer_exchange(layer, sharding, seq_len, rates.element_bytes, groups, compute),
+        exchange=layer_exchange(layer, sharding, seq_len, rates.element_bytes, groups, compute).slowed(tensor),
         held=held,
         activation_bytes=kept.total,
         selective_bytes=kept.total - kept.given_up(modules),

@@ -53,7 +53,7 @@ class Setting:
 
     @cached_property
     def rates(self) -> Rates:
-        return device_rates(self.device, self.job.precision)
+        return device_rates(self.device, self.job.precision, self.framework.costs)
 
     @cached_property
     def hides_communication(self) -> bool:
@@ -163,8 +163,10 @@ class Setting:
         """Costs of every layer and end block under the configuration's sharding."""
         sharding = sharding_of(configuration)
         if sharding not in self._costs:
-            groups, modules = self.groups(sharding), self.recompute_modules
-            self._costs[sharding] = model_costs(self.architecture, self.shape(sharding), self.rates, groups, modules)
+            groups, tensor = self.groups(sharding), self.framework.costs.tensor
+            self._costs[sharding] = model_costs(
+                self.architecture, self.shape(sharding), self.rates, groups, tensor, self.recompute_modules
+            )
         return self._costs[sharding]
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..configuration import Configuration, Mesh, Recompute, ScheduleName
 from ..cost.setting import Setting
 from ..frameworks.framework import framework
 from ..job import Job, Precision
-from ..search.partition import even_split
+from ..model import Architecture
 from .generation import generation
 from .machine import row_cluster
 from .row import Row
 from .shape import NotModelledError, row_architecture
+from .stages import stage_layers
 
 _PRECISIONS: tuple[tuple[str, Precision], ...] = (
     ("fp4", "fp8"),
@@ -48,7 +49,7 @@ def make_case(row: Row) -> Case:
         Job(seq_len=row.seq_len, global_batch=row.gbs, precision=_precision(row, assumptions)),
         framework=framework(generation(row)),
     )
-    configuration = _configuration(row, len(shape.layers), assumptions)
+    configuration = _configuration(row, shape, assumptions)
     complete = row.layout_complete == "yes" and not any(note in assumptions for note in _WEAK)
     return Case(setting, configuration, tuple(assumptions), complete and not _network_assumed(assumptions))
 
@@ -70,15 +71,16 @@ def _precision(row: Row, assumptions: list[str]) -> Precision:
     return default
 
 
-def _configuration(row: Row, layers: int, assumptions: list[str]) -> Configuration:
+def _configuration(row: Row, shape: Architecture, assumptions: list[str]) -> Configuration:
     mesh = _mesh(row, assumptions)
     vpp, stages = row.vpp or 1, mesh.pp * (row.vpp or 1)
+    layers = len(shape.layers)
     if stages > layers:
         raise NotModelledError(f"{stages} pipeline stages of {layers} layers")
     microbatch, microbatches = _batch(row, mesh, assumptions)
     return Configuration(
         mesh=mesh,
-        stage_layers=even_split(layers, stages),
+        stage_layers=stage_layers(framework(generation(row)), shape, stages),
         microbatch=microbatch,
         microbatches=microbatches,
         schedule=_schedule(row, vpp),
@@ -94,7 +96,7 @@ def _mesh(row: Row, assumptions: list[str]) -> Mesh:
     if row.tp is None or row.pp is None:
         raise NotModelledError("the parallel layout is not stated")
     gpus, model = row.gpus or 0, row.tp * row.pp * (row.cp or 1)
-    dp = row.dp or row.derived_dp or max(1, gpus // model)
+    dp = row.dp or int(row.derived_dp or 0) or max(1, gpus // model)
     if dp * model != gpus:
         raise NotModelledError(f"{dp * model} ranks on {gpus} GPUs")
     ep, etp = row.ep or 1, row.etp or 1

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ...errors import InputError, Problem, did_you_mean
+from ...errors import Problem
+from .sheet import number, read_sheet, refuse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class Row:
     step_time_s: float | None = None
     peak_mem_gb: float | None = None
     oom: str = ""
-    derived_dp: int | None = None
+    derived_dp: float | None = None  # not whole where a row contradicts itself
     derived_step_time_s: float | None = None
     consistent: str = ""
     layout_complete: str = ""
@@ -79,40 +79,21 @@ _KINDS = {field.name: str(field.type) for field in fields(Row)}
 
 def read_rows(path: Path) -> tuple[Row, ...]:
     """Every row of a file, in its order. Raises InputError with every problem of it."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, strict=True)
-            _check_columns(path, reader.fieldnames or ())
-            problems: list[Problem] = []
-            rows = tuple(_row(line, number, problems) for number, line in enumerate(reader, 2))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        rule = getattr(error, "strerror", None) or str(error)
-        raise InputError.single("command line", "--against", str(path), rule, "a CSV file of runs") from None
-    if not rows:
-        problems.append(Problem("--against", str(path), "holds no runs", "a line below its header"))
-    if problems:
-        raise InputError(str(path), problems)
+    problems: list[Problem] = []
+    rows = tuple(_row(cells, line, problems) for line, cells in read_sheet(path, REQUIRED))
+    refuse(path, problems)
     return rows
 
 
-def _check_columns(path: Path, columns: tuple[str, ...] | list[str]) -> None:
-    missing = [name for name in REQUIRED if name not in columns]
-    if missing:
-        near = [
-            Problem(name, "missing", "a column that must be there", did_you_mean(name, columns)) for name in missing
-        ]
-        raise InputError(str(path), near)
-
-
-def _row(line: Mapping[str, str], number: int, problems: list[Problem]) -> Row:
+def _row(cells: Mapping[str, str], line: int, problems: list[Problem]) -> Row:
     values: dict[str, object] = {}
     for name, kind in _KINDS.items():
-        text = (line.get(name) or "").strip()
-        if kind == "str":
-            values[name] = text
-            continue
+        text = cells.get(name, "").strip()
         try:
-            values[name] = None if not text else float(text) if kind.startswith("float") else int(float(text))
-        except ValueError:
-            problems.append(Problem(f"line {number}: {name}", text, "must be a number", "a number, or nothing"))
-    return Row(**values)  # type: ignore[arg-type]
+            values[name] = text if kind == "str" else number(text, whole=kind.startswith("int"))
+        except ValueError as error:
+            problems.append(Problem(f"line {line}: {name}", text, str(error)))
+    return Row(**values) if values.keys() == _KINDS.keys() else _UNREADABLE  # type: ignore[arg-type]
+
+
+_UNREADABLE = Row(row_id="", source="", gpu="")  # stands for a line with problems until they are raised

@@ -44,7 +44,8 @@ def row_architecture(row: Row, assumptions: list[str]) -> Architecture:
 
 
 def _layers(row: Row, assumptions: list[str]) -> tuple[Layer, ...]:
-    assert row.layers and row.hidden
+    assert row.layers
+    assert row.hidden
     dense, gated = _mlp(row, row.ffn_hidden or 0), row.mlp == "swiglu"
     routed = _moe(row)
     first_dense = row.layers if routed is None else row.dense_layers or 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from itertools import accumulate
 
+from ..frameworks.framework import Framework
 from ..model import Architecture
 from ..search.partition import even_split
 
 
-def stage_layers(framework: str, architecture: Architecture, stages: int) -> tuple[int, ...]:
-    """Layers of every stage, first to last. Megatron and its kin split evenly."""
-    if framework == "nanotron" and stages > 1:
+def stage_layers(framework: Framework, architecture: Architecture, stages: int) -> tuple[int, ...]:
+    """Layers of every stage, first to last: even, or balanced with the head as one more block."""
+    if framework.balances_stages and stages > 1:
         return _by_cost(architecture, stages)
     return even_split(len(architecture.layers), stages)
 

@@ -6,7 +6,7 @@ Drawn on matplotlib's figures directly: no window, no global state, and equal in
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from ...units import format_seconds
 from ..plan import Breakdown, StageMemory
 from .simulation import Simulation
 from .sweep import Sweep
+from .timeline import Span, Stream, Timeline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,32 +34,61 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "meshwright",
 }
 _GIB = 2**30
+_LANES = (
+    ("F", "forward", _COLOURS[0]),
+    ("B", "backward", _COLOURS[1]),
+    ("gather", "gather weights", _COLOURS[2]),
+    ("reduce", "reduce gradients", _COLOURS[3]),
+    ("gather and reduce", "gather and reduce", _COLOURS[3]),
+    ("sum tied", "sum tied gradients", _COLOURS[4]),
+    ("optimizer", "optimizer", _COLOURS[5]),
+    ("offload", "offload", _COLOURS[7]),
+)
+"""Spans of the timeline: name, what it is called, colour."""
 
 
 def save_picture(subject: Simulation | Sweep, path: Path) -> None:
     """Draw a simulation or a sweep into a .png or .svg file. Raises InputError on another suffix."""
-    import matplotlib
+    save_figure(lambda: _draw(subject), path)
 
+
+def svg(subject: Simulation | Sweep) -> str:
+    """The same picture as the text of an <svg> element, to stand inside a page."""
+    return figure_svg(lambda: _draw(subject))
+
+
+def _draw(subject: Simulation | Sweep) -> Figure:
+    return draw_sweep(subject) if isinstance(subject, Sweep) else draw_simulation(subject)
+
+
+def check_suffix(path: Path) -> None:
+    """Before long work that ends in a picture. Raises InputError on what is neither .png nor .svg."""
     if path.suffix.lower() not in (".png", ".svg"):
         rule = "must end in .png or .svg"
         raise InputError.single("command line", "--picture", str(path), rule, str(path.with_suffix(".png")))
+
+
+def save_figure(draw: Callable[[], Figure], path: Path) -> None:
+    """What `draw` draws in our style, as a .png or .svg file. Raises InputError on another suffix."""
+    import matplotlib
+
+    check_suffix(path)
     with matplotlib.rc_context(_STYLE):
-        figure = draw_sweep(subject) if isinstance(subject, Sweep) else draw_simulation(subject)
+        figure = draw()
         metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
         with writing(path):
             figure.savefig(path, dpi=150, metadata=metadata)
 
 
-def svg(subject: Simulation | Sweep) -> str:
-    """The same picture as the text of an <svg> element, to stand inside a page."""
+def figure_svg(draw: Callable[[], Figure]) -> str:
+    """What `draw` draws, as the text of an <svg> element."""
     import io
 
     import matplotlib
 
     with matplotlib.rc_context(_STYLE):
-        figure = draw_sweep(subject) if isinstance(subject, Sweep) else draw_simulation(subject)
         out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
+        draw().savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()
     return text[text.index("<svg") :]
 
@@ -110,24 +140,30 @@ def _memory(axes: Axes, simulation: Simulation) -> None:
 
 
 def _timeline(axes: Axes, simulation: Simulation) -> None:
+    """Two lanes a rank: its compute above, its data-parallel stream below where anything is on it."""
     timeline = simulation.timeline
     ranks = len(timeline.busy_s)
-    edge = 0.3 if len(timeline.spans) <= 40 * ranks else 0.0  # where bars are thin, edges would hide them
-    for kind, name, colour in (("F", "forward", _GOOD), ("B", "backward", _COLOURS[1])):
-        bars: list[list[tuple[float, float]]] = [[] for _ in range(ranks)]
-        for span in timeline.spans:
-            if span.action.kind == kind:
-                bars[span.rank].append((span.start_s, span.end_s - span.start_s))
-        for rank, spans in enumerate(bars):
-            style: dict[str, Any] = {"color": colour, "edgecolor": "white", "linewidth": edge}
-            axes.broken_barh(spans, (rank - 0.4, 0.8), label=name if rank == 0 else None, **style)
-    end_s = simulation.step_time_s
-    axes.axvspan(timeline.makespan_s, end_s, color=_FAINT, linewidth=0, label="gradients, optimizer")
+    edge = 0.3 if len(timeline.of("compute")) <= 40 * ranks else 0.0  # where bars are thin, edges would hide them
+    height = 0.5 if timeline.of("data parallel") else 0.8
+    for name, label, colour in _LANES:
+        stream, spans = _named(timeline, name)
+        place = -0.4 if stream == "compute" else -0.4 + height
+        style: dict[str, Any] = {"color": colour, "edgecolor": "white", "linewidth": edge}
+        for rank in sorted({span.rank for span in spans}):
+            bars = [(span.start_s, span.end_s - span.start_s) for span in spans if span.rank == rank]
+            lane = rank + place, height if stream == "compute" else 0.8 - height
+            axes.broken_barh(bars, lane, label=label if rank == spans[0].rank else None, **style)
     busy = sum(timeline.busy_s) / (timeline.makespan_s * ranks)
     title = f"pipeline: {format_seconds(timeline.makespan_s)}, of which ranks work {busy:.1%}"
-    axes.set(title=title, xlabel="seconds", ylabel="pipeline rank", xlim=(0, end_s))
+    axes.set(title=title, xlabel="seconds", ylabel="pipeline rank", xlim=(0, simulation.step_time_s))
     _ranks(axes, ranks)
     _legend(axes)
+
+
+def _named(timeline: Timeline, name: str) -> tuple[Stream, tuple[Span, ...]]:
+    """The spans of one name but for transfers, which are too short to be seen, and the stream that they are on."""
+    spans = tuple(span for span in timeline.spans if span.name == name)
+    return (spans[0].stream if spans else "compute"), spans
 
 
 def _ranks(axes: Axes, ranks: int) -> None:

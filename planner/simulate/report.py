@@ -40,17 +40,22 @@ def write_report(
 def report(simulation: Simulation, reliability: Reliability | None = None, sweep: Sweep | None = None) -> str:
     """The page as text; everything that came from a file is escaped."""
     scenario = simulation.scenario
-    parts = [_verdict(simulation), _table(outcome_rows(simulation)), svg(simulation)]
+    parts = [_verdict(simulation), table(outcome_rows(simulation)), svg(simulation)]
     if reliability:
-        parts += ["<h2>With failures</h2>", _table(reliability.rows())]
+        parts += ["<h2>With failures</h2>", table(reliability.rows())]
     if sweep:
-        parts += [f"<h2>Sweep of {escape(sweep.field)}</h2>", _table(_rows(sweep), _SWEEP_HEAD), svg(sweep)]
-    parts += ["<h2>Configuration</h2>", _table(_configuration(simulation))]
-    title = escape(f"{scenario.model.name} on {scenario.cluster.name}")
-    return _PAGE.format(title=title, body="\n".join(parts))
+        parts += [f"<h2>Sweep of {escape(sweep.field)}</h2>", table(_rows(sweep), _SWEEP_HEAD), svg(sweep)]
+    parts += ["<h2>Configuration</h2>", table(_configuration(simulation))]
+    return page(f"{scenario.model.name} on {scenario.cluster.name}", "\n".join(parts))
 
 
-def _table(rows: Iterable[Cells], head: Sequence[str] = ()) -> str:
+def page(title: str, body: str) -> str:
+    """A page of ours; the title is escaped here, the body by who made it."""
+    return _PAGE.format(title=escape(title), body=body)
+
+
+def table(rows: Iterable[Cells], head: Sequence[str] = ()) -> str:
+    """Rows of text as an HTML table, escaped."""
     lines = [f"<tr>{''.join(f'<th>{escape(cell)}</th>' for cell in head)}</tr>"] if head else []
     lines += [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows]
     return f"<table>{''.join(lines)}</table>"
