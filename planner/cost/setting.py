@@ -11,6 +11,7 @@ from ..configuration import Configuration
 from ..frameworks.framework import Framework, framework
 from ..job import Job
 from ..model import Architecture, Layer
+from .activations import CORE, Module, Shape
 from .blocks import ModelCosts, model_costs
 from .communication import ALONE
 from .exchange import Groups
@@ -28,6 +29,7 @@ class Setting:
     job: Job
     every_device: bool = True  # a legal configuration uses all of them, rather than any number of whole nodes
     framework: Framework = field(default_factory=framework)  # what executes the layers
+    recompute_modules: tuple[Module, ...] = CORE  # what recompute=selective gives up
     _paths: dict[tuple[int, int], GroupPaths] = field(default_factory=dict, repr=False)
     _hops: dict[tuple[int, int], Path] = field(default_factory=dict, repr=False)
     _costs: dict[Sharding, ModelCosts] = field(default_factory=dict, repr=False)
@@ -147,13 +149,23 @@ class Setting:
             etp=self.group(1, sharding.etp),
         )
 
+    def shape(self, sharding: Sharding) -> Shape:
+        """One microbatch under a sharding, as the framework keeps it."""
+        return Shape(
+            sharding=sharding,
+            seq_len=self.job.seq_len,
+            element=self.element_bytes,
+            keeps=self.framework.keeps,
+            fp8=self.job.precision == "fp8",
+        )
+
     def costs(self, configuration: Configuration) -> ModelCosts:
         """Costs of every layer and end block under the configuration's sharding."""
         sharding = sharding_of(configuration)
         if sharding not in self._costs:
             groups, tensor = self.groups(sharding), self.framework.costs.tensor
             self._costs[sharding] = model_costs(
-                self.architecture, sharding, self.job.seq_len, self.rates, groups, tensor
+                self.architecture, self.shape(sharding), self.rates, groups, tensor, self.recompute_modules
             )
         return self._costs[sharding]
 

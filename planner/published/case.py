@@ -10,11 +10,11 @@ from ..cost.setting import Setting
 from ..frameworks.framework import framework
 from ..job import Job, Precision
 from ..model import Architecture
-from ..search.partition import even_split
 from .generation import generation
 from .machine import row_cluster
 from .row import Row
 from .shape import NotModelledError, row_architecture
+from .stages import stage_layers
 
 _PRECISIONS: tuple[tuple[str, Precision], ...] = (
     ("fp4", "fp8"),
@@ -80,7 +80,7 @@ def _configuration(row: Row, shape: Architecture, assumptions: list[str]) -> Con
     microbatch, microbatches = _batch(row, mesh, assumptions)
     return Configuration(
         mesh=mesh,
-        stage_layers=_stage_layers(row, shape, stages),
+        stage_layers=stage_layers(framework(generation(row)), shape, stages),
         microbatch=microbatch,
         microbatches=microbatches,
         schedule=_schedule(row, vpp),
@@ -90,19 +90,6 @@ def _configuration(row: Row, shape: Architecture, assumptions: list[str]) -> Con
         recompute=(_recompute(row, assumptions),) * mesh.pp,
         cp_algorithm="ulysses" if "ulysses" in row.features.lower() else "ring",
     )
-
-
-def _stage_layers(row: Row, shape: Architecture, stages: int) -> tuple[int, ...]:
-    """Layers of each stage: even, or by FLOPs with the head as one more block (nanotron: a block goes to the first
-    stage whose share of the running total it does not pass)."""
-    if not framework(generation(row)).balances_stages:
-        return even_split(len(shape.layers), stages)
-    seq_len = row.seq_len or 1
-    total, done, counts = shape.forward_flops(seq_len), 0.0, [0] * stages
-    for layer in shape.layers:
-        done += layer.forward_flops(seq_len)
-        counts[min(stages - 1, math.ceil(done / total * stages - 1e-9) - 1)] += 1
-    return tuple(counts)
 
 
 def _mesh(row: Row, assumptions: list[str]) -> Mesh:
