@@ -34,6 +34,11 @@ def work_of(setting: Setting, configuration: Configuration) -> Work:
     return with_data_parallelism(setting, configuration, stage_times(setting, configuration))
 
 
+def step_s(setting: Setting, configuration: Configuration) -> float:
+    """Seconds of a step alone."""
+    return step_time(build(configuration), work_of(setting, configuration)).total_s
+
+
 def price(setting: Setting, configuration: Configuration) -> Prediction:
     """What a configuration does: time, memory, and where the time goes."""
     work = work_of(setting, configuration)
