@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json as json_module
 import sys
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -130,44 +129,43 @@ def _read_inputs(model: str, cluster: str, job: dict[str, Any], pins: list[str])
     return {"model": spec, "cluster": machines, "job": work, "pins": pinned}
 
 
-@app.command(epilog="Example: meshwright simulate plan.yaml --set cluster.network.bandwidth=0.5x --tokens 1T")
+@app.command(epilog="Example: meshwright simulate plan.yaml --set network=0.5x --set precision=fp8 --tokens 1T")
 def simulate(
     plan: Annotated[Path, typer.Argument(help="A plan file.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Change a field: job.seq_len=32768.")] = None,
-    sweep: Annotated[str | None, typer.Option(help="One field, several values: job.global_batch=64,128.")] = None,
-    tokens: Annotated[str | None, typer.Option(help="Tokens of the whole run, e.g. 15T: days and price.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a field: device=b200, devices=128, network=2x, price=2.5.")
+    ] = None,
+    sweep: Annotated[str | None, typer.Option(help="One field, several values: global_batch=64,128.")] = None,
+    scaling: Annotated[str | None, typer.Option(help="strong or weak, or with device counts: strong=8,16,32.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Tokens of the whole run, e.g. 15T: days, price, energy.")] = None,
     failures: Annotated[str | None, typer.Option(help="Goodput: mtbf=3h,restart=5m,save=30s, each optional.")] = None,
+    energy: Annotated[bool, typer.Option("--energy", help="Joules and kWh, and what draws them.")] = False,
+    electricity: Annotated[str | None, typer.Option(help="US dollars per kWh; with the energy, its price.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Write a Chrome/Perfetto trace of one step.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Write a picture (.png or .svg).")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Write a picture (.png, .svg) of what was asked.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report.")] = None,
     json: Json = False,
 ) -> None:
-    """What-if: step time, memory, cost, failures of a plan."""
+    """What-if: step time, memory, cost, scaling, failures, stragglers, energy of a plan."""
     from .display.simulation import show
     from .planner.plan import load_plan
-    from .planner.simulate.failures import parse_failures, reliability
     from .planner.simulate.picture import save_picture
     from .planner.simulate.report import write_report
-    from .planner.simulate.simulation import simulate as simulate_plan
-    from .planner.simulate.sweep import sweep as sweep_plan
+    from .planner.simulate.request import Request, answer
     from .planner.simulate.trace import write_trace
-    from .units import parse_count
 
-    count = _quantity("--tokens", tokens, parse_count) if tokens is not None else None
-    model = parse_failures(failures) if failures is not None else None
-    chosen = load_plan(plan)
-    swept = sweep_plan(chosen, sweep, set_ or [], count) if sweep is not None else None
-    simulation = simulate_plan(chosen, set_ or [], count)
-    under_failures = reliability(simulation, model) if model else None
+    asked = Request(
+        settings=tuple(set_ or ()), tokens=tokens, sweep=sweep, scaling=scaling, failures=failures,
+        energy=energy, electricity=electricity,
+    )  # fmt: skip
+    found = answer(load_plan(plan), asked)
     if trace:
-        write_trace(simulation, trace)
+        write_trace(found.simulation, trace)
     if picture:
-        save_picture(swept or simulation, picture)
+        save_picture(found.subjects, picture)
     if report:
-        write_report(report, simulation, under_failures, swept)
-    extra = {"sweep": swept.to_json()} if swept else {}
-    extra |= {"failures": asdict(under_failures)} if under_failures else {}
-    _print(json, lambda: simulation.to_json() | extra, lambda console: show(console, simulation, under_failures, swept))
+        write_report(report, found)
+    _print(json, found.to_json, lambda console: show(console, found))
 
 
 @app.command(epilog="Example: meshwright launch plan.yaml --data ./corpus --steps 1000 --run runs/first")
