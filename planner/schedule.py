@@ -33,6 +33,23 @@ class Action(NamedTuple):
         return f"{self.kind} s{self.stage} m{self.microbatch}"
 
 
+FORWARD, BACKWARD, FIRST_FORWARD, LAST_BACKWARD = 1, 2, 4, 8
+"""What an action is to its stage, as bits: an interpreter asks in one test what it must do beside computing."""
+
+
+class Instruction(NamedTuple):
+    """An action as numbers. Results stand in slots: forwards stage by stage, then backwards, then one that is always
+    there. Times stand in groups: forwards by stage, then backwards. Links: forwards by sending rank, then backwards,
+    then one for what is not sent."""
+
+    slot: int
+    needed: int  # the slot of the result that another rank sends
+    group: int
+    rank: int
+    link: int
+    turn: int  # bits of FORWARD to LAST_BACKWARD
+
+
 @dataclass(frozen=True)
 class Schedule:
     """`actions[r]` is what pipeline rank r computes, in order; virtual stage v runs on rank v % ranks."""
@@ -62,6 +79,11 @@ class Schedule:
         """
         _check_complete(self)
         return tuple(_executable_order(self))
+
+    @cached_property
+    def program(self) -> tuple[Instruction, ...]:
+        """The order with everything looked up that an interpreter needs in each step of it."""
+        return tuple(_program(self))
 
 
 def check(schedule: Schedule) -> None:
@@ -193,6 +215,26 @@ def _executable_order(schedule: Schedule) -> Iterator[Action]:
             if slot in waiting:
                 runnable.append(waiting.pop(slot))
     _raise_if_blocked(schedule, position)
+
+
+def _program(schedule: Schedule) -> Iterator[Instruction]:
+    count, stages, ranks = schedule.microbatches, schedule.stages, schedule.ranks
+    nothing, unsent = 2 * stages * count, 2 * ranks
+    firsts = {action.stage: action for action in reversed(schedule.order) if action.kind == "F"}
+    lasts = {action.stage: action for action in schedule.order if action.kind == "B"}
+    for action in schedule.order:
+        kind, stage, microbatch = action
+        slot, rank = stage * count + microbatch, stage % ranks
+        if kind == "F":
+            turn = FORWARD | (FIRST_FORWARD if firsts[stage] == action else 0)
+            link = rank if stage < stages - 1 else unsent
+            yield Instruction(slot, slot - count if stage else nothing, stage, rank, link, turn)
+        else:
+            slot += stages * count
+            turn = BACKWARD | (LAST_BACKWARD if lasts[stage] == action else 0)
+            link = ranks + rank if stage else unsent
+            needed = slot + count if stage < stages - 1 else nothing
+            yield Instruction(slot, needed, stages + stage, rank, link, turn)
 
 
 def _raise_if_blocked(schedule: Schedule, position: list[int]) -> None:

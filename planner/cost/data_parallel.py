@@ -1,16 +1,18 @@
-"""What follows the pipeline in a step: gradient reduction, optimizer, parameter gathers, by ZeRO stage.
+"""What data parallelism adds to a step, by ZeRO stage: gathers, reductions, the optimizer and offload transfers.
 
-Assumptions, those of Megatron's --overlap-grad-reduce/--overlap-param-gather and of FSDP2's prefetch: reduction runs
-beside the backward that makes the gradients, layer by layer; gathers run beside the forward that uses them. The last
-layer's reduction and the first layer's gather have nothing to hide behind. Gradients travel in fp32, weights in the
-precision of compute. With gradient accumulation ZeRO 0 and 1 reduce once a step, 2 and 3 every microbatch.
+When they happen beside the pipeline is the event interpreter's (`simulate/engine.py`), after Megatron's
+--overlap-grad-reduce/--overlap-param-gather and FSDP2's prefetch. Gradients travel in fp32, weights in the precision of
+compute. With gradient accumulation ZeRO 0 and 1 reduce once a step, 2 and 3 every microbatch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 
+from ...clusters.topology import GroupPaths
 from ..configuration import Configuration
+from ..simulate.work import Work
 from .blocks import ModelCosts
 from .communication import all_gather_s, all_reduce_s, reduce_scatter_s
 from .memory import RECIPES, Held
@@ -21,33 +23,30 @@ ADAMW_BYTES = {"bf16": 34, "fp16": 34, "fp8": 35, "fp32": 32}
 written 24, the 16-bit weight written 2. In fp32 the weight is the master."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tail:
-    """Seconds a step takes beyond its pipeline, by cause."""
-
-    dp_s: float
-    optimizer_s: float
-    offload_s: float
-
-    @property
-    def total_s(self) -> float:
-        return self.dp_s + self.optimizer_s + self.offload_s
+GRADIENT_BYTES = 4
+Collective = Callable[[GroupPaths, float], float]
 
 
-def rank_parameters(costs: ModelCosts, configuration: Configuration, rank: int, tied: bool) -> Held:
-    """Parameters of one device of a pipeline rank; tied embeddings stand on the first and on the last stage."""
-    dense = expert = 0.0
-    for stage in configuration.stages_of(rank):
-        layers = configuration.layer_range(stage)
-        dense += costs.dense[layers.stop] - costs.dense[layers.start]
-        expert += costs.expert[layers.stop] - costs.expert[layers.start]
-    held = Held(dense, expert)
-    if rank == 0:
+def stage_parameters(costs: ModelCosts, configuration: Configuration, stage: int, tied: bool) -> Held:
+    """Parameters of one device of a virtual stage; tied embeddings stand on the first and on the last stage."""
+    layers, last = configuration.layer_range(stage), len(configuration.stage_layers) - 1
+    held = Held(
+        costs.dense[layers.stop] - costs.dense[layers.start], costs.expert[layers.stop] - costs.expert[layers.start]
+    )
+    if stage == 0:
         held += costs.embedding.held
-    if rank == configuration.mesh.pp - 1:
+    if stage == last:
         held += costs.head.held
         if tied and configuration.mesh.pp > 1:
             held += costs.embedding.held
+    return held
+
+
+def rank_parameters(costs: ModelCosts, configuration: Configuration, rank: int, tied: bool) -> Held:
+    """Parameters of one device of a pipeline rank, all its virtual stages."""
+    held = Held(0.0)
+    for stage in configuration.stages_of(rank):
+        held += stage_parameters(costs, configuration, stage, tied)
     return held
 
 
@@ -59,65 +58,62 @@ def owned(held: Held, configuration: Configuration) -> float:
     return held.dense / (mesh.dp * mesh.cp) + held.expert / mesh.edp
 
 
-def step_tail(
-    setting: Setting, configuration: Configuration, forward_s: tuple[float, ...], backward_s: tuple[float, ...]
-) -> Tail:
-    """Everything after the pipeline; `forward_s`, `backward_s`: one microbatch per virtual stage.
-
-    Rank r is done before rank 0 by at least the backward of the stages before it, which hides part of its reduction.
-    """
-    costs, mesh = setting.costs(configuration), configuration.mesh
-    tied = setting.architecture.tied_embeddings
-    reduction = optimizer = offload = gather = drained = 0.0
-    for rank in range(mesh.pp):
-        held = rank_parameters(costs, configuration, rank, tied)
-        stages = configuration.stages_of(rank)
-        forward, backward = sum(forward_s[v] for v in stages), sum(backward_s[v] for v in stages)
-        layers = sum(configuration.stage_layers[v] for v in stages)
-        reduce, gathered = _exposed(setting, configuration, held, forward, backward, max(1, layers))
-        reduction, gather = max(reduction, reduce - drained), max(gather, gathered)
-        states = owned(held, configuration)
-        optimizer = max(optimizer, _adamw_s(setting, states))
-        offload = max(offload, _offload_s(setting, configuration.offload * states))
-        drained += backward_s[rank]
-    return Tail(reduction + gather + _tied_s(setting, configuration), optimizer, offload)
-
-
-def _exposed(
-    setting: Setting, configuration: Configuration, held: Held, forward_s: float, backward_s: float, layers: int
-) -> tuple[float, float]:
-    """Exposed seconds (gradient reduction, parameter gathers) of one rank in a step."""
-    if not setting.hides_communication:
-        forward_s = backward_s = 0.0
-    zero, microbatches = configuration.zero, configuration.microbatches
-    gather = _over_data(setting, configuration, held, setting.element_bytes, "gather", layers)
-    reduce = _over_data(setting, configuration, held, 4, "all-reduce" if zero == 0 else "scatter", layers)
-    last = _beside(reduce, backward_s, layers)
-    if zero == 0:
-        return last, 0.0
-    if zero == 1:
-        return last, _beside(gather, forward_s, layers)
-    if zero == 2:
-        earlier = max(0.0, reduce - forward_s - backward_s)
-        return last + (microbatches - 1) * earlier, _beside(gather, forward_s, layers)
-    backward = max(reduce / layers, gather + reduce - backward_s * (layers - 1) / layers)
-    return microbatches * backward, microbatches * _beside(gather, forward_s, layers)
+def with_data_parallelism(setting: Setting, configuration: Configuration, pipeline: Work) -> Work:
+    """The work of a pipeline with its collectives, optimizer and offload transfers."""
+    costs, zero = setting.costs(configuration), configuration.zero
+    known: dict[tuple[Held, int], tuple[float, float]] = {}
+    gathers, reduces, pieces = [], [], []
+    for stage, layers in enumerate(configuration.stage_layers):
+        held = stage_parameters(costs, configuration, stage, setting.architecture.tied_embeddings)
+        key = held, max(1, layers)
+        if key not in known:
+            known[key] = _collectives_s(setting, configuration, *key)
+        gather, reduce = known[key]
+        gathers.append(gather)
+        reduces.append(reduce)
+        pieces.append(key[1])
+    optimizers, offloads = _after_s(setting, configuration)
+    return replace(
+        pipeline,
+        gather_s=tuple(gathers),
+        reduce_s=tuple(reduces),
+        pieces=tuple(pieces),
+        zero=zero,
+        hides=setting.hides_communication,
+        tied_s=_tied_s(setting, configuration),
+        optimizer_s=optimizers,
+        offload_s=offloads,
+    )
 
 
-def _beside(collective_s: float, compute_s: float, layers: int) -> float:
-    """Exposed part of a collective that goes layer by layer beside compute: at least one layer's share."""
-    return max(collective_s / layers, collective_s - compute_s * (layers - 1) / layers)
+def _collectives_s(setting: Setting, configuration: Configuration, held: Held, layers: int) -> tuple[float, float]:
+    """Seconds of one all-gather and of one reduction over all that a stage holds."""
+    zero, element = configuration.zero, setting.element_bytes
+    gather = _over_data(setting, configuration, held, element, all_gather_s, layers) if zero else 0.0
+    reduction = reduce_scatter_s if zero else all_reduce_s
+    return gather, _over_data(setting, configuration, held, GRADIENT_BYTES, reduction, layers)
 
 
-def _over_data(setting: Setting, configuration: Configuration, held: Held, each: int, kind: str, layers: int) -> float:
-    """Seconds of the collectives over all gradients or weights of a rank, `each` bytes a parameter. There is one a
+def _over_data(
+    setting: Setting, configuration: Configuration, held: Held, each: int, collective: Collective, layers: int
+) -> float:
+    """Seconds of the collectives over all gradients or weights of a stage, `each` bytes a parameter. There is one a
     layer (FSDP2's units, Megatron's buckets): each pays the latency of its group."""
     mesh = configuration.mesh
-    collective = {"gather": all_gather_s, "scatter": reduce_scatter_s, "all-reduce": all_reduce_s}[kind]
     total = layers * collective(setting.group(mesh.tp, mesh.dp * mesh.cp), each * held.dense / layers)
     if held.expert:
         total += layers * collective(setting.group(mesh.ep * mesh.etp, mesh.edp), each * held.expert / layers)
     return total
+
+
+def _after_s(setting: Setting, configuration: Configuration) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Seconds of the optimizer and of the offload transfers, by pipeline rank."""
+    costs, tied = setting.costs(configuration), setting.architecture.tied_embeddings
+    states = [
+        owned(rank_parameters(costs, configuration, rank, tied), configuration) for rank in range(configuration.mesh.pp)
+    ]
+    optimizers = tuple(_adamw_s(setting, each) for each in states)
+    return optimizers, tuple(_offload_s(setting, configuration.offload * each) for each in states)
 
 
 def _adamw_s(setting: Setting, parameters: float) -> float:

@@ -1,24 +1,21 @@
-"""The step: from a configuration to a Prediction, and to a lower bound of its time.
+"""The step: from a configuration to the work that it asks for, and to a Prediction.
 
     step = pipeline + exposed data parallelism + optimizer + offload
 
-The pipeline is played by the event interpreter over the schedule itself. The bound uses the same times per stage, and
-only what no order of work can avoid: before rank r starts, one microbatch has passed the stages before it; then it
-computes all its work; then the last microbatch goes back through the stages before it.
+The event interpreter plays the whole step over the schedule itself; `bound.py` says what it takes at least.
 """
 
 from __future__ import annotations
-
-import math
 
 from ...clusters.schema import Origin
 from ..configuration import Configuration
 from ..plan import Breakdown, Prediction, StageMemory
 from ..schedule import build
-from ..simulate.engine import StageTimes, makespan
+from ..simulate.engine import StepTime, step_time
+from ..simulate.work import Work
 from .blocks import Block, ModelCosts
 from .communication import ALONE, pipeline_transfer_s
-from .data_parallel import Tail, step_tail
+from .data_parallel import with_data_parallelism
 from .footprint import fits, fits_host, footprint
 from .setting import Setting
 from .sharding import sharding_of
@@ -33,8 +30,8 @@ docs/cost-model.md): wider above, because what the model leaves out (unfused ker
 stragglers) only adds time."""
 
 
-def stage_times(setting: Setting, configuration: Configuration) -> StageTimes:
-    """One microbatch through every virtual stage, exposed communication inside a layer included."""
+def stage_times(setting: Setting, configuration: Configuration) -> Work:
+    """The pipeline alone: one microbatch through every virtual stage, exposed communication inside a layer included."""
     costs = setting.costs(configuration)
     forward, backward = [], []
     stages = len(configuration.stage_layers)
@@ -46,7 +43,12 @@ def stage_times(setting: Setting, configuration: Configuration) -> StageTimes:
         forward.append(costs.forward[stop] - costs.forward[start] + sum(block.forward_s for block in ends))
         backward.append(sums[stop] - sums[start] + sum(block.backward_s("none") for block in ends))
         start = stop
-    return StageTimes(tuple(forward), tuple(backward), transfer_s(setting, configuration))
+    return Work(tuple(forward), tuple(backward), transfer_s(setting, configuration))
+
+
+def work_of(setting: Setting, configuration: Configuration) -> Work:
+    """Everything that a step of a configuration asks of its ranks."""
+    return with_data_parallelism(setting, configuration, stage_times(setting, configuration))
 
 
 def _ends(costs: ModelCosts, stage: int, stages: int) -> list[Block]:
@@ -66,34 +68,12 @@ def transfer_s(setting: Setting, configuration: Configuration) -> float:
     return pipeline_transfer_s(path, tokens, setting.architecture.hidden, setting.element_bytes, mesh.tp, inner)
 
 
-def lower_bound_s(setting: Setting, configuration: Configuration) -> float:
-    """Seconds that the step takes at least: never more than `price` says. No schedule is built."""
-    times = stage_times(setting, configuration)
-    tail = step_tail(setting, configuration, times.forward_s, times.backward_s)
-    return pipeline_bound_s(configuration, times) + tail.total_s
-
-
-def pipeline_bound_s(configuration: Configuration, times: StageTimes) -> float:
-    """Seconds from the first forward to the last backward, at least."""
-    ranks, microbatches = configuration.mesh.pp, configuration.microbatches
-    before, bound = 0.0, 0.0
-    for rank in range(ranks):
-        work = sum(times.forward_s[v] + times.backward_s[v] for v in configuration.stages_of(rank))
-        bound = max(bound, before + microbatches * work)
-        before += times.forward_s[rank] + times.backward_s[rank] + 2 * times.transfer_s
-    hops = 2 * (len(times.forward_s) - 1) * times.transfer_s
-    through = math.fsum(times.forward_s) + math.fsum(times.backward_s) + (hops if ranks > 1 else 0.0)
-    return max(bound, through) * (1 - 1e-12)  # sums in another order than the interpreter's
-
-
 def price(setting: Setting, configuration: Configuration) -> Prediction:
     """What a configuration does: time, memory, and where the time goes."""
-    times = stage_times(setting, configuration)
-    pipeline = makespan(build(configuration), times)
-    tail = step_tail(setting, configuration, times.forward_s, times.backward_s)
-    breakdown = _breakdown(setting, configuration, times, pipeline, tail)
-    memories = footprint(setting, configuration)
-    return _prediction(setting, configuration, pipeline + tail.total_s, breakdown, memories)
+    work = work_of(setting, configuration)
+    step = step_time(build(configuration), work)
+    breakdown = _breakdown(setting, configuration, work, step)
+    return _prediction(setting, configuration, step.total_s, breakdown, footprint(setting, configuration))
 
 
 def _prediction(
@@ -138,11 +118,9 @@ def _recomputed_flops(setting: Setting, configuration: Configuration) -> float:
     return total * setting.job.global_batch
 
 
-def _breakdown(
-    setting: Setting, configuration: Configuration, times: StageTimes, pipeline_s: float, tail: Tail
-) -> Breakdown:
+def _breakdown(setting: Setting, configuration: Configuration, times: Work, step: StepTime) -> Breakdown:
     """Seen from the busiest rank: its compute and exposed collectives; of its waiting, what filling and draining
-    transfers explain is `pp`, the rest `bubble`."""
+    transfers explain is `pp`, the rest `bubble`. What data parallelism adds to that is `dp`."""
     costs, microbatches = setting.costs(configuration), configuration.microbatches
     busy = [
         sum(times.forward_s[v] + times.backward_s[v] for v in configuration.stages_of(rank))
@@ -150,7 +128,7 @@ def _breakdown(
     ]
     rank = max(range(len(busy)), key=busy.__getitem__)
     tp, cp, ep = (microbatches * each for each in _exchanged(costs, configuration, rank))
-    waiting = max(0.0, pipeline_s - microbatches * busy[rank])
+    waiting = max(0.0, step.pipeline_s - microbatches * busy[rank])
     transfers = min(waiting, 2 * (configuration.mesh.pp - 1) * times.transfer_s)
     return Breakdown(
         compute=microbatches * busy[rank] - tp - cp - ep,
@@ -158,10 +136,10 @@ def _breakdown(
         cp=cp,
         ep=ep,
         pp=transfers,
-        dp=tail.dp_s,
+        dp=step.exposed_s,
         bubble=waiting - transfers,
-        optimizer=tail.optimizer_s,
-        offload=tail.offload_s,
+        optimizer=step.optimizer_s,
+        offload=step.offload_s,
     )
 
 

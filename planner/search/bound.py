@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..configuration import Configuration, Recompute
+from ..cost.bound import lower_bound_s
 from ..cost.footprint import fits_host, rank_memory
 from ..cost.setting import Setting
 from ..cost.sharding import Sharding, sharding_of
-from ..cost.step import lower_bound_s
 from .partition import balanced_split, even_split
 
 

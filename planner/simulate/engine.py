@@ -1,102 +1,171 @@
-"""The event interpreter of a pipeline schedule: when does each rank compute what.
+"""The event interpreter of a step: when does each rank compute and communicate what.
 
-Ranks compute their actions in the order listed, one at a time; a transfer to a neighbouring rank
-takes its time on the wire and leaves both ranks free. Deterministic: one pass over the schedule's
-own executable order, so that no event queue is needed.
+What is modelled, exactly:
+
+- Compute. A rank computes its actions in the order listed, one at a time; a straggler takes its factor longer.
+- Pipeline transfers. A link to a neighbouring rank carries one transfer at a time in each direction, in the order in
+  which they become ready, and leaves both ranks free.
+- Data parallelism. One stream a rank: collectives in order, one at a time, layer by layer beside the compute of an
+  action (`beside.py` has the exact ends). ZeRO 0 and 1: a rank gathers its stages from the start of the step, in the
+  order of their first forwards, and reduces each beside its last backward. ZeRO 2 reduces in every backward. ZeRO 3
+  also gathers in every forward, where the first layer has nothing to run beside, and again in every backward.
+- What overlap steals. While a collective is in flight on a rank its compute goes at 1 - steal of its pace.
+- Where communication cannot hide (`hides` False: CPUs), a collective takes the cores: gathers before an action,
+  reductions after it, when its result has left.
+- After the pipeline. The sum of tied embeddings follows the reductions of the first and the last rank. The norm of all
+  gradients is a barrier; then each rank runs its optimizer, then its offload transfers. The step ends with the last.
+
+Deterministic: one pass over the schedule's own executable order, so that no event queue is needed.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..schedule import Action, Schedule
+from ..schedule import Schedule
+from .data_stream import Collective, DataStreams
+from .timeline import Span, Timeline, spans_of
+from .work import Work, check
 
-_NEVER = -math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class StageTimes:
-    """Seconds of one microbatch through each virtual stage, and of one transfer between two ranks."""
-
-    forward_s: tuple[float, ...]
-    backward_s: tuple[float, ...]
-    transfer_s: float = 0.0
+_ALWAYS_THERE = -math.inf
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """One action, when it ran."""
+class Played:
+    """When everything up to the last gradient happened: by slot of the schedule's program, and by rank."""
 
-    rank: int
-    action: Action
-    start_s: float
-    end_s: float
+    starts_s: list[float]
+    ends_s: list[float]
+    arrivals_s: list[float]  # of an action's result, at the rank that needs it
+    collectives: list[Collective]
+    done_s: list[float]  # compute and collectives of each rank
+
+    @property
+    def makespan_s(self) -> float:
+        return max(self.ends_s)
 
 
 @dataclass(frozen=True, slots=True)
-class Timeline:
-    """One step of the pipeline; `busy_s[r]` is what rank r computed, the rest of the makespan it waited."""
+class StepTime:
+    """Seconds of a step by cause; they sum to it."""
 
-    makespan_s: float
-    busy_s: tuple[float, ...]
-    spans: tuple[Span, ...]
+    pipeline_s: float  # if collectives cost nothing
+    exposed_s: float  # what data-parallel communication adds to it
+    optimizer_s: float
+    offload_s: float
 
-
-def makespan(schedule: Schedule, times: StageTimes) -> float:
-    """Seconds from the first forward to the last backward. Raises ValueError on a faulty schedule."""
-    return max(_ends(schedule, times))
-
-
-def run(schedule: Schedule, times: StageTimes) -> Timeline:
-    """When every action runs; spans are ordered by rank and start. Raises ValueError on a faulty schedule."""
-    ends = _ends(schedule, times)
-    spans = tuple(
-        Span(rank, action, end - _duration(action, times), end)
-        for rank, row in enumerate(schedule.actions)
-        for action in row
-        for end in (ends[_slot(schedule, *action)],)
-    )
-    busy = tuple(math.fsum(_duration(action, times) for action in row) for row in schedule.actions)
-    return Timeline(max(ends), busy, spans)
+    @property
+    def total_s(self) -> float:
+        return self.pipeline_s + self.exposed_s + self.optimizer_s + self.offload_s
 
 
-def _ends(schedule: Schedule, times: StageTimes) -> list[float]:
-    """End of each action, by slot: forwards stage by stage, then backwards; the last slot is 'nothing to wait for'."""
-    _check_times(schedule, times)
-    count, stages = schedule.microbatches, schedule.stages
-    backwards = stages * count
-    nothing = 2 * backwards
-    ends = [_NEVER] * (nothing + 1)
+def makespan(schedule: Schedule, work: Work) -> float:
+    """Seconds from the first forward to the last backward, if collectives cost nothing.
+
+    Raises ValueError on a faulty schedule, or on work that does not match it.
+    """
+    return play(schedule, replace(work, gather_s=(), reduce_s=())).makespan_s
+
+
+def step_time(schedule: Schedule, work: Work) -> StepTime:
+    """Seconds of the whole step by cause. Raises ValueError as `makespan` does."""
+    pipeline_s = makespan(schedule, work)
+    exposed_s = 0.0
+    if work.tied_s or any(work.gather_s) or any(work.reduce_s):
+        exposed_s = max(0.0, _reduced_s(work, play(schedule, work)) - pipeline_s)
+    optimizers_s, after_s = _tails(schedule, work)
+    return StepTime(pipeline_s, exposed_s, max(optimizers_s), max(after_s) - max(optimizers_s))
+
+
+def run(schedule: Schedule, work: Work) -> Timeline:
+    """The whole step with everything that ran. Raises ValueError as `makespan` does."""
+    played = play(schedule, work)
+    reduced_s = _reduced_s(work, played)
+    optimizers_s, after_s = _tails(schedule, work)
+    spans = spans_of(schedule, played.starts_s, played.ends_s, played.arrivals_s, played.collectives)
+    spans += _after(work, max(played.done_s[0], played.done_s[-1]), reduced_s, optimizers_s, after_s)
+    busy = [0.0] * schedule.ranks
+    for span in spans:
+        if span.stream == "compute" and span.action:
+            busy[span.rank] += span.end_s - span.start_s
+    ordered = tuple(sorted(spans, key=lambda span: (span.rank, span.stream, span.start_s, span.end_s)))
+    return Timeline(played.makespan_s, reduced_s, reduced_s + max(after_s), tuple(busy), ordered)
+
+
+def play(schedule: Schedule, work: Work) -> Played:
+    """Play a step up to its last gradient. Raises ValueError as `makespan` does."""
+    check(schedule, work)
+    size = 2 * schedule.stages * schedule.microbatches + 1
+    starts, ends, arrivals = [0.0] * size, [0.0] * size, [_ALWAYS_THERE] * size
     free = [0.0] * schedule.ranks
-    ranks, last = schedule.ranks, stages - 1
-    transfer_s = times.transfer_s if ranks > 1 else 0.0
-    forward_s, backward_s = times.forward_s, times.backward_s
-    for kind, stage, microbatch in schedule.order:
-        slot = stage * count + microbatch
-        if kind == "F":
-            needed = slot - count if stage else nothing
-            duration_s = forward_s[stage]
+    hops = _hops(schedule, work)
+    carried = [0.0] * len(hops)  # until when each link is busy
+    seconds = _seconds(schedule, work)
+    data, stages = DataStreams(schedule, work), schedule.stages
+    turns, act = data.turns, data.act
+    for slot, needed, group, rank, link, turn in schedule.program:
+        begin, ready = free[rank], arrivals[needed]
+        if turn & turns:
+            begin, end, free[rank] = act(turn, slot, group % stages, rank, seconds[group], begin, ready)
         else:
-            slot += backwards
-            needed = slot + count if stage < last else nothing
-            duration_s = backward_s[stage]
-        rank = stage % ranks
-        start, ready = free[rank], ends[needed] + transfer_s
-        free[rank] = ends[slot] = (ready if ready > start else start) + duration_s
-    return ends
+            if ready > begin:
+                begin = ready
+            free[rank] = end = begin + seconds[group]
+        starts[slot], ends[slot] = begin, end
+        sent = carried[link]
+        arrivals[slot] = carried[link] = (end if end > sent else sent) + hops[link]
+    done = [max(of_compute, of_data) for of_compute, of_data in zip(free, data.free_s, strict=True)]
+    return Played(starts, ends, arrivals, data.log, done)
 
 
-def _slot(schedule: Schedule, kind: str, stage: int, microbatch: int) -> int:
-    forward = stage * schedule.microbatches + microbatch
-    return forward if kind == "F" else forward + schedule.stages * schedule.microbatches
+def _seconds(schedule: Schedule, work: Work) -> list[float]:
+    """Compute of every group: forwards by stage, then backwards."""
+    slow = work.slow.ranks or (1.0,) * schedule.ranks
+    return [
+        each * slow[stage % schedule.ranks]
+        for row in (work.forward_s, work.backward_s)
+        for stage, each in enumerate(row)
+    ]
 
 
-def _duration(action: Action, times: StageTimes) -> float:
-    return times.forward_s[action.stage] if action.kind == "F" else times.backward_s[action.stage]
+def _hops(schedule: Schedule, work: Work) -> list[float]:
+    """Seconds of a transfer over every link: forwards by sending rank, then backwards, then what is not sent."""
+    ranks = schedule.ranks
+    if ranks == 1:
+        return [0.0] * 3
+    slow = work.slow.links or (1.0,) * ranks
+    forwards = [work.transfer_s * slow[rank] for rank in range(ranks)]
+    backwards = [work.transfer_s * slow[rank - 1] for rank in range(ranks)]
+    return [*forwards, *backwards, 0.0]
 
 
-def _check_times(schedule: Schedule, times: StageTimes) -> None:
-    if not len(times.forward_s) == len(times.backward_s) == schedule.stages:
-        given = f"{len(times.forward_s)} forward and {len(times.backward_s)} backward"
-        raise ValueError(f"a schedule of {schedule.stages} stages needs as many times, not {given}")
+def _reduced_s(work: Work, played: Played) -> float:
+    """When all gradients are whole: reductions done, and those of a shared embedding summed."""
+    ends = max(played.done_s[0], played.done_s[-1])
+    return max(*played.done_s, ends + work.tied_s)
+
+
+def _tails(schedule: Schedule, work: Work) -> tuple[list[float], list[float]]:
+    """Of each rank: seconds of its optimizer, and of optimizer and offload."""
+    nothing = (0.0,) * schedule.ranks
+    slow = work.slow.ranks or (1.0,) * schedule.ranks
+    optimizers = [each * factor for each, factor in zip(work.optimizer_s or nothing, slow, strict=True)]
+    return optimizers, [a + b for a, b in zip(optimizers, work.offload_s or nothing, strict=True)]
+
+
+def _after(
+    work: Work, tied_from_s: float, reduced_s: float, optimizers_s: list[float], after_s: list[float]
+) -> list[Span]:
+    """What follows the pipeline on every rank."""
+    spans = []
+    last = len(after_s) - 1
+    for rank, (optimizer_s, both_s) in enumerate(zip(optimizers_s, after_s, strict=True)):
+        middle = reduced_s + optimizer_s
+        if work.tied_s and rank in (0, last):
+            spans.append(Span(rank, "data parallel", "sum tied", tied_from_s, tied_from_s + work.tied_s))
+        if optimizer_s:
+            spans.append(Span(rank, "compute", "optimizer", reduced_s, middle))
+        if both_s > optimizer_s:
+            spans.append(Span(rank, "data parallel", "offload", middle, reduced_s + both_s))
+    return spans

@@ -13,7 +13,7 @@ from ...errors import InputError
 from ...schema import writing
 from ...units import format_seconds
 from ..plan import Breakdown, StageMemory
-from .chart import COLOURS, FAINT, GOOD, STYLE, legend
+from .chart import COLOURS, STYLE, legend
 from .energy import Bill
 from .energy_picture import draw_energy
 from .failures import Reliability
@@ -23,6 +23,7 @@ from .scaling_picture import draw_scaling
 from .simulation import Simulation
 from .sweep import Sweep
 from .sweep_picture import draw_sweep
+from .timeline import Span, Stream, Timeline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +34,17 @@ if TYPE_CHECKING:
 Subject = Simulation | Sweep | Scaling | Reliability | Bill
 
 _GIB = 2**30
+_LANES = (
+    ("F", "forward", COLOURS[0]),
+    ("B", "backward", COLOURS[1]),
+    ("gather", "gather weights", COLOURS[2]),
+    ("reduce", "reduce gradients", COLOURS[3]),
+    ("gather and reduce", "gather and reduce", COLOURS[3]),
+    ("sum tied", "sum tied gradients", COLOURS[4]),
+    ("optimizer", "optimizer", COLOURS[5]),
+    ("offload", "offload", COLOURS[7]),
+)
+"""Spans of the timeline: name, what it is called, colour."""
 
 
 def save_picture(subjects: Sequence[Subject], path: Path) -> None:
@@ -140,24 +152,30 @@ def _memory(axes: Axes, simulation: Simulation) -> None:
 
 
 def _timeline(axes: Axes, simulation: Simulation) -> None:
+    """Two lanes a rank: its compute above, its data-parallel stream below where anything is on it."""
     timeline = simulation.timeline
     ranks = len(timeline.busy_s)
-    edge = 0.3 if len(timeline.spans) <= 40 * ranks else 0.0  # where bars are thin, edges would hide them
-    for kind, name, colour in (("F", "forward", GOOD), ("B", "backward", COLOURS[1])):
-        bars: list[list[tuple[float, float]]] = [[] for _ in range(ranks)]
-        for span in timeline.spans:
-            if span.action.kind == kind:
-                bars[span.rank].append((span.start_s, span.end_s - span.start_s))
-        for rank, spans in enumerate(bars):
-            style: dict[str, Any] = {"color": colour, "edgecolor": "white", "linewidth": edge}
-            axes.broken_barh(spans, (rank - 0.4, 0.8), label=name if rank == 0 else None, **style)
-    end_s = simulation.step_time_s
-    axes.axvspan(timeline.makespan_s, end_s, color=FAINT, linewidth=0, label="gradients, optimizer")
+    edge = 0.3 if len(timeline.of("compute")) <= 40 * ranks else 0.0  # where bars are thin, edges would hide them
+    height = 0.5 if timeline.of("data parallel") else 0.8
+    for name, label, colour in _LANES:
+        stream, spans = _named(timeline, name)
+        place = -0.4 if stream == "compute" else -0.4 + height
+        style: dict[str, Any] = {"color": colour, "edgecolor": "white", "linewidth": edge}
+        for rank in sorted({span.rank for span in spans}):
+            bars = [(span.start_s, span.end_s - span.start_s) for span in spans if span.rank == rank]
+            lane = rank + place, height if stream == "compute" else 0.8 - height
+            axes.broken_barh(bars, lane, label=label if rank == spans[0].rank else None, **style)
     busy = sum(timeline.busy_s) / (timeline.makespan_s * ranks)
     title = f"pipeline: {format_seconds(timeline.makespan_s)}, of which ranks work {busy:.1%}"
-    axes.set(title=title, xlabel="seconds", ylabel="pipeline rank", xlim=(0, end_s))
+    axes.set(title=title, xlabel="seconds", ylabel="pipeline rank", xlim=(0, simulation.step_time_s))
     _ranks(axes, ranks)
     legend(axes)
+
+
+def _named(timeline: Timeline, name: str) -> tuple[Stream, tuple[Span, ...]]:
+    """The spans of one name but for transfers, which are too short to be seen, and the stream that they are on."""
+    spans = tuple(span for span in timeline.spans if span.name == name)
+    return (spans[0].stream if spans else "compute"), spans
 
 
 def _ranks(axes: Axes, ranks: int) -> None:

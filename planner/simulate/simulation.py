@@ -9,14 +9,16 @@ from typing import Any
 from ...units import format_bytes
 from ..contract import configuration_json, predicted_json, proof_json, runner_up_json
 from ..cost.setting import Setting
-from ..cost.step import price, stage_times
+from ..cost.step import price, work_of
 from ..families import architecture
 from ..plan import Plan, Prediction, Proof, RunnerUp
 from ..schedule import build
 from .energy import Bill, Energy, step_energy
-from .engine import StageTimes, Timeline, run
+from .engine import run
 from .scenario import Scenario
+from .timeline import Timeline
 from .whatif import apply_settings
+from .work import Work
 
 _SECONDS_PER_DAY = 86_400
 
@@ -25,13 +27,13 @@ _SECONDS_PER_DAY = 86_400
 class Simulation:
     """One step of a scenario, and what many of them take.
 
-    `timeline` is the pipeline's; the exposed gradient reduction, offload transfers and the optimizer
-    follow it. `proof` and `runners_up` are the plan's, where no setting changed it.
+    `timeline` is what the event interpreter made of `work`, on all streams of every pipeline rank. `proof` and
+    `runners_up` are the plan's, where no setting changed it.
     """
 
     scenario: Scenario
     prediction: Prediction
-    times: StageTimes
+    work: Work
     timeline: Timeline
     settings: tuple[str, ...] = ()
     tokens: float | None = None
@@ -119,12 +121,12 @@ def simulate(plan: Plan, settings: Sequence[str] = (), tokens: float | None = No
     scenario = apply_settings(plan, settings)
     setting = Setting(architecture(scenario.model), scenario.cluster, scenario.job)
     configuration = scenario.configuration
-    times = stage_times(setting, configuration)
+    work = work_of(setting, configuration)
     return Simulation(
         scenario=scenario,
         prediction=price(setting, configuration),
-        times=times,
-        timeline=run(build(configuration), times),
+        work=work,
+        timeline=run(build(configuration), work),
         settings=tuple(settings),
         tokens=tokens,
         proof=None if settings else plan.proof,

@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from ...schema import writing
-from ..schedule import Action
-from .engine import Span
 from .simulation import Simulation
+from .timeline import Span, Stream
 
-COMPUTE, COMMUNICATION = 0, 1
-_STREAMS = {COMPUTE: "compute", COMMUNICATION: "communication"}
-# What follows the pipeline: part of the breakdown, name, stream.
-_AFTER = (
-    ("dp", "reduce gradients", COMMUNICATION),
-    ("offload", "offload", COMMUNICATION),
-    ("optimizer", "optimizer", COMPUTE),
-)
+COMPUTE, DATA, FORWARDS, BACKWARDS = range(4)
+_STREAMS = {
+    COMPUTE: "compute",
+    DATA: "data-parallel communication",
+    FORWARDS: "pipeline, forward",
+    BACKWARDS: "pipeline, backward",
+}
+_OF: dict[Stream, int] = {"compute": COMPUTE, "data parallel": DATA}
 Event = dict[str, Any]
 
 
@@ -37,11 +36,7 @@ def trace(simulation: Simulation) -> dict[str, Any]:
     """The trace of one step; equal simulations give equal traces."""
     ranks = range(simulation.scenario.configuration.mesh.pp)
     events = [event for rank in ranks for event in _names(rank)]
-    for span in simulation.timeline.spans:
-        events.append(_computed(span))
-        events += _sent(simulation, span)
-    for rank in ranks:
-        events += _after_the_pipeline(simulation, rank)
+    events += [_event(span, len(ranks)) for span in simulation.timeline.spans]
     return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 
@@ -52,33 +47,32 @@ def _names(rank: int) -> Iterator[Event]:
         yield {"ph": "M", "pid": rank, "tid": tid, "name": "thread_name", "args": {"name": name}}
 
 
-def _event(rank: int, tid: int, name: str, start_s: float, duration_s: float, args: dict[str, Any]) -> Event:
-    times = {"ts": round(start_s * 1e6, 3), "dur": round(duration_s * 1e6, 3)}
-    return {"ph": "X", "pid": rank, "tid": tid, "name": name, "cat": _STREAMS[tid], **times, "args": args}
+def _event(span: Span, ranks: int) -> Event:
+    tid = _thread(span)
+    times = {"ts": round(span.start_s * 1e6, 3), "dur": round((span.end_s - span.start_s) * 1e6, 3)}
+    names = {"name": _name(span), "cat": _STREAMS[tid]}
+    return {"ph": "X", "pid": span.rank, "tid": tid, **names, **times, "args": _args(span, ranks)}
 
 
-def _args(action: Action) -> dict[str, Any]:
-    return {"stage": action.stage, "microbatch": action.microbatch}
+def _thread(span: Span) -> int:
+    """A rank sends forwards and backwards over two links, which may be busy at once."""
+    if span.stream == "pipeline":
+        return FORWARDS if span.action and span.action.kind == "F" else BACKWARDS
+    return _OF[span.stream]
 
 
-def _computed(span: Span) -> Event:
-    name = str(span.action)
-    return _event(span.rank, COMPUTE, name, span.start_s, span.end_s - span.start_s, _args(span.action))
+def _name(span: Span) -> str:
+    """`F s3 m1`, `send F s3 m1`, `reduce B s3 m1`, `gather s3`, `optimizer`."""
+    if span.stream == "compute":
+        return str(span.action or span.name)
+    stage = "" if span.stage is None else f"s{span.stage}"
+    return f"{span.name} {span.action or stage}".rstrip()
 
 
-def _sent(simulation: Simulation, span: Span) -> Iterator[Event]:
-    """What a rank sends to a neighbour when an action ends."""
-    configuration, seconds = simulation.scenario.configuration, simulation.times.transfer_s
-    target = span.action.stage + (1 if span.action.kind == "F" else -1)
-    if configuration.mesh.pp > 1 and seconds and 0 <= target < configuration.mesh.pp * configuration.vpp:
-        args = {**_args(span.action), "to_rank": target % configuration.mesh.pp}
-        yield _event(span.rank, COMMUNICATION, f"send {span.action}", span.end_s, seconds, args)
-
-
-def _after_the_pipeline(simulation: Simulation, rank: int) -> Iterator[Event]:
-    start_s = simulation.timeline.makespan_s
-    for part, name, tid in _AFTER:
-        seconds = getattr(simulation.prediction.breakdown_s, part)
-        if seconds:
-            yield _event(rank, tid, name, start_s, seconds, {"exposed_s": seconds})
-        start_s += seconds
+def _args(span: Span, ranks: int) -> dict[str, Any]:
+    if span.action is None:
+        return {} if span.stage is None else {"stage": span.stage}
+    found = {"stage": span.action.stage, "microbatch": span.action.microbatch}
+    if span.stream == "pipeline":
+        found["to_rank"] = (span.action.stage + (1 if span.action.kind == "F" else -1)) % ranks
+    return found

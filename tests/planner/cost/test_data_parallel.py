@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from meshwright.planner.configuration import Configuration, Mesh
-from meshwright.planner.cost.data_parallel import step_tail
+from meshwright.planner.cost.data_parallel import with_data_parallelism
+from meshwright.planner.schedule import build
+from meshwright.planner.simulate.engine import step_time
+from meshwright.planner.simulate.work import Work
 
 
 def sharded(devices: int, zero: int) -> Configuration:
@@ -16,7 +19,9 @@ def sharded(devices: int, zero: int) -> Configuration:
 
 def exposed_s(setting, zero: int) -> float:
     """Nothing to hide behind: all of the communication."""
-    return step_tail(setting, sharded(setting.cluster.num_devices, zero), (0.0,), (0.0,)).dp_s
+    configuration = sharded(setting.cluster.num_devices, zero)
+    work = with_data_parallelism(setting, configuration, Work((0.0,), (0.0,)))
+    return step_time(build(configuration), work).exposed_s
 
 
 def test_every_layer_pays_the_latency_of_its_collective(make_setting):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.planner.cost.step import lower_bound_s, price
+from meshwright.planner.cost.bound import lower_bound_s
+from meshwright.planner.cost.step import price
 from meshwright.planner.legality import problems
 
 TABLE = Path(__file__).parents[2] / "published" / "rows.csv"

@@ -9,14 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshwright.planner.configuration import Configuration, Mesh
+from meshwright.planner.cost.bound import lower_bound_s, pipeline_bound_s
 from meshwright.planner.cost.setting import Setting
-from meshwright.planner.cost.step import lower_bound_s, pipeline_bound_s, price
+from meshwright.planner.cost.step import price
 from meshwright.planner.legality import is_legal
 from meshwright.planner.pins import Pins
 from meshwright.planner.schedule import build
 from meshwright.planner.search.bound import Balancer
 from meshwright.planner.search.space import candidates
-from meshwright.planner.simulate.engine import StageTimes, makespan
+from meshwright.planner.simulate.engine import makespan
+from meshwright.planner.simulate.work import Work
 
 CASES = [
     ("llama-3.1-8b", "dgx-h100:2", 8192, 32),
@@ -61,7 +63,7 @@ def test_the_bound_holds_and_the_parts_sum(space, data):
 def test_no_schedule_beats_the_pipeline_bound(ranks, groups, chunks, name, data):
     vpp = chunks + 1 if name == "interleaved" else 1
     seconds = st.lists(st.floats(0.1, 10), min_size=ranks * vpp, max_size=ranks * vpp)
-    times = StageTimes(tuple(data.draw(seconds)), tuple(data.draw(seconds)), data.draw(st.floats(0, 2)))
+    times = Work(tuple(data.draw(seconds)), tuple(data.draw(seconds)), data.draw(st.floats(0, 2)))
     configuration = Configuration(
         mesh=Mesh(pp=ranks),
         stage_layers=(1,) * (ranks * vpp),
@@ -80,7 +82,7 @@ def test_with_equal_stages_the_bound_is_the_closed_form(name, ranks, count):
     configuration = Configuration(
         mesh=Mesh(pp=ranks), stage_layers=(1,) * ranks, microbatch=1, microbatches=count, schedule=name
     )
-    times = StageTimes((2.0,) * ranks, (4.0,) * ranks)
+    times = Work((2.0,) * ranks, (4.0,) * ranks)
     assert pipeline_bound_s(configuration, times) == pytest.approx((count + ranks - 1) * 6)
     assert makespan(build(configuration), times) == pytest.approx((count + ranks - 1) * 6)
 

@@ -38,8 +38,9 @@ def test_the_step_is_the_pipeline_and_what_follows_it(plan: Plan) -> None:
     for settings in ([], ["offload=1.0"], ["mesh.pp=4"], ["cluster.network.bandwidth=0.01x"]):
         simulation = simulate(plan, settings)
         breakdown = simulation.prediction.breakdown_s
-        after = breakdown.dp + breakdown.optimizer + breakdown.offload
-        assert simulation.timeline.makespan_s + after == pytest.approx(simulation.step_time_s, rel=1e-9)
+        after = breakdown.optimizer + breakdown.offload
+        assert simulation.timeline.step_s == pytest.approx(simulation.step_time_s, rel=1e-9)
+        assert simulation.timeline.reduced_s + after == pytest.approx(simulation.step_time_s, rel=1e-9)
         assert breakdown.total == pytest.approx(simulation.step_time_s, rel=1e-9)
 
 

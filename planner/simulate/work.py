@@ -1,0 +1,69 @@
+"""Work: what one step asks of each pipeline rank, in seconds; what the event interpreter plays over a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slowness:
+    """Stragglers, as factors on seconds (2.0: twice as slow); an empty tuple slows nothing.
+
+    `ranks[r]`: compute and optimizer of pipeline rank r; `links[r]`: transfers between rank r and rank r + 1 (the last
+    rank's: back to rank 0), both ways; `data[r]`: data-parallel collectives of rank r. The pipeline that is played is
+    the one that holds the straggler: its replicas wait for it in the collectives.
+    """
+
+    ranks: tuple[float, ...] = ()
+    links: tuple[float, ...] = ()
+    data: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Seconds of one step, by virtual stage where not said otherwise; an empty tuple costs nothing.
+
+    `gather_s`, `reduce_s`: one all-gather of the stage's weights and one reduction of its gradients, in `pieces` equal
+    parts (layers, buckets). `zero` says when they happen: 0 and 1 gather once before a stage's first forward and reduce
+    once beside its last backward; 2 reduces in every backward; 3 also gathers in every forward and every backward.
+    `hides`: communication runs beside compute. `steal`: the fraction of compute that is lost while a collective is in
+    flight on the same rank. `tied_s`: first and last rank sum the gradients of a shared embedding.
+    `optimizer_s`, `offload_s`: by rank.
+    """
+
+    forward_s: tuple[float, ...]
+    backward_s: tuple[float, ...]
+    transfer_s: float = 0.0
+    gather_s: tuple[float, ...] = ()
+    reduce_s: tuple[float, ...] = ()
+    pieces: tuple[int, ...] = ()
+    zero: int = 1
+    hides: bool = True
+    steal: float = 0.0
+    tied_s: float = 0.0
+    optimizer_s: tuple[float, ...] = ()
+    offload_s: tuple[float, ...] = ()
+    slow: Slowness = field(default_factory=Slowness)
+
+
+def check(schedule: Schedule, work: Work) -> None:
+    """Raise ValueError where the tuples do not match the schedule's stages and ranks, or `steal` is no fraction."""
+    if not len(work.forward_s) == len(work.backward_s) == schedule.stages:
+        given = f"{len(work.forward_s)} forward and {len(work.backward_s)} backward"
+        raise ValueError(f"a schedule of {schedule.stages} stages needs as many times, not {given}")
+    by_stage = {"gather_s": work.gather_s, "reduce_s": work.reduce_s, "pieces": work.pieces}
+    by_rank = {"optimizer_s": work.optimizer_s, "offload_s": work.offload_s}
+    by_rank |= {"slow.ranks": work.slow.ranks, "slow.links": work.slow.links, "slow.data": work.slow.data}
+    _check_lengths(by_stage, schedule.stages, "stages")
+    _check_lengths(by_rank, schedule.ranks, "ranks")
+    if not 0 <= work.steal < 1:
+        raise ValueError(f"steal must be at least 0 and below 1, not {work.steal}")
+
+
+def _check_lengths(given: Mapping[str, Sequence[float]], count: int, of: str) -> None:
+    for name, values in given.items():
+        if len(values) not in (0, count):
+            raise ValueError(f"{name} must have one value for each of {count} {of}, not {len(values)}")
