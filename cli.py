@@ -139,6 +139,9 @@ def simulate(
     scaling: Annotated[str | None, typer.Option(help="strong or weak, or with device counts: strong=8,16,32.")] = None,
     tokens: Annotated[str | None, typer.Option(help="Tokens of the whole run, e.g. 15T: days, price, energy.")] = None,
     failures: Annotated[str | None, typer.Option(help="Goodput: mtbf=3h,restart=5m,save=30s, each optional.")] = None,
+    straggler: Annotated[
+        str | None, typer.Option(help="device=3,slow=1.5x (or rank, link, node), or probability=0.001,slow=3x.")
+    ] = None,
     energy: Annotated[bool, typer.Option("--energy", help="Joules and kWh, and what draws them.")] = False,
     electricity: Annotated[str | None, typer.Option(help="US dollars per kWh; with the energy, its price.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Write a Chrome/Perfetto trace of one step.")] = None,
@@ -156,7 +159,7 @@ def simulate(
 
     asked = Request(
         settings=tuple(set_ or ()), tokens=tokens, sweep=sweep, scaling=scaling, failures=failures,
-        energy=energy, electricity=electricity,
+        straggler=straggler, energy=energy, electricity=electricity,
     )  # fmt: skip
     found = answer(load_plan(plan), asked)
     if trace:

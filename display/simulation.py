@@ -10,10 +10,12 @@ from rich.text import Text
 
 from ..planner.explain import describe
 from ..planner.plan import Breakdown
+from ..planner.simulate.redundancy import Redundancy
 from ..planner.simulate.report import outcome_rows
 from ..planner.simulate.request import Answer
 from ..planner.simulate.scaling import Scaling
 from ..planner.simulate.simulation import Simulation
+from ..planner.simulate.stragglers import Stragglers
 from ..planner.simulate.sweep import Sweep
 from ..planner.simulate.tables import NOTE, Cells, table_of_scaling, table_of_sweep
 from ..units import format_seconds
@@ -31,6 +33,8 @@ def show(console: Console, answer: Answer) -> None:
         _show_one(console, answer.simulation)
     if answer.failures:
         console.print(_rows("failures", answer.failures.rows()))
+    if answer.straggler:
+        show_straggler(console, answer.straggler)
     if answer.energy:
         console.print(_rows("energy", answer.energy.rows()))
 
@@ -70,24 +74,38 @@ def breakdown_table(breakdown: Breakdown) -> Table:
 def show_sweep(console: Console, sweep: Sweep) -> None:
     """One row a value; a bar shows tokens per second, what cannot run keeps its reason."""
     rows, head = table_of_sweep(sweep)
-    console.print(_curve(f"sweep of {sweep.field}", rows, head, [row.simulation for row in sweep.rows]))
+    best = max((row.simulation.tokens_per_s for row in sweep.runnable if row.simulation), default=1.0)
+    speeds = [row.simulation.tokens_per_s if row.simulation and not row.reason else 0.0 for row in sweep.rows]
+    bars = ["█" * round(10 * speed / best) for speed in speeds]
+    shown = [(*cells[:-1], cells[-1] or bar) for cells, bar in zip(rows, bars, strict=True)]
+    console.print(_curve(f"sweep of {sweep.field}", shown, head))
 
 
 def show_scaling(console: Console, scaling: Scaling) -> None:
-    """One row a number of devices; a bar shows tokens per second."""
-    rows, head = table_of_scaling(scaling)
+    """One row a number of devices."""
     title = f"{scaling.kind} scaling, efficiency against {scaling.base.devices:,} devices"
-    console.print(_curve(title, rows, head, [point.simulation for point in scaling.points]))
+    console.print(_curve(title, *table_of_scaling(scaling)))
 
 
-def _curve(title: str, rows: Sequence[Cells], head: Cells, simulations: Sequence[Simulation | None]) -> Table:
-    """Rows whose last cell is the reason why they cannot run; the others get a bar there."""
+def show_straggler(console: Console, straggler: Stragglers | Redundancy) -> None:
+    """One row a place that may be slow, or a scheme against it."""
+    rows, head = straggler.table()
+    table = Table(title="stragglers", title_justify="left", header_style="bold")
+    for name in head:
+        table.add_column(name)
+    for cells in rows:
+        table.add_row(*map(Text, cells))
+    console.print(table)
+    if isinstance(straggler, Redundancy):
+        console.print(Text(straggler.summary, style="dim"))
+
+
+def _curve(title: str, rows: Sequence[Cells], head: Cells) -> Table:
+    """Rows whose last cell is a bar, or the reason why they cannot run."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for name in head:
         table.add_column("" if name == NOTE else name)
-    best = max((one.tokens_per_s for one in simulations if one and not one.shortage), default=1.0)
-    for cells, one in zip(rows, simulations, strict=True):
-        reason = cells[-1]
-        bar = "" if one is None or reason else "█" * round(10 * one.tokens_per_s / best)
-        table.add_row(*cells[:-1], Text(reason or bar), style="dim" if reason else None)
+    for cells in rows:
+        dim = cells[-1].strip("█") != ""
+        table.add_row(*map(Text, cells), style="dim" if dim else None)
     return table

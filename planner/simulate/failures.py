@@ -59,7 +59,8 @@ class Reliability:
     def rows(self) -> list[tuple[str, str]]:
         """Name and value of each result, as people read them."""
         young = f"{format_seconds(self.young_interval_s)}, which would give {self.young_ettr:.2%}"
-        interval = f"{format_seconds(self.checkpoint_interval_s)} ({self.checkpoint_interval_steps:,} steps)"
+        steps = self.checkpoint_interval_steps
+        interval = f"{format_seconds(self.checkpoint_interval_s)} ({steps:,} step{'s' if steps > 1 else ''})"
         rows = [
             ("mean time between failures", format_seconds(self.mtbf_s)),
             ("checkpoint every (Daly)", interval),

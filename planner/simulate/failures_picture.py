@@ -34,5 +34,5 @@ def draw_failures(canvas: Canvas, reliability: Reliability) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_major_formatter("{x:.0%}")
-    axes.set_ylim(0, 1.05)
+    axes.set_ylim(max(0.0, 1.5 * min(ratios) - 0.5), 1.0)
     grid(axes)

@@ -18,9 +18,12 @@ from .energy import Bill
 from .energy_picture import draw_energy
 from .failures import Reliability
 from .failures_picture import draw_failures
+from .redundancy import Redundancy
 from .scaling import Scaling
 from .scaling_picture import draw_scaling
 from .simulation import Simulation
+from .straggler_picture import draw_redundancy, draw_stragglers, straggler_height
+from .stragglers import Stragglers
 from .sweep import Sweep
 from .sweep_picture import draw_sweep
 from .timeline import Span, Stream, Timeline
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
     from .chart import Canvas
 
-Subject = Simulation | Sweep | Scaling | Reliability | Bill
+Subject = Simulation | Sweep | Scaling | Reliability | Stragglers | Redundancy | Bill
 
 _GIB = 2**30
 _LANES = (
@@ -90,6 +93,8 @@ def _height(subject: Subject) -> float:
     """Inches."""
     if isinstance(subject, Simulation):
         return 2.2 + sum(_heights(subject))
+    if isinstance(subject, Stragglers | Redundancy):
+        return straggler_height(subject)
     return 2.2 if isinstance(subject, Bill) else 3.6 if isinstance(subject, Reliability) else 6.0
 
 
@@ -102,6 +107,10 @@ def _draw(canvas: Canvas, subject: Subject) -> None:
         draw_failures(canvas, subject)
     elif isinstance(subject, Bill):
         draw_energy(canvas, subject)
+    elif isinstance(subject, Stragglers):
+        draw_stragglers(canvas, subject)
+    elif isinstance(subject, Redundancy):
+        draw_redundancy(canvas, subject)
     else:
         _step(canvas, subject)
 

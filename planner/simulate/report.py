@@ -54,6 +54,8 @@ def _asked(answer: Answer) -> Iterator[str]:
         yield from (heading, _table(*table_of_scaling(scaling)), svg(scaling))
     if failures := answer.failures:
         yield from ("<h2>With failures</h2>", _table(failures.rows()), svg(failures))
+    if straggler := answer.straggler:
+        yield from ("<h2>With stragglers</h2>", _table(*straggler.table()), svg(straggler))
     if bill := answer.energy:
         yield from ("<h2>Energy</h2>", _table(bill.rows()), svg(bill))
 

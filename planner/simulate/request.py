@@ -11,8 +11,11 @@ from ...units import parse_count
 from ..plan import Plan
 from .energy import Bill
 from .failures import Reliability, parse_failures, reliability
+from .redundancy import Redundancy, redundancy
 from .scaling import Scaling, parse_scaling, scaling
 from .simulation import Simulation, simulate
+from .straggler import StragglerModel, parse_straggler
+from .stragglers import Stragglers, stragglers
 from .sweep import Sweep, parse_sweep, sweep
 
 Given = TypeVar("Given")
@@ -28,6 +31,7 @@ class Request:
     sweep: str | None = None
     scaling: str | None = None
     failures: str | None = None
+    straggler: str | None = None
     energy: bool = False
     electricity: str | None = None
 
@@ -40,12 +44,13 @@ class Answer:
     sweep: Sweep | None = None
     scaling: Scaling | None = None
     failures: Reliability | None = None
+    straggler: Stragglers | Redundancy | None = None
     energy: Bill | None = None
 
     @property
-    def subjects(self) -> tuple[Simulation | Sweep | Scaling | Reliability | Bill, ...]:
+    def subjects(self) -> tuple[Simulation | Sweep | Scaling | Reliability | Stragglers | Redundancy | Bill, ...]:
         """What a picture shows: whatever was asked for, else the step itself."""
-        asked = (self.sweep, self.scaling, self.failures, self.energy)
+        asked = (self.sweep, self.scaling, self.failures, self.straggler, self.energy)
         return tuple(subject for subject in asked if subject is not None) or (self.simulation,)
 
     def to_json(self) -> dict[str, Any]:
@@ -57,6 +62,8 @@ class Answer:
             found["scaling"] = self.scaling.to_json()
         if self.failures:
             found["failures"] = asdict(self.failures)
+        if self.straggler:
+            found["straggler"] = self.straggler.to_json()
         if self.energy:
             found["energy"] = self.energy.to_json()
         return found
@@ -64,10 +71,11 @@ class Answer:
 
 def answer(plan: Plan, request: Request) -> Answer:
     """Simulate a plan and everything asked about it. Raises InputError with all problems of the options."""
-    tokens, dollars_per_kwh, failures, _, _ = gather(
+    tokens, dollars_per_kwh, failures, straggler, _, _ = gather(
         lambda: _optional(_tokens, request.tokens),
         lambda: _optional(_electricity, request.electricity),
         lambda: _optional(parse_failures, request.failures),
+        lambda: _optional(parse_straggler, request.straggler),
         lambda: _optional(parse_sweep, request.sweep),
         lambda: _optional(parse_scaling, request.scaling),
     )
@@ -78,6 +86,7 @@ def answer(plan: Plan, request: Request) -> Answer:
         sweep=_optional(lambda text: sweep(plan, text, request.settings, tokens), request.sweep),
         scaling=_optional(lambda text: scaling(plan, text, request.settings, tokens), request.scaling),
         failures=_optional(lambda model: reliability(simulation, model), failures),
+        straggler=_optional(lambda model: _stragglers(simulation, model), straggler),
         energy=_bill(simulation, dollars_per_kwh) if asks_energy else None,
     )
 
@@ -103,6 +112,10 @@ def _electricity(text: str) -> float:
             "command line", "--electricity", text, "must be US dollars per kWh", "--electricity 0.12"
         )
     return price
+
+
+def _stragglers(simulation: Simulation, model: StragglerModel) -> Stragglers | Redundancy:
+    return stragglers(simulation, model) if model.probability is None else redundancy(simulation, model)
 
 
 def _bill(simulation: Simulation, dollars_per_kwh: float | None) -> Bill:

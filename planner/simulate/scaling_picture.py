@@ -41,6 +41,7 @@ def _throughput(axes: Axes, scaling: Scaling, points: list[Point]) -> None:
     kept = "the global batch" if scaling.kind == "strong" else "the batch of a device"
     axes.set(title=f"{scaling.kind} scaling: {kept} stays", ylabel="tokens/s")
     axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_minor_formatter("{x:,.0f}")
     axes.legend(frameon=False, loc="upper left")
     grid(axes)
 

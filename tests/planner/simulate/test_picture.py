@@ -15,10 +15,13 @@ from meshwright.errors import InputError
 from meshwright.planner.plan import Plan
 from meshwright.planner.simulate.failures import FailureModel, reliability
 from meshwright.planner.simulate.picture import draw, save_picture
+from meshwright.planner.simulate.redundancy import redundancy
 from meshwright.planner.simulate.report import report, write_report
 from meshwright.planner.simulate.request import Answer
 from meshwright.planner.simulate.scaling import scaling
 from meshwright.planner.simulate.simulation import simulate
+from meshwright.planner.simulate.straggler import parse_straggler
+from meshwright.planner.simulate.stragglers import stragglers
 from meshwright.planner.simulate.sweep import sweep
 from meshwright.planner.simulate.trace import write_trace
 
@@ -30,7 +33,10 @@ def test_png_and_svg(plan: Plan, tmp_path: Path) -> None:
     bill = simulation.bill(0.1)
     assert bill is not None
     failures = reliability(simulation, FailureModel(mtbf_s=3600.0))
-    for subject in (simulation, sweep(plan, "microbatch=1,2,3,4"), scaling(plan, "weak"), failures, bill):
+    slow = stragglers(simulation, parse_straggler("rank=1,slow=2x"))
+    redundant = redundancy(simulation, parse_straggler("probability=0.01,slow=2x"))
+    swept, scaled = sweep(plan, "microbatch=1,2,3,4"), scaling(plan, "weak")
+    for subject in (simulation, swept, scaled, failures, slow, redundant, bill):
         png, svg = tmp_path / "one.png", tmp_path / "one.svg"
         save_picture([subject], png)
         assert imread(png).ndim == 3
@@ -102,13 +108,14 @@ def test_the_report_stands_alone_and_escapes(plan: Plan, tmp_path: Path) -> None
         sweep=sweep(hostile, "microbatch=1,3"),
         scaling=scaling(hostile, "strong=8,12,16"),
         failures=found,
+        straggler=stragglers(simulation, parse_straggler("link=0,slow=2x")),
         energy=simulate(hostile, POWER).bill(),
     )
     write_report(path, answered)
     page = _Page()
     page.feed(path.read_text())
     text = " ".join(page.text)
-    assert page.open.count("svg") == 5
+    assert page.open.count("svg") == 6
     assert page.open.count("h1") == 1
     for wanted in ("<script>", "15.0 T tokens", f"{found.ettr:.2%}", "job.seq_len=8192", "must be a multiple of"):
         assert wanted in text
