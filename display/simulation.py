@@ -21,6 +21,8 @@ from ..planner.simulate.tables import NOTE, Cells, table_of_scaling, table_of_sw
 from ..units import format_seconds
 from .plan import memory_table
 
+LONGEST_NOTE = 16
+
 
 def show(console: Console, answer: Answer) -> None:
     """The whole answer of `meshwright simulate`: sweep and scaling where they were asked, else the one simulation; then
@@ -78,13 +80,13 @@ def show_sweep(console: Console, sweep: Sweep) -> None:
     speeds = [row.simulation.tokens_per_s if row.simulation and not row.reason else 0.0 for row in sweep.rows]
     bars = ["█" * round(10 * speed / best) for speed in speeds]
     shown = [(*cells[:-1], cells[-1] or bar) for cells, bar in zip(rows, bars, strict=True)]
-    console.print(_curve(f"sweep of {sweep.field}", shown, head))
+    _print_curve(console, f"sweep of {sweep.field}", shown, head)
 
 
 def show_scaling(console: Console, scaling: Scaling) -> None:
     """One row a number of devices."""
     title = f"{scaling.kind} scaling, efficiency against {scaling.base.devices:,} devices"
-    console.print(_curve(title, *table_of_scaling(scaling)))
+    _print_curve(console, title, *table_of_scaling(scaling))
 
 
 def show_straggler(console: Console, straggler: Stragglers | Redundancy) -> None:
@@ -100,12 +102,17 @@ def show_straggler(console: Console, straggler: Stragglers | Redundancy) -> None
         console.print(Text(straggler.summary, style="dim"))
 
 
-def _curve(title: str, rows: Sequence[Cells], head: Cells) -> Table:
-    """Rows whose last cell is a bar, or the reason why they cannot run."""
+def _print_curve(console: Console, title: str, rows: Sequence[Cells], head: Cells) -> None:
+    """Rows whose last cell is a bar, or the reason why they cannot run: long ones stand below the table."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for name in head:
         table.add_column("" if name == NOTE else name)
-    for cells in rows:
-        dim = cells[-1].strip("█") != ""
-        table.add_row(*map(Text, cells), style="dim" if dim else None)
-    return table
+    below = []
+    for *cells, note in rows:
+        if len(note) > LONGEST_NOTE:
+            below.append(Text(f"{cells[0]}: {note}", style="dim"))
+            note = "illegal"
+        table.add_row(*map(Text, (*cells, note)), style="dim" if note.strip("█") else None)
+    console.print(table)
+    for line in below:
+        console.print(line)

@@ -26,6 +26,7 @@ from fractions import Fraction
 from itertools import product
 from typing import Any
 
+from ..configuration import Mesh
 from .simulation import Simulation
 from .straggler import StragglerModel
 from .stragglers import slow_rank, slowed_s
@@ -118,7 +119,7 @@ def redundancy(simulation: Simulation, model: StragglerModel) -> Redundancy:
     replica = 1 - (1 - (model.probability or 0.0)) ** (mesh.world // mesh.dp)
     times = _Times(simulation, model.slow)
     none = _scheme("none", 0, times, Fraction(1), more_than(0, mesh.dp, replica), "whole gradient")
-    reason = _reason(mesh.dp, configuration.zero)
+    reason = _reason(mesh, configuration.zero)
     others = () if reason else tuple(_others(times, mesh.dp, replica, model))
     step_s, slow_s = times.of(configuration.microbatches)
     return Redundancy(
@@ -132,11 +133,16 @@ def redundancy(simulation: Simulation, model: StragglerModel) -> Redundancy:
     )
 
 
-def _reason(replicas: int, zero: int) -> str:
-    if replicas == 1:
+def _reason(mesh: Mesh, zero: int) -> str:
+    """Why replicas cannot do without one of them; empty where they can."""
+    if mesh.dp == 1:
         return "one replica computes nothing that another could"
     if zero > 1:
         return f"ZeRO {zero} gathers weights from every replica in every microbatch, so all wait for the slow one"
+    if mesh.ep * mesh.etp > mesh.cp * mesh.tp:
+        return (
+            f"experts on {mesh.ep} ranks exchange tokens between replicas in every layer, so all wait for the slow"
+        )
     return ""
 
 
@@ -149,7 +155,7 @@ def _others(times: _Times, replicas: int, slow: float, model: StragglerModel) ->
     for count in tolerated:
         waits = sequential_waits(count, window, replicas, slow)
         name, load = f"sequential coding, s={count}, W={window}", sequential_load(count, window)
-        yield _scheme(name, count, times, load, waits, f"whole, {window - 1} late: {window} models in turn")
+        yield _scheme(name, count, times, load, waits, f"whole, {window - 1} late, {window} models")
     for count in tolerated:
         waits, load = more_than(count, replicas, slow), Fraction(replicas, replicas - count)
         gives = f"samples of {replicas - count} of {replicas} replicas"

@@ -121,6 +121,16 @@ def test_where_redundancy_cannot_help_it_says_why(plan: Plan) -> None:
     assert "ZeRO 3 gathers weights" in sharded.summary
 
 
+def test_experts_across_replicas_make_all_wait(plan: Plan) -> None:
+    config = {**plan.model.config, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+    moe = plan.model_copy(update={"model": plan.model.model_copy(update={"config": config})})
+    model = parse_straggler("probability=0.01,slow=2x")
+    assert redundancy(simulate(moe, ["mesh.ep=2"]), model).reason == ""
+    across = redundancy(simulate(moe, ["mesh.ep=4"]), model)
+    assert "exchange tokens between replicas" in across.reason
+    assert len(across.schemes) == 1
+
+
 def test_interleaved_schedules_take_whole_groups(plan: Plan) -> None:
     simulation = simulate(plan, ["schedule.name=interleaved", "schedule.vpp=2", "devices=16"])
     found = redundancy(simulation, parse_straggler("probability=0.01,slow=2x"))
