@@ -116,7 +116,7 @@ def redundancy(simulation: Simulation, model: StragglerModel) -> Redundancy:
     """All schemes that tolerate up to `model.tolerate` slow replicas."""
     configuration = simulation.scenario.configuration
     mesh = configuration.mesh
-    replica = 1 - (1 - (model.probability or 0.0)) ** (mesh.world // mesh.dp)
+    replica = _any(model.probability or 0.0, mesh.world // mesh.dp)
     times = _Times(simulation, model.slow)
     none = _scheme("none", 0, times, Fraction(1), more_than(0, mesh.dp, replica), "whole gradient")
     reason = _reason(mesh, configuration.zero)
@@ -133,6 +133,11 @@ def redundancy(simulation: Simulation, model: StragglerModel) -> Redundancy:
     )
 
 
+def _any(slow: float, devices: int) -> float:
+    """Probability that any of the devices is slow."""
+    return 1.0 if slow == 1 else -math.expm1(devices * math.log1p(-slow))
+
+
 def _reason(mesh: Mesh, zero: int) -> str:
     """Why replicas cannot do without one of them; empty where they can."""
     if mesh.dp == 1:
@@ -140,9 +145,7 @@ def _reason(mesh: Mesh, zero: int) -> str:
     if zero > 1:
         return f"ZeRO {zero} gathers weights from every replica in every microbatch, so all wait for the slow one"
     if mesh.ep * mesh.etp > mesh.cp * mesh.tp:
-        return (
-            f"experts on {mesh.ep} ranks exchange tokens between replicas in every layer, so all wait for the slow"
-        )
+        return f"experts on {mesh.ep} ranks exchange tokens between replicas in every layer: all wait for the slow one"
     return ""
 
 
