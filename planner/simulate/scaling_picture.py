@@ -30,6 +30,8 @@ def _devices_label(scaling: Scaling) -> str:
 
 
 def _throughput(axes: Axes, scaling: Scaling, points: list[Point]) -> None:
+    from matplotlib.ticker import LogLocator
+
     base = scaling.base
     speeds = [point.simulation.tokens_per_s for point in points if point.simulation]
     if base.simulation:
@@ -41,6 +43,7 @@ def _throughput(axes: Axes, scaling: Scaling, points: list[Point]) -> None:
     kept = "the global batch" if scaling.kind == "strong" else "the batch of a device"
     axes.set(title=f"{scaling.kind} scaling: {kept} stays", ylabel="tokens/s")
     axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     axes.yaxis.set_minor_formatter("{x:,.0f}")
     axes.legend(frameon=False, loc="upper left")
     grid(axes)
