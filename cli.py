@@ -131,7 +131,9 @@ def _read_inputs(model: str, cluster: str, job: dict[str, Any], pins: list[str])
 
 @app.command(epilog="Example: meshwright simulate plan.yaml --set network=0.5x --set precision=fp8 --tokens 1T")
 def simulate(
-    plan: Annotated[Path, typer.Argument(help="A plan file.")],
+    context: typer.Context,
+    plan: Annotated[Path | None, typer.Argument(help="A plan file.", show_default=False)] = None,
+    against: Annotated[Path | None, typer.Option(help="Instead of PLAN: a CSV of measured runs to predict.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a field: device=b200, devices=128, network=2x, price=2.5.")
     ] = None,
@@ -149,7 +151,67 @@ def simulate(
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report.")] = None,
     json: Json = False,
 ) -> None:
-    """What-if: step time, memory, cost, scaling, failures, stragglers, energy of a plan."""
+    """What-if: step time, memory, cost, scaling, failures, stragglers, energy of a plan; or predictions beside what was
+    measured."""
+    _one_subject(context)
+    if against is not None:
+        _compare(against, picture, report, json)
+    elif plan is not None:
+        asked: dict[str, Any] = {"settings": tuple(set_ or ()), "tokens": tokens, "sweep": sweep, "scaling": scaling}
+        asked |= {"failures": failures, "straggler": straggler, "energy": energy, "electricity": electricity}
+        _what_if(plan, asked, {"trace": trace, "picture": picture, "report": report}, json)
+
+
+def _one_subject(context: typer.Context) -> None:
+    """PLAN or --against, and beside the latter nothing that is about a plan. Raises InputError."""
+    from .errors import Problem
+
+    params = {param.name or "": param for param in context.command.params}
+    sources = {name: context.get_parameter_source(name) for name in params}
+    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    if not given & {"plan", "against"}:
+        rule, fix = "is required", "a plan file, or --against with a CSV file of measured runs"
+        raise InputError.single("command line", "PLAN", None, rule, fix)
+    foreign = [name for name in params if name in given - {"against", "picture", "report", "json"}]
+    if "against" in given and foreign:
+        rule = "is about one plan, and --against is about every run of its file"
+        names = ["PLAN" if name == "plan" else params[name].opts[0] for name in foreign]
+        raise InputError("command line", [Problem(name, None, rule, "leave it out") for name in names])
+
+
+def _compare(runs: Path, picture: Path | None, report: Path | None, json: bool) -> None:
+    """Predict every run of a file; where to write is checked before, since it takes its time."""
+    from .display.progress import comparing
+    from .display.published import show_against
+    from .planner.published.against import compare
+    from .planner.published.contract import against_json
+    from .planner.published.picture import save_picture
+    from .planner.published.report import write_report
+
+    _check_outputs(picture, report)
+    with comparing() as progress:
+        rows = compare(runs, None, progress)
+    if picture:
+        save_picture(rows, picture)
+    if report:
+        write_report(report, rows, runs.name)
+    _print(json, lambda: against_json(rows), lambda console: show_against(console, rows))
+
+
+def _check_outputs(picture: Path | None, *others: Path | None) -> None:
+    """Before long work: raises InputError with everything that could not be written."""
+    from functools import partial
+
+    from .errors import gather
+    from .planner.simulate.picture import check_suffix
+    from .schema import check_output
+
+    checks = [partial(check_suffix, picture), partial(check_output, picture)] if picture else []
+    gather(*checks, *(partial(check_output, path) for path in others if path))
+
+
+def _what_if(plan: Path, asked: dict[str, Any], files: dict[str, Path | None], json: bool) -> None:
+    """One plan: the step that it has, with what the settings change, and what else was asked."""
     from .display.simulation import show
     from .planner.plan import load_plan
     from .planner.simulate.picture import save_picture
@@ -157,17 +219,14 @@ def simulate(
     from .planner.simulate.request import Request, answer
     from .planner.simulate.trace import write_trace
 
-    asked = Request(
-        settings=tuple(set_ or ()), tokens=tokens, sweep=sweep, scaling=scaling, failures=failures,
-        straggler=straggler, energy=energy, electricity=electricity,
-    )  # fmt: skip
-    found = answer(load_plan(plan), asked)
-    if trace:
-        write_trace(found.simulation, trace)
-    if picture:
-        save_picture(found.subjects, picture)
-    if report:
-        write_report(report, found)
+    _check_outputs(files["picture"], files["trace"], files["report"])
+    found = answer(load_plan(plan), Request(**asked))
+    if files["trace"]:
+        write_trace(found.simulation, files["trace"])
+    if files["picture"]:
+        save_picture(found.subjects, files["picture"])
+    if files["report"]:
+        write_report(files["report"], found)
     _print(json, found.to_json, lambda console: show(console, found))
 
 

@@ -36,6 +36,7 @@ class Path:
     latency_s: float
     link: str  # for people: "nvswitch", "infiniband", ...
     reduce_scatter: float = 1.0  # time of a reduce-scatter over that of an all-gather
+    is_network: bool = False  # between domains
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ class Topology:
     def _link_path(self, a: int, b: int, flows: int) -> Path:
         link: GroupLink = self._links[frozenset((a, b))]
         shared_by = min(flows, *(self.cluster.node_groups[group].num_devices for group in (a, b)))
-        return Path(link.bandwidth_bytes_per_s / shared_by, link.latency_s, link.kind)
+        return Path(link.bandwidth_bytes_per_s / shared_by, link.latency_s, link.kind, is_network=True)
 
     def _network(self, group: int) -> Path:
         path = self._outer[group]
@@ -186,7 +187,8 @@ def _network_path(group: NodeGroup) -> Path | None:
     if nics is None:
         return None
     node = nics.count * nics.rate_bytes_per_s * nics.efficiency
-    return Path(node / group.devices_per_node / group.oversubscription, nics.latency_s, nics.kind)
+    bandwidth = node / group.devices_per_node / group.oversubscription
+    return Path(bandwidth, nics.latency_s, nics.kind, is_network=True)
 
 
 def _worst(paths: Iterable[Path]) -> Path:
@@ -194,7 +196,7 @@ def _worst(paths: Iterable[Path]) -> Path:
     paths = list(paths)
     narrow = min(paths, key=lambda path: path.bandwidth_bytes_per_s)
     latency_s, slowest = max(path.latency_s for path in paths), max(path.reduce_scatter for path in paths)
-    return Path(narrow.bandwidth_bytes_per_s, latency_s, narrow.link, slowest)
+    return Path(narrow.bandwidth_bytes_per_s, latency_s, narrow.link, slowest, narrow.is_network)
 
 
 def _as_range(ranks: Sequence[int]) -> range | tuple[int, ...]:

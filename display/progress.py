@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from .console import stderr
 
 
-@contextmanager
-def searching() -> Iterator[Callable[[int, int], None]]:
+def searching() -> AbstractContextManager[Callable[[int, int], None]]:
     """A bar over the configurations priced so far; the callback takes (done, total)."""
+    return _counting("searching")
+
+
+def comparing() -> AbstractContextManager[Callable[[int, int], None]]:
+    """A bar over the published runs predicted so far; the callback takes (done, total)."""
+    return _counting("predicting")
+
+
+@contextmanager
+def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -21,7 +30,7 @@ def searching() -> Iterator[Callable[[int, int], None]]:
         TimeElapsedColumn(),
     )
     with _progress(*columns) as progress:
-        task = progress.add_task("searching", total=None)
+        task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 

@@ -40,7 +40,7 @@ class ScheduleChoice(Frozen):
 
 
 class StageMemory(Frozen):
-    """Bytes on the busiest device of one pipeline rank, by cause."""
+    """Bytes on the busiest device of one pipeline rank at its fullest moment, by cause."""
 
     weights: int = 0
     gradients: int = 0
@@ -48,19 +48,24 @@ class StageMemory(Frozen):
     activations: int = 0
     logits: int = 0
     buffers: int = 0
+    reserve: int = 0  # fragments that the caching allocator holds beyond what is allocated
     context: int = 0
 
     @property
+    def allocated(self) -> int:
+        """What tensors fill (torch.cuda.max_memory_allocated)."""
+        held = self.weights + self.gradients + self.optimizer
+        return held + self.activations + self.logits + self.buffers
+
+    @property
+    def reserved(self) -> int:
+        """What the allocator took from the device (torch.cuda.max_memory_reserved)."""
+        return self.allocated + self.reserve
+
+    @property
     def total(self) -> int:
-        return (
-            self.weights
-            + self.gradients
-            + self.optimizer
-            + self.activations
-            + self.logits
-            + self.buffers
-            + self.context
-        )
+        """What the device must have: reserved, and the context with its libraries."""
+        return self.reserved + self.context
 
 
 class Breakdown(Frozen):
@@ -90,7 +95,7 @@ class Prediction(Frozen):
     model_tflops_per_device: float
     mfu: float
     hfu: float
-    peak_memory_bytes: tuple[int, ...]  # one per pipeline rank
+    peak_memory_bytes: tuple[int, ...]  # one per pipeline rank: reserved and context, what fitting is judged on
     memory_limit_bytes: int
     fits: bool
     memory: tuple[StageMemory, ...]

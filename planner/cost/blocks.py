@@ -10,10 +10,10 @@ from operator import methodcaller
 
 from ..configuration import Recompute
 from ..model import Architecture, Layer
-from . import memory
+from .activations import CORE, Module, Shape, layer_input_bytes, layer_kept, transient_bytes, worst_routing_bytes
 from .compute import Compute, embedding_compute, head_compute, layer_compute
 from .exchange import Exchange, Groups, layer_exchange, region_s
-from .memory import Held
+from .memory import Held, largest_gradient, layer_parameters
 from .rates import Rates
 from .sharding import Sharding
 
@@ -26,9 +26,11 @@ class Block:
     exchange: Exchange
     held: Held
     activation_bytes: float  # kept for the backward when nothing is recomputed
-    core_bytes: float = 0.0  # part of them that selective recomputation gives up
+    selective_bytes: float = 0.0  # what is left of them under selective recomputation
     input_bytes: float = 0.0  # what is left of them under full recomputation
     transient_bytes: float = 0.0
+    worst_routing_bytes: float = 0.0  # beyond them when one rank's experts receive every token
+    gradient_buffer: float = 0.0  # parameters of one buffer per shape of its weights
 
     @property
     def forward_s(self) -> float:
@@ -44,14 +46,16 @@ class Block:
 
     def backward_s(self, choice: Recompute) -> float:
         """Backward with what it recomputes; full recomputation repeats the forward's collectives too."""
-        repeated = self.exchange.forward_s if choice == "full" else 0.0
-        return self.compute.backward_s + self.exchange.backward_s + self.recompute_compute_s(choice) + repeated
+        repeated = self.forward_s if choice == "full" else self.recompute_compute_s(choice)
+        return self.compute.backward_s + self.exchange.backward_s + repeated
+
+    def exposed_s(self, choice: Recompute) -> float:
+        """Communication in the backward that no compute hides, with what full recomputation repeats."""
+        return self.exchange.backward_s + (self.exchange.forward_s if choice == "full" else 0.0)
 
     def kept_bytes(self, choice: Recompute) -> float:
         """Activations kept per microbatch in flight."""
-        if choice == "full":
-            return self.input_bytes
-        return self.activation_bytes - (self.core_bytes if choice == "selective" else 0.0)
+        return {"none": self.activation_bytes, "selective": self.selective_bytes, "full": self.input_bytes}[choice]
 
 
 RECOMPUTES: tuple[Recompute, ...] = ("none", "selective", "full")
@@ -72,6 +76,16 @@ class ModelCosts:
     @cached_property
     def backward(self) -> dict[Recompute, list[float]]:
         return {choice: self._sums(methodcaller("backward_s", choice)) for choice in RECOMPUTES}
+
+    @cached_property
+    def exposed_forward(self) -> list[float]:
+        """The part of `forward` that is communication."""
+        return self._sums(lambda block: block.exchange.forward_s)
+
+    @cached_property
+    def exposed_backward(self) -> dict[Recompute, list[float]]:
+        """The part of `backward` that is communication."""
+        return {choice: self._sums(methodcaller("exposed_s", choice)) for choice in RECOMPUTES}
 
     @cached_property
     def kept(self) -> dict[Recompute, list[float]]:
@@ -103,9 +117,20 @@ class ModelCosts:
         return list(accumulate((values[id(block)] for block in self.layers), initial=0.0))
 
 
-def model_costs(model: Architecture, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups) -> ModelCosts:
-    """Price a model under a sharding; each distinct layer once."""
-    priced = {layer: _layer_block(layer, sharding, seq_len, rates, groups) for layer in dict.fromkeys(model.layers)}
+def model_costs(
+    model: Architecture,
+    shape: Shape,
+    rates: Rates,
+    groups: Groups,
+    tensor: float = 1.0,
+    modules: tuple[Module, ...] = CORE,
+) -> ModelCosts:
+    """Price a model under a sharding; each distinct layer once. `tensor` scales exposed tensor-parallel time;
+    `modules` are what selective recomputation gives up."""
+    sharding, seq_len = shape.sharding, shape.seq_len
+    priced = {
+        layer: _layer_block(layer, shape, rates, groups, tensor, modules) for layer in dict.fromkeys(model.layers)
+    }
     return ModelCosts(
         layers=tuple(priced[layer] for layer in model.layers),
         embedding=_embedding_block(model, sharding, seq_len, rates, groups),
@@ -113,17 +138,22 @@ def model_costs(model: Architecture, sharding: Sharding, seq_len: int, rates: Ra
     )
 
 
-def _layer_block(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups) -> Block:
-    element = rates.element_bytes
+def _layer_block(
+    layer: Layer, shape: Shape, rates: Rates, groups: Groups, tensor: float, modules: tuple[Module, ...]
+) -> Block:
+    sharding, seq_len = shape.sharding, shape.seq_len
     compute = layer_compute(layer, sharding, seq_len, rates)
+    held, kept = layer_parameters(layer, sharding), layer_kept(layer, shape)
     return Block(
         compute=compute,
-        exchange=layer_exchange(layer, sharding, seq_len, element, groups, compute),
-        held=memory.layer_parameters(layer, sharding),
-        activation_bytes=memory.layer_activation_bytes(layer, sharding, seq_len, element),
-        core_bytes=memory.core_bytes(layer, sharding, seq_len),
-        input_bytes=memory.layer_input_bytes(layer.hidden, sharding, seq_len, element),
-        transient_bytes=memory.transient_bytes(layer, sharding, seq_len, element),
+        exchange=layer_exchange(layer, sharding, seq_len, rates.element_bytes, groups, compute).slowed(tensor),
+        held=held,
+        activation_bytes=kept.total,
+        selective_bytes=kept.total - kept.given_up(modules),
+        input_bytes=layer_input_bytes(layer, shape),
+        transient_bytes=transient_bytes(layer, shape),
+        worst_routing_bytes=worst_routing_bytes(layer, shape),
+        gradient_buffer=largest_gradient(layer, held, sharding),
     )
 
 
@@ -151,5 +181,5 @@ def _head_block(model: Architecture, sharding: Sharding, seq_len: int, rates: Ra
         compute=head_compute(model.hidden, model.vocab, sharding, seq_len, rates),
         exchange=exchange,
         held=Held(norm_and_bias + (0 if model.tied_embeddings else projection)),
-        activation_bytes=2 * memory.layer_input_bytes(model.hidden, sharding, seq_len, rates.element_bytes),
+        activation_bytes=2 * activation / sharding.sequence_split,
     )

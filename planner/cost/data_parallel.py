@@ -73,6 +73,7 @@ def owned(held: Held, configuration: Configuration) -> float:
 
 def with_data_parallelism(setting: Setting, configuration: Configuration, pipeline: Work) -> Work:
     """The work of a pipeline with its collectives, optimizer and offload transfers."""
+    overlaps = configuration.zero != 1 or setting.framework.overlaps_gather
     held = stage_parameters(setting.costs(configuration), configuration, setting.architecture.tied_embeddings)
     pieces = tuple(max(1, layers) for layers in configuration.stage_layers)
     keys = [(each.dense, each.expert, layers) for each, layers in zip(held, pieces, strict=True)]
@@ -83,7 +84,7 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
     optimizers, offloads = _after_s(setting, configuration, held)
     return replace(
         pipeline,
-        gather_s=tuple(known[key][0] for key in keys),
+        gather_s=tuple(known[key][0] for key in keys) if overlaps else (),
         reduce_s=tuple(known[key][1] for key in keys),
         pieces=pieces,
         zero=configuration.zero,
@@ -91,6 +92,8 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
         tied_s=_tied_s(setting, configuration),
         optimizer_s=optimizers,
         offload_s=offloads,
+        regather_s=() if overlaps else _regather_s(setting, configuration),
+        steal=setting.framework.costs.steal,
     )
 
 
@@ -102,6 +105,13 @@ def _collectives_s(setting: Setting, configuration: Configuration, held: Held, l
     return gather, _over_data(setting, configuration, held, GRADIENT_BYTES, reduction, layers)
 
 
+def _regather_s(setting: Setting, configuration: Configuration) -> tuple[float, ...]:
+    """Seconds of one all-gather of each rank's updated parameters, after the optimizer."""
+    costs, tied = setting.costs(configuration), setting.architecture.tied_embeddings
+    held = (rank_parameters(costs, configuration, rank, tied) for rank in range(configuration.mesh.pp))
+    return tuple(_over_data(setting, configuration, each, setting.element_bytes, all_gather_s, 1) for each in held)
+
+
 def _over_data(
     setting: Setting, configuration: Configuration, held: Held, each: int, collective: Collective, layers: int
 ) -> float:
@@ -111,7 +121,7 @@ def _over_data(
     total = layers * collective(setting.group(mesh.tp, mesh.dp * mesh.cp), each * held.dense / layers)
     if held.expert:
         total += layers * collective(setting.group(mesh.ep * mesh.etp, mesh.edp), each * held.expert / layers)
-    return total
+    return total * setting.framework.costs.network
 
 
 def _after_s(
@@ -130,7 +140,7 @@ def _after_s(
 
 def _adamw_s(setting: Setting, parameters: float) -> float:
     traffic = ADAMW_BYTES[setting.job.precision] * parameters
-    return traffic / setting.rates.elementwise_bytes_per_s + setting.rates.launch_s
+    return traffic / setting.rates.elementwise_bytes_per_s + setting.rates.launch_s + setting.framework.costs.step_s
 
 
 def _offload_s(setting: Setting, parameters: float) -> float:

@@ -1,20 +1,21 @@
-"""Footprint: bytes on the busiest device of each pipeline rank."""
+"""Footprint: bytes on the busiest device of each pipeline rank, allocated and reserved.
+
+The fullest of four moments counts: a layer going backward, the loss, the head going backward, and the end of a backward
+where a framework holds every 16-bit gradient until then.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from ..configuration import Configuration
 from ..plan import StageMemory
 from .blocks import ModelCosts
 from .data_parallel import owned, rank_parameters
-from .memory import RECIPES, Held, Recipe, logits_bytes, softmax_bytes
+from .memory import Held, Recipe, logits_bytes, recipe_of
 from .setting import Setting
 from .sharding import sharding_of
-
-RESERVE = 0.05
-"""Share of everything allocated that the caching allocator holds in fragments: reserved memory lies 2.7-8.5 % above
-allocated memory in the 43 runs published with SimuMax (github.com/MooreThreads/SimuMax, B200)."""
 
 
 def in_flight(configuration: Configuration, rank: int) -> int:
@@ -44,7 +45,7 @@ def fits_host(setting: Setting, configuration: Configuration) -> bool:
 
 def offloaded_bytes(setting: Setting, configuration: Configuration) -> float:
     """Optimizer states that the busiest device keeps in host memory."""
-    costs, recipe = setting.costs(configuration), RECIPES[setting.job.precision]
+    costs, recipe = setting.costs(configuration), _recipe(setting, configuration)
     tied = setting.architecture.tied_embeddings
     held = (rank_parameters(costs, configuration, rank, tied) for rank in range(configuration.mesh.pp))
     most = max(owned(each, configuration) for each in held)
@@ -53,49 +54,99 @@ def offloaded_bytes(setting: Setting, configuration: Configuration) -> float:
 
 def rank_memory(setting: Setting, configuration: Configuration, rank: int) -> StageMemory:
     """Memory of one pipeline rank at its fullest moment, by cause."""
-    costs, recipe = setting.costs(configuration), RECIPES[setting.job.precision]
-    mesh, zero = configuration.mesh, configuration.zero
+    costs, recipe = setting.costs(configuration), _recipe(setting, configuration)
+    mesh, zero, keeps = configuration.mesh, configuration.zero, setting.framework.keeps
     held = rank_parameters(costs, configuration, rank, setting.architecture.tied_embeddings)
     shard = owned(held, configuration)
-    weights = recipe.weight * (held.total if zero < 3 else shard)
-    gradients = recipe.gradient * (held.total if zero < 2 else shard)
-    states = recipe.states * shard * (1 - configuration.offload)
-    lasting = weights + gradients + states
-    phases = [_layers_backward(setting, configuration, costs, rank)]
-    if rank == mesh.pp - 1:
-        phases.append(_loss(setting, configuration, costs, rank))
-    activations, logits, passing = max(phases, key=sum)
-    buffers = passing + _buffers(setting, configuration) + _zero_buffers(costs, configuration, recipe, shard)
-    reserve = RESERVE * (lasting + activations + logits + buffers)
+    buckets = keeps.bucket_bytes * held.total if mesh.dp * mesh.cp > 1 and zero < 2 else 0.0
+    moment = max(_moments(setting, configuration, costs, rank, held), key=sum)
+    buffers = moment.passing + _buffers(setting, configuration) + _zero_buffers(costs, configuration, recipe, shard)
+    comes_and_goes = moment.activations + moment.logits + buffers
     return StageMemory(
-        weights=round(weights),
-        gradients=round(gradients),
-        optimizer=round(states),
-        activations=round(activations),
-        logits=round(logits),
-        buffers=round(buffers + reserve),
+        weights=round(recipe.weight * (held.total if zero < 3 else shard)),
+        gradients=round(recipe.gradient * (held.total if zero < 2 else shard) + buckets),
+        optimizer=round(recipe.states * shard * (1 - configuration.offload)),
+        activations=round(moment.activations),
+        logits=round(moment.logits),
+        buffers=round(buffers),
+        reserve=round(keeps.fragments * comes_and_goes),
         context=setting.context_bytes,
     )
 
 
-Phase = tuple[float, float, float]
-"""Bytes at one moment: activations, logits, and what only passes."""
+def _recipe(setting: Setting, configuration: Configuration) -> Recipe:
+    return recipe_of(setting.job.precision, setting.framework.keeps, configuration.zero)
 
 
-def _layers_backward(setting: Setting, configuration: Configuration, costs: ModelCosts, rank: int) -> Phase:
+class Moment(NamedTuple):
+    """Bytes at one moment: activations, logits, and what only passes."""
+
+    activations: float
+    logits: float
+    passing: float
+
+
+def _moments(setting: Setting, configuration: Configuration, costs: ModelCosts, rank: int, held: Held) -> list[Moment]:
+    """Those of which one is the fullest of a rank."""
+    last = rank == configuration.mesh.pp - 1
+    moments = [_layers_backward(setting, configuration, costs, rank)]
+    if last:
+        moments += [_loss(setting, configuration, costs, rank), _head_backward(setting, configuration, costs, rank)]
+    if setting.framework.keeps.weight_gradients == "model":
+        moments.append(_end_of_backward(setting, configuration, costs, rank, held))
+    return moments
+
+
+def _layers_backward(setting: Setting, configuration: Configuration, costs: ModelCosts, rank: int) -> Moment:
     """While the largest layer goes backward, recomputed first where that was chosen. The logits of its microbatch are
-    gone by then; GPipe still holds the softmax of the others."""
+    gone by then; GPipe still holds those of the others."""
     activations = _kept(costs, configuration, rank)
     if configuration.recompute[rank] == "full":
         activations += costs.largest.activation_bytes
     others = _last_stage_in_flight(configuration) - 1 if rank == configuration.mesh.pp - 1 else 0
-    return activations, others * _softmax_bytes(setting, configuration), costs.largest.transient_bytes
+    passing = costs.largest.transient_bytes + _weight_gradients(setting, costs)
+    return Moment(activations, others * _softmax(setting, configuration), passing)
 
 
-def _loss(setting: Setting, configuration: Configuration, costs: ModelCosts, rank: int) -> Phase:
+def _loss(setting: Setting, configuration: Configuration, costs: ModelCosts, rank: int) -> Moment:
     """While the cross-entropy goes backward: before any layer does."""
-    others = (_last_stage_in_flight(configuration) - 1) * _softmax_bytes(setting, configuration)
-    return _kept(costs, configuration, rank), others + _logits(setting, configuration), 0.0
+    others = (_last_stage_in_flight(configuration) - 1) * _softmax(setting, configuration)
+    logits = others + _logits(setting, configuration, setting.framework.keeps.logit_bytes)
+    return Moment(_kept(costs, configuration, rank), logits, _shape_buffers(setting, costs))
+
+
+def _head_backward(setting: Setting, configuration: Configuration, costs: ModelCosts, rank: int) -> Moment:
+    """While the output projection goes backward: the logits' gradient and that of the projection's weight, which is
+    not accumulated yet."""
+    others = (_last_stage_in_flight(configuration) - 1) * _softmax(setting, configuration)
+    logits = others + _logits(setting, configuration, setting.element_bytes)
+    projection = setting.architecture.vocab * setting.architecture.hidden / configuration.mesh.tp
+    passing = setting.element_bytes * projection + _shape_buffers(setting, costs)
+    return Moment(_kept(costs, configuration, rank), logits, passing)
+
+
+def _end_of_backward(
+    setting: Setting, configuration: Configuration, costs: ModelCosts, rank: int, held: Held
+) -> Moment:
+    """Every gradient in the precision of compute, beside what other microbatches keep."""
+    flying = in_flight(configuration, rank)
+    others = _kept(costs, configuration, rank) * (flying - 1) / flying
+    return Moment(others, 0.0, setting.element_bytes * held.total)
+
+
+def _weight_gradients(setting: Setting, costs: ModelCosts) -> float:
+    """Bytes of gradients that a layer's backward makes before they are accumulated."""
+    if setting.framework.keeps.weight_gradients == "shape":
+        return _shape_buffers(setting, costs)
+    return setting.element_bytes * costs.heaviest.total
+
+
+def _shape_buffers(setting: Setting, costs: ModelCosts) -> float:
+    """Transformer Engine, where products accumulate into the gradient themselves, hands autograd one buffer for every
+    shape of weight and keeps it (transformer_engine/pytorch/module/base.py, get_dummy_wgrad)."""
+    if setting.framework.keeps.weight_gradients != "shape" or setting.job.precision == "fp32":
+        return 0.0
+    return setting.element_bytes * max(block.gradient_buffer for block in costs.layers)
 
 
 def _kept(costs: ModelCosts, configuration: Configuration, rank: int) -> float:
@@ -114,13 +165,13 @@ def _last_stage_in_flight(configuration: Configuration) -> int:
     return configuration.microbatches if configuration.schedule == "gpipe" else 1
 
 
-def _logits(setting: Setting, configuration: Configuration) -> float:
-    sharding = sharding_of(configuration)
-    return logits_bytes(setting.architecture.vocab, sharding, setting.job.seq_len, setting.element_bytes)
+def _logits(setting: Setting, configuration: Configuration, each: int) -> float:
+    return logits_bytes(setting.architecture.vocab, sharding_of(configuration), setting.job.seq_len, each)
 
 
-def _softmax_bytes(setting: Setting, configuration: Configuration) -> float:
-    return softmax_bytes(setting.architecture.vocab, sharding_of(configuration), setting.job.seq_len)
+def _softmax(setting: Setting, configuration: Configuration) -> float:
+    """What the loss keeps of a microbatch until its backward: in fp32 unless a kernel replaced the logits."""
+    return _logits(setting, configuration, min(4, setting.framework.keeps.logit_bytes))
 
 
 def _buffers(setting: Setting, configuration: Configuration) -> float:

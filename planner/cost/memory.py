@@ -1,18 +1,20 @@
-"""What one device holds, by liveness: parameters and their states, activations in flight, and what comes and goes.
+"""What one device holds of every parameter, and of the logits.
 
 Bytes of a parameter. In bf16/fp16 the recipe is that of mixed precision with fp32 accumulation: a 16-bit weight (2),
 an fp32 gradient (4), and the optimizer's fp32 master weight, momentum and variance (12): 18 bytes, of which ZeRO
 shards the last 12 (stage 1), the gradient (2) and the weight (3) (Rajbhandari et al. 2020, arXiv:1910.02054; Megatron's
 distributed optimizer). FSDP2 with fp32 shards, bf16 compute copies and fp32 reduction holds the same bytes.
 In fp32: weight 4, gradient 4, states 8; the shard that FSDP2 keeps beside the gathered weight adds 4 at ZeRO 1 and 2.
+A framework may accumulate in 16 bits or keep fp8 weights alone: `recipe_of` reads its `Keeps`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ..frameworks.framework import Keeps
 from ..job import Precision
-from ..model import Attention, Layer, Mlp, Moe
+from ..model import Attention, Layer, Mlp
 from .sharding import Sharding
 
 
@@ -32,6 +34,17 @@ RECIPES: dict[Precision, Recipe] = {
     "fp8": Recipe(3, 4, 12),  # an 8-bit copy of the weight beside the 16-bit one
     "fp32": Recipe(4, 4, 8, 4),
 }
+
+
+def recipe_of(precision: Precision, keeps: Keeps, zero: int = 0) -> Recipe:
+    """Bytes of a parameter as a framework holds them."""
+    recipe = RECIPES[precision]
+    if precision == "fp32":
+        return recipe
+    if zero == 3 and keeps.shards_fp32:
+        return Recipe(4, 4, 8)
+    weight = keeps.fp8_weight_bytes if precision == "fp8" else recipe.weight
+    return replace(recipe, weight=weight, gradient=keeps.gradient_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,75 +82,12 @@ def _attention_parameters(attention: Attention, hidden: int, sharding: Sharding)
     return hidden * (key_value + (attention.query_width + attention.output_width) / sharding.tp) + other
 
 
-def layer_activation_bytes(layer: Layer, sharding: Sharding, seq_len: int, element: int) -> float:
-    """Bytes that one layer keeps for its backward on one microbatch, nothing recomputed.
-
-    Korthikanti et al. 2022 (arXiv:2205.05198, equations 1 and 2) with fused attention (no score matrix), no dropout,
-    grouped queries and gated activations: input and output of each norm; queries, keys, values; the attention output
-    and its fp32 log-sum-exp; inputs of the activation and of the last product.
-    """
-    tokens, attention = sharding.tokens(seq_len), layer.attention
-    own = tokens / sharding.sequence_split
-    heads = attention.heads / sharding.tp
-    elements = 2 * layer.norms * own * layer.hidden
-    key_value = sharding.kv_heads(attention.kv_heads) * (attention.head_dim + attention.value_dim)
-    projected = heads * attention.head_dim + key_value
-    elements += tokens * projected * (2 if attention.qk_norm_parameters else 1)
-    if attention.latent is not None:
-        elements += 2 * own * (attention.latent.kv_rank + attention.latent.rope_dim + (attention.latent.q_rank or 0))
-    elements += tokens * heads * attention.value_dim
-    total = element * elements + core_bytes(layer, sharding, seq_len)
-    if isinstance(layer.ffn, Mlp):
-        return total + element * _mlp_elements(layer.ffn, tokens / sharding.tp)
-    return total + _moe_bytes(layer.ffn, layer.hidden, sharding, seq_len, element)
+def logits_bytes(vocab: int, sharding: Sharding, seq_len: int, each: int) -> float:
+    """`each` bytes for every logit of one microbatch."""
+    return each * sharding.tokens(seq_len) * vocab / sharding.tp
 
 
-def _mlp_elements(mlp: Mlp, tokens: float) -> float:
-    """Gated, in eager PyTorch: gate, up, activated gate and their product; otherwise input and output."""
-    return tokens * mlp.width * (4 if mlp.gated else 2)
-
-
-def _moe_bytes(moe: Moe, hidden: int, sharding: Sharding, seq_len: int, element: int) -> float:
-    """Routed copies before and after the experts, their inner activations, router logits and weights in fp32."""
-    tokens = sharding.tokens(seq_len)
-    own = tokens / sharding.sequence_split
-    routed = own * moe.top_k * sharding.etp
-    elements = 2 * routed * hidden + _mlp_elements(moe.expert, routed / sharding.etp)
-    if moe.shared:
-        elements += _mlp_elements(moe.shared, tokens / sharding.tp)
-    return element * elements + 2 * 4 * own * moe.experts
-
-
-def core_bytes(layer: Layer, sharding: Sharding, seq_len: int) -> float:
-    """What selective recomputation gives up: with fused attention only the log-sum-exp (Korthikanti's s^2 terms
-    do not exist)."""
-    return 4 * sharding.tokens(seq_len) * layer.attention.heads / sharding.tp
-
-
-def layer_input_bytes(hidden: int, sharding: Sharding, seq_len: int, element: int) -> float:
-    """What full recomputation keeps of a layer."""
-    return sharding.tokens(seq_len) / sharding.sequence_split * hidden * element
-
-
-def softmax_bytes(vocab: int, sharding: Sharding, seq_len: int) -> float:
-    """What the loss keeps of a microbatch until its backward: the softmax, in fp32."""
-    return 4 * sharding.tokens(seq_len) * vocab / sharding.tp
-
-
-def logits_bytes(vocab: int, sharding: Sharding, seq_len: int, element: int) -> float:
-    """While the loss of one microbatch goes backward: the softmax, the logits themselves and an fp32 gradient."""
-    return softmax_bytes(vocab, sharding, seq_len) + sharding.tokens(seq_len) * vocab / sharding.tp * (element + 4)
-
-
-def transient_bytes(layer: Layer, sharding: Sharding, seq_len: int, element: int) -> float:
-    """Gradients that stand beside the saved activations while the feed-forward block goes backward."""
-    tokens = sharding.tokens(seq_len)
-    if isinstance(layer.ffn, Mlp):
-        return element * (2 * tokens * layer.hidden + _gradient_width(layer.ffn) * tokens / sharding.tp)
-    routed = tokens / sharding.sequence_split * layer.ffn.top_k * sharding.etp
-    return element * (2 * routed * layer.hidden + _gradient_width(layer.ffn.expert) * routed / sharding.etp)
-
-
-def _gradient_width(mlp: Mlp) -> int:
-    """Of the product and of the gate and up (gated), or of the activation's output and input."""
-    return mlp.width * (3 if mlp.gated else 2)
+def largest_gradient(layer: Layer, held: Held, sharding: Sharding) -> float:
+    """Parameters of one buffer per shape of weight: all dense weights of a layer, and one of its experts."""
+    experts = layer.ffn.experts / sharding.ep if not isinstance(layer.ffn, Mlp) else 1.0
+    return held.dense + held.expert / experts

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 
 from ...clusters.schema import Cluster, Device, Dtype, Origin
 from ...errors import InputError
+from ..frameworks.framework import Costs
 from ..job import Precision
 
 ELEMENT_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2}
 """Bytes of an activation. In fp8 recipes only the operands of matmuls are 8 bits wide (Transformer Engine)."""
+
+NOTHING = Costs()
+"""A framework that executes what the kernel tables promise."""
 
 ORIGIN_RANK: tuple[Origin, ...] = ("measured", "calibrated", "analytical")
 
@@ -38,16 +42,16 @@ class Rates:
         return left + (right - left) * (at - low) / (high - low)
 
 
-def device_rates(device: Device, precision: Precision) -> Rates:
-    """Rates of one kind of device. Attention runs in bf16 when the matmuls run in fp8."""
+def device_rates(device: Device, precision: Precision, costs: Costs = NOTHING) -> Rates:
+    """Rates of one kind of device under a framework. Attention runs in bf16 when the matmuls run in fp8."""
     calibration = device.calibration
     attention: Dtype = "bf16" if precision == "fp8" else precision
     return Rates(
         peak_flops=device.peak_flops[precision],
-        attention_flops=device.peak_flops[attention] * calibration.attention,
-        matmul=tuple((math.log(point.flops), point.fraction) for point in calibration.points(precision)),
+        attention_flops=device.peak_flops[attention] * calibration.attention * costs.attention,
+        matmul=tuple((math.log(point.flops), point.fraction * costs.matmul) for point in calibration.points(precision)),
         bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s,
-        elementwise_bytes_per_s=device.memory_bandwidth_bytes_per_s * calibration.memory,
+        elementwise_bytes_per_s=device.memory_bandwidth_bytes_per_s * calibration.memory / costs.elementwise,
         launch_s=calibration.launch_s,
         element_bytes=ELEMENT_BYTES[precision],
     )

@@ -8,8 +8,10 @@ from functools import cached_property
 from ...clusters.schema import Cluster, Device, Origin
 from ...clusters.topology import GroupPaths, Path, Topology, domain_devices
 from ..configuration import Configuration
+from ..frameworks.framework import Framework, framework
 from ..job import Job
 from ..model import Architecture, Layer
+from .activations import CORE, Module, Shape
 from .blocks import ModelCosts, model_costs
 from .communication import ALONE
 from .exchange import Groups
@@ -26,6 +28,8 @@ class Setting:
     cluster: Cluster
     job: Job
     every_device: bool = True  # a legal configuration uses all of them, rather than any number of whole nodes
+    framework: Framework = field(default_factory=framework)  # what executes the layers
+    recompute_modules: tuple[Module, ...] = CORE  # what recompute=selective gives up
     _paths: dict[tuple[int, int], GroupPaths] = field(default_factory=dict, repr=False)
     _hops: dict[tuple[int, int], Path] = field(default_factory=dict, repr=False)
     _costs: dict[Sharding, ModelCosts] = field(default_factory=dict, repr=False)
@@ -49,7 +53,7 @@ class Setting:
 
     @cached_property
     def rates(self) -> Rates:
-        return device_rates(self.device, self.job.precision)
+        return device_rates(self.device, self.job.precision, self.framework.costs)
 
     @cached_property
     def hides_communication(self) -> bool:
@@ -145,12 +149,24 @@ class Setting:
             etp=self.group(1, sharding.etp),
         )
 
+    def shape(self, sharding: Sharding) -> Shape:
+        """One microbatch under a sharding, as the framework keeps it."""
+        return Shape(
+            sharding=sharding,
+            seq_len=self.job.seq_len,
+            element=self.element_bytes,
+            keeps=self.framework.keeps,
+            fp8=self.job.precision == "fp8",
+        )
+
     def costs(self, configuration: Configuration) -> ModelCosts:
         """Costs of every layer and end block under the configuration's sharding."""
         sharding = sharding_of(configuration)
         if sharding not in self._costs:
-            job, rates = self.job, self.rates
-            self._costs[sharding] = model_costs(self.architecture, sharding, job.seq_len, rates, self.groups(sharding))
+            groups, tensor = self.groups(sharding), self.framework.costs.tensor
+            self._costs[sharding] = model_costs(
+                self.architecture, self.shape(sharding), self.rates, groups, tensor, self.recompute_modules
+            )
         return self._costs[sharding]
 
 

@@ -13,12 +13,11 @@ from ..plan import Breakdown, Prediction, StageMemory
 from ..schedule import build
 from ..simulate.engine import StepTime, step_time
 from ..simulate.work import Work
-from .blocks import Block, ModelCosts
-from .communication import ALONE, pipeline_transfer_s
+from .blocks import ModelCosts
 from .data_parallel import with_data_parallelism
 from .footprint import fits, fits_host, footprint
 from .setting import Setting
-from .sharding import sharding_of
+from .stage import ends_of, stage_times
 
 HALF_WIDTHS: dict[Origin, tuple[float, float]] = {
     "analytical": (0.15, 0.60),
@@ -30,42 +29,9 @@ docs/cost-model.md): wider above, because what the model leaves out (unfused ker
 stragglers) only adds time."""
 
 
-def stage_times(setting: Setting, configuration: Configuration) -> Work:
-    """The pipeline alone: one microbatch through every virtual stage, exposed communication inside a layer included."""
-    costs = setting.costs(configuration)
-    forward, backward = [], []
-    stages = len(configuration.stage_layers)
-    start = 0
-    for stage, count in enumerate(configuration.stage_layers):
-        stop, choice = start + count, configuration.recompute[stage % configuration.mesh.pp]
-        sums = costs.backward[choice]
-        ends = _ends(costs, stage, stages)
-        forward.append(costs.forward[stop] - costs.forward[start] + sum(block.forward_s for block in ends))
-        backward.append(sums[stop] - sums[start] + sum(block.backward_s("none") for block in ends))
-        start = stop
-    return Work(tuple(forward), tuple(backward), transfer_s(setting, configuration))
-
-
 def work_of(setting: Setting, configuration: Configuration) -> Work:
     """Everything that a step of a configuration asks of its ranks."""
     return with_data_parallelism(setting, configuration, stage_times(setting, configuration))
-
-
-def _ends(costs: ModelCosts, stage: int, stages: int) -> list[Block]:
-    """Embedding and head, where this virtual stage holds them; neither is recomputed."""
-    found = [costs.embedding] if stage == 0 else []
-    return [*found, costs.head] if stage == stages - 1 else found
-
-
-def transfer_s(setting: Setting, configuration: Configuration) -> float:
-    """One microbatch's activations from a stage to the next."""
-    mesh, sharding = configuration.mesh, sharding_of(configuration)
-    if mesh.pp == 1:
-        return 0.0
-    path = setting.hop(mesh.dp * mesh.cp * mesh.tp, mesh.pp)
-    inner = ALONE if configuration.sp else setting.group(1, mesh.tp)
-    tokens = sharding.tokens(setting.job.seq_len)
-    return pipeline_transfer_s(path, tokens, setting.architecture.hidden, setting.element_bytes, mesh.tp, inner)
 
 
 def price(setting: Setting, configuration: Configuration) -> Prediction:
@@ -154,6 +120,6 @@ def _exchanged(costs: ModelCosts, configuration: Configuration, rank: int) -> tu
             tp += again * exchange.tp_forward_s + exchange.tp_backward_s
             cp += again * exchange.cp_forward_s + exchange.cp_backward_s
             ep += again * exchange.ep_forward_s + exchange.ep_backward_s
-        for block in _ends(costs, stage, stages):
+        for block in ends_of(costs, stage, stages):
             tp += block.exchange.forward_s + block.exchange.backward_s
     return tp, cp, ep

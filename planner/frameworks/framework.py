@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -17,22 +18,66 @@ from ...schema import Frozen, load_mapping, parse
 
 _CATALOGUE = Path(__file__).parent / "catalogue"
 
-DEFAULT = "megatron-core"
-"""What a plan is priced as: the built-in runtime's kernels are those of torch and Transformer Engine's kind."""
+DEFAULT = "meshwright"
+"""What a plan is priced as: the built-in runtime."""
+
+
+WeightGradients = Literal["shape", "layer", "model"]
 
 
 class Keeps(Frozen):
-    """What stands in memory until the backward pass."""
+    """What stands in memory beyond weights and what the mathematics needs; the defaults are Megatron-Core's with
+    Transformer Engine. `fragments` alone is fitted (`planner/published/fragments.py`), the rest is read from code."""
 
-    gated_copies: int = Field(4, ge=3, le=4, description="widths kept of a gated activation; 3 where it is one kernel")
-    scores: bool = Field(False, description="attention that is not fused keeps its score matrices")
-    gradient_bytes: int = Field(4, ge=2, le=4, description="of an accumulated gradient in 16-bit recipes")
+    gated_copies: int = Field(
+        default=3, ge=3, le=4, description="widths kept of a gated activation; 3 where it is one kernel"
+    )
+    routed_copies: int = Field(
+        default=1, ge=1, le=2, description="hidden-wide copies of a routed token: 2 where experts' outputs are weighted"
+    )
+    scores: bool = Field(default=False, description="attention that is not fused keeps its score matrices")
+    dropout: bool = Field(default=False, description="masks of a byte per element (and dropped scores) are kept")
+    gathered_inputs: bool = Field(
+        default=False, description="with sequence parallelism, inputs are kept gathered over tp"
+    )
+    fp8_inputs: bool = Field(default=True, description="in fp8, inputs of products are kept in one byte")
+    fp8_weight_bytes: int = Field(
+        default=3, ge=1, le=4, description="1: weights live in fp8 alone; 3: beside 16-bit ones"
+    )
+    gradient_bytes: int = Field(default=4, ge=2, le=8, description="of an accumulated gradient in 16-bit recipes")
+    bucket_bytes: int = Field(default=0, ge=0, le=4, description="of gradients copied for the all-reduce, where dp > 1")
+    shards_fp32: bool = Field(
+        default=False, description="ZeRO 3 holds one fp32 shard, 16-bit weights only while gathered"
+    )
+    weight_gradients: WeightGradients = Field(
+        default="shape",
+        description="gradients before they are accumulated: one buffer per shape of a layer (Transformer Engine's), "
+        "a layer's, or the whole model's",
+    )
+    logit_bytes: int = Field(default=6, ge=2, le=14, description="per logit at the fullest moment of the loss")
+    fragments: float = Field(default=0.25, ge=0, description="allocator's fragments as a share of what comes and goes")
 
 
 class Costs(Frozen):
-    """What its execution costs beside the kernels that the mathematics asks for."""
+    """What its execution costs beside the kernels that the mathematics asks for. The defaults cost nothing."""
 
-    host_layer_s: float = Field(0.0, ge=0, description="host seconds to issue one layer forward")
+    matmul: float = Field(
+        default=1.0, gt=0, description="share of the kernel table's rate that matmuls sustain in a step"
+    )
+    attention: float = Field(default=1.0, gt=0, description="likewise, of the attention kernel")
+    elementwise: float = Field(
+        default=1.0, gt=0, description="bytes moved by element-wise kernels over those of fused ones"
+    )
+    tensor: float = Field(
+        default=1.0, gt=0, description="time of exposed tensor-parallel collectives over the links' own"
+    )
+    network: float = Field(default=1.0, gt=0, description="time of data-parallel collectives over the links' own")
+    steal: float = Field(default=0.0, ge=0, lt=1, description="share of compute lost while a collective is in flight")
+    host_layer_s: float = Field(default=0.0, ge=0, description="host seconds to issue one layer in one direction")
+    host_microbatch_s: float = Field(
+        default=0.0, ge=0, description="likewise, of a microbatch through a stage beside its layers"
+    )
+    step_s: float = Field(default=0.0, ge=0, description="fixed seconds of one step: data, clipping, logging")
 
 
 class Framework(Frozen):
@@ -41,6 +86,16 @@ class Framework(Frozen):
     name: str
     title: str
     source: str
+    shards_optimizer: bool = Field(default=True, description="ZeRO 1 by default (Megatron's distributed optimizer)")
+    sequence_parallel: bool = Field(default=True, description="on by default wherever tp > 1")
+    overlaps_gather: bool = Field(
+        default=True, description="ZeRO 1 gathers parameters beside the forward, not after the step"
+    )
+    waits_for_rings: bool = Field(
+        default=False,
+        description="with a pipeline over nodes, tensor-parallel rings pay the network's latency at every step",
+    )
+    balances_stages: bool = Field(default=False, description="pipeline stages are cut by FLOPs, the head's included")
     keeps: Keeps = Keeps()
     costs: Costs = Costs()
 

@@ -172,7 +172,7 @@ def _shorter(setting: Setting, pins: Pins, runnable: bool) -> str:
 
     def fits_at(length: int) -> bool:
         job = setting.job.model_copy(update={"seq_len": length})
-        shorter = Setting(setting.architecture, setting.cluster, job, setting.every_device)
+        shorter = Setting(setting.architecture, setting.cluster, job, setting.every_device, setting.framework)
         return _any_fits(shorter, pins, runnable)
 
     place = bisect_left(lengths, True, key=fits_at)
@@ -187,6 +187,7 @@ def _more_nodes(setting: Setting, pins: Pins, runnable: bool) -> str:
     for power in range(1, 7):
         nodes = groups[0].nodes << power
         larger = setting.cluster.model_copy(update={"node_groups": (groups[0].model_copy(update={"nodes": nodes}),)})
-        if _any_fits(Setting(setting.architecture, larger, setting.job, setting.every_device), pins, runnable):
+        wider = Setting(setting.architecture, larger, setting.job, setting.every_device, setting.framework)
+        if _any_fits(wider, pins, runnable):
             return f"{nodes} nodes instead of {groups[0].nodes}"
     return ""

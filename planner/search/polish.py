@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from ..configuration import Configuration, Recompute
 from ..cost.footprint import rank_memory
 from ..cost.setting import Setting
-from ..cost.step import stage_times
+from ..cost.stage import stage_times
 
 CHOICES: tuple[Recompute, ...] = ("none", "full")
 REACH = 4  # layers above or below the even share that a rank may take

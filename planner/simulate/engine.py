@@ -74,6 +74,7 @@ def step_time(schedule: Schedule, work: Work) -> StepTime:
     exposed_s = 0.0
     if work.tied_s or any(work.gather_s) or any(work.reduce_s):
         exposed_s = max(0.0, _reduced_s(work, play(schedule, work)) - pipeline_s)
+    exposed_s += max(work.regather_s, default=0.0)
     optimizers_s, after_s = _tails(schedule, work)
     return StepTime(pipeline_s, exposed_s, max(optimizers_s), max(after_s) - max(optimizers_s))
 
@@ -86,7 +87,8 @@ def run(schedule: Schedule, work: Work) -> Timeline:
     spans = spans_of(schedule, played.starts_s, played.ends_s, played.arrivals_s, played.collectives)
     spans += _after(work, max(played.done_s[0], played.done_s[-1]), reduced_s, optimizers_s, after_s)
     ordered = tuple(sorted(spans, key=lambda span: (span.rank, span.stream, span.start_s, span.end_s)))
-    return Timeline(played.makespan_s, reduced_s, reduced_s + max(after_s), _busy_s(schedule, work), ordered)
+    total_s = reduced_s + max(after_s) + max(work.regather_s, default=0.0)
+    return Timeline(played.makespan_s, reduced_s, total_s, _busy_s(schedule, work), ordered)
 
 
 def play(schedule: Schedule, work: Work) -> Played:
@@ -172,6 +174,9 @@ def _after(
             spans.append(Span(rank, "data parallel", "sum tied", tied_from_s, tied_from_s + work.tied_s))
         if optimizer_s:
             spans.append(Span(rank, "compute", "optimizer", reduced_s, middle))
+        if work.regather_s:
+            begin_s = reduced_s + max(after_s)
+            spans.append(Span(rank, "data parallel", "gather updated", begin_s, begin_s + work.regather_s[rank]))
         if both_s > optimizer_s:
             spans.append(Span(rank, "data parallel", "offload", middle, reduced_s + both_s))
     return spans

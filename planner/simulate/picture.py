@@ -5,7 +5,7 @@ Drawn on matplotlib's figures directly: no window, no global state, and equal in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,27 +52,42 @@ _LANES = (
 
 def save_picture(subjects: Sequence[Subject], path: Path) -> None:
     """Draw subjects one under another into a .png or .svg file. Raises InputError on another suffix."""
-    import matplotlib
+    save_figure(lambda: draw(subjects), path)
 
+
+def svg(subject: Subject) -> str:
+    """The same picture as the text of an <svg> element, to stand inside a page."""
+    return figure_svg(lambda: draw([subject]))
+
+
+def check_suffix(path: Path) -> None:
+    """Before long work that ends in a picture. Raises InputError on what is neither .png nor .svg."""
     if path.suffix.lower() not in (".png", ".svg"):
         rule = "must end in .png or .svg"
         raise InputError.single("command line", "--picture", str(path), rule, str(path.with_suffix(".png")))
+
+
+def save_figure(make: Callable[[], Figure], path: Path) -> None:
+    """What `make` draws in our style, as a .png or .svg file. Raises InputError on another suffix."""
+    import matplotlib
+
+    check_suffix(path)
     with matplotlib.rc_context(STYLE):
-        figure = draw(subjects)
+        figure = make()
         metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
         with writing(path):
             figure.savefig(path, dpi=150, metadata=metadata)
 
 
-def svg(subject: Subject) -> str:
-    """The same picture as the text of an <svg> element, to stand inside a page."""
+def figure_svg(make: Callable[[], Figure]) -> str:
+    """What `make` draws, as the text of an <svg> element."""
     import io
 
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
         out = io.StringIO()
-        draw([subject]).savefig(out, format="svg", metadata={"Date": None})
+        make().savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()
     return text[text.index("<svg") :]
 

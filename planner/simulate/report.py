@@ -30,37 +30,42 @@ td, th {{ text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px soli
 
 def write_report(path: Path, answer: Answer) -> None:
     """Write the page: what was simulated, what comes of it, and everything else that was asked."""
-    page = report(answer)
+    text = report(answer)
     with writing(path):
-        path.write_text(page, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
 
 
 def report(answer: Answer) -> str:
     """The page as text; everything that came from a file is escaped."""
     simulation = answer.simulation
     scenario = simulation.scenario
-    parts = [_verdict(simulation), _table(outcome_rows(simulation)), svg(simulation), *_asked(answer)]
-    parts += ["<h2>Configuration</h2>", _table(_configuration(simulation))]
-    title = escape(f"{scenario.model.name} on {scenario.cluster.name}")
-    return _PAGE.format(title=title, body="\n".join(parts))
+    parts = [_verdict(simulation), table(outcome_rows(simulation)), svg(simulation), *_asked(answer)]
+    parts += ["<h2>Configuration</h2>", table(_configuration(simulation))]
+    return page(f"{scenario.model.name} on {scenario.cluster.name}", "\n".join(parts))
 
 
 def _asked(answer: Answer) -> Iterator[str]:
     """A heading, a table and a picture for everything beyond the step itself."""
     if sweep := answer.sweep:
-        yield from (f"<h2>Sweep of {escape(sweep.field)}</h2>", _table(*table_of_sweep(sweep)), svg(sweep))
+        yield from (f"<h2>Sweep of {escape(sweep.field)}</h2>", table(*table_of_sweep(sweep)), svg(sweep))
     if scaling := answer.scaling:
         heading = f"<h2>{scaling.kind.capitalize()} scaling</h2>"
-        yield from (heading, _table(*table_of_scaling(scaling)), svg(scaling))
+        yield from (heading, table(*table_of_scaling(scaling)), svg(scaling))
     if failures := answer.failures:
-        yield from ("<h2>With failures</h2>", _table(failures.rows()), svg(failures))
+        yield from ("<h2>With failures</h2>", table(failures.rows()), svg(failures))
     if straggler := answer.straggler:
-        yield from ("<h2>With stragglers</h2>", _table(*straggler.table()), svg(straggler))
+        yield from ("<h2>With stragglers</h2>", table(*straggler.table()), svg(straggler))
     if bill := answer.energy:
-        yield from ("<h2>Energy</h2>", _table(bill.rows()), svg(bill))
+        yield from ("<h2>Energy</h2>", table(bill.rows()), svg(bill))
 
 
-def _table(rows: Iterable[Cells], head: Sequence[str] = ()) -> str:
+def page(title: str, body: str) -> str:
+    """A page of ours; the title is escaped here, the body by who made it."""
+    return _PAGE.format(title=escape(title), body=body)
+
+
+def table(rows: Iterable[Cells], head: Sequence[str] = ()) -> str:
+    """Rows of text as an HTML table, escaped."""
     lines = [f"<tr>{''.join(f'<th>{escape(cell)}</th>' for cell in head)}</tr>"] if head else []
     lines += [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows]
     return f"<table>{''.join(lines)}</table>"

@@ -31,7 +31,8 @@ class Work:
     once beside its last backward; 2 reduces in every backward; 3 also gathers in every forward and every backward.
     `hides`: communication runs beside compute. `steal`: the fraction of compute that is lost while a collective is in
     flight on the same rank. `tied_s`: first and last rank sum the gradients of a shared embedding.
-    `optimizer_s`, `offload_s`: by rank.
+    `optimizer_s`, `offload_s`, `regather_s`: by rank; the last gathers updated parameters after the optimizer, for
+    frameworks that do not do so beside the next forward.
     """
 
     forward_s: tuple[float, ...]
@@ -46,6 +47,7 @@ class Work:
     tied_s: float = 0.0
     optimizer_s: tuple[float, ...] = ()
     offload_s: tuple[float, ...] = ()
+    regather_s: tuple[float, ...] = ()
     slow: Slowness = field(default_factory=Slowness)
 
 
@@ -55,7 +57,7 @@ def check(schedule: Schedule, work: Work) -> None:
         given = f"{len(work.forward_s)} forward and {len(work.backward_s)} backward"
         raise ValueError(f"a schedule of {schedule.stages} stages needs as many times, not {given}")
     by_stage = {"gather_s": work.gather_s, "reduce_s": work.reduce_s, "pieces": work.pieces}
-    by_rank = {"optimizer_s": work.optimizer_s, "offload_s": work.offload_s}
+    by_rank = {"optimizer_s": work.optimizer_s, "offload_s": work.offload_s, "regather_s": work.regather_s}
     by_rank |= {"slow.ranks": work.slow.ranks, "slow.links": work.slow.links, "slow.data": work.slow.data}
     _check_lengths(by_stage, schedule.stages, "stages")
     _check_lengths(by_rank, schedule.ranks, "ranks")

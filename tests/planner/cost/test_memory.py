@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshwright.planner.configuration import Configuration, Mesh
+from meshwright.planner.cost.activations import Shape, layer_kept
 from meshwright.planner.cost.footprint import footprint, in_flight
-from meshwright.planner.cost.memory import RECIPES, layer_activation_bytes, layer_parameters
+from meshwright.planner.cost.memory import RECIPES, layer_parameters
 from meshwright.planner.cost.sharding import Sharding
 from meshwright.planner.families import architecture, bundled_models, load_model
+from meshwright.planner.frameworks.framework import Keeps, framework
 from meshwright.planner.schedule import build
 
 GIB = 2**30
@@ -33,15 +35,22 @@ def test_sharding_never_loses_a_parameter(name):
         assert held.expert == layer.expert_parameters / 4
 
 
+def kept_bytes(layer, sharding, seq_len, keeps=None):
+    return layer_kept(layer, Shape(sharding=sharding, seq_len=seq_len, element=2, keeps=keeps or Keeps())).total
+
+
 @pytest.mark.parametrize(("tp", "sp"), [(1, False), (8, False), (8, True)])
 def test_activations_of_a_gpt_layer_are_those_of_korthikanti(tp, sp):
-    """arXiv:2205.05198, equations 1, 2 and 4 without dropout masks and score matrix: sbh(8 + 24/t), with sequence
-    parallelism sbh 32/t; fused attention adds one fp32 number per token and head."""
+    """arXiv:2205.05198, equations 1, 2 and 4: sbh(10 + 24/t + 5as/(ht)), with sequence parallelism the 10 by t too.
+    Fused attention without dropout keeps sbh(8 + 24/t) and one fp32 number per token and head."""
     layer, seq_len, microbatch = architecture(load_model("gpt-3-175b")).layers[0], 2048, 2
-    sbh = seq_len * microbatch * layer.hidden
-    wanted = sbh * (32 / tp if sp else 8 + 24 / tp) + 4 * seq_len * microbatch * layer.attention.heads / tp
+    sbh, heads = seq_len * microbatch * layer.hidden, layer.attention.heads
     sharding = Sharding(tp=tp, sp=sp, microbatch=microbatch)
-    assert layer_activation_bytes(layer, sharding, seq_len, 2) == pytest.approx(wanted)
+    fused = sbh * (32 / tp if sp else 8 + 24 / tp) + 4 * seq_len * microbatch * heads / tp
+    assert kept_bytes(layer, sharding, seq_len) == pytest.approx(fused)
+    scores = 5 * heads * seq_len / (layer.hidden * tp)
+    wanted = sbh * ((34 / tp if sp else 10 + 24 / tp) + scores)
+    assert kept_bytes(layer, sharding, seq_len, framework("megatron-lm").keeps) == pytest.approx(wanted)
 
 
 def test_eighteen_bytes_a_parameter_in_mixed_precision_and_sixteen_in_fp32():
@@ -134,6 +143,6 @@ def test_logits_are_gone_before_a_layer_goes_backward(make_setting, configure):
     memory = footprint(setting, configuration)[0]
     assert (memory.logits, memory.activations) == (logits, inputs)
     small = replace(setting, architecture=replace(setting.architecture, vocab=1024))
-    layer = layer_activation_bytes(setting.architecture.layers[0], Sharding(), 8192, 2)
+    layer = kept_bytes(setting.architecture.layers[0], Sharding(), 8192, setting.framework.keeps)
     memory = footprint(small, configuration)[0]
     assert (memory.logits, memory.activations) == (0, inputs + layer)

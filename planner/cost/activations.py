@@ -1,0 +1,186 @@
+"""What one layer keeps for its backward, module by module, so that recomputation can give up any of them.
+
+Korthikanti et al. 2022 (arXiv:2205.05198, equations 1 to 4) extended by grouped queries, latent attention, gated
+activations and experts; what a framework keeps beyond or below them is said by its `Keeps`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from ..frameworks.framework import Keeps
+from ..model import Layer, Mlp, Moe
+from .sharding import Sharding
+
+Module = Literal["core_attn", "layernorm", "mlp", "moe", "moe_act", "mla_up_proj"]
+"""What Megatron-Core can recompute selectively (`--recompute-modules`)."""
+
+CORE: tuple[Module, ...] = ("core_attn",)
+"""What selective recomputation gives up where nothing else is said (Korthikanti et al., section 5)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """Bytes of one layer and microbatch by the module that keeps them."""
+
+    residual: float  # inputs of the norms, dropout masks
+    norm_outputs: float
+    projected: float  # queries, keys, values
+    latents: float
+    core: float  # scores, their masks, log-sum-exp
+    attention_output: float
+    mlp: float  # inside a dense feed-forward block or the shared experts
+    routed_inputs: float
+    expert_hidden: float  # before the activation
+    expert_activated: float
+    router: float
+
+    @property
+    def total(self) -> float:
+        attention = self.projected + self.latents + self.core + self.attention_output
+        return self.residual + self.norm_outputs + attention + self.mlp + self.moe
+
+    @property
+    def moe(self) -> float:
+        return self.routed_inputs + self.expert_hidden + self.expert_activated + self.router
+
+    def given_up(self, modules: Collection[Module]) -> float:
+        """Bytes that recomputing these modules saves."""
+        saved = {
+            "core_attn": self.core,
+            "layernorm": self.norm_outputs,
+            "mlp": self.mlp,
+            "mla_up_proj": self.projected if self.latents else 0.0,
+            "moe": self.moe,
+            "moe_act": 0.0 if "moe" in modules else self.expert_activated,
+        }
+        return sum(saved[module] for module in set(modules))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """One microbatch on one rank, and the bytes of its elements: `inputs` those kept for a product's weights."""
+
+    sharding: Sharding
+    seq_len: int
+    element: int
+    keeps: Keeps
+    fp8: bool = False
+
+    @property
+    def tokens(self) -> float:
+        return self.sharding.tokens(self.seq_len)
+
+    @property
+    def own(self) -> float:
+        """Tokens outside of tensor-parallel regions."""
+        return self.tokens / self.sharding.sequence_split
+
+    @property
+    def inputs(self) -> int:
+        return 1 if self.fp8 and self.keeps.fp8_inputs else self.element
+
+
+def layer_kept(layer: Layer, shape: Shape) -> Kept:
+    """Everything that a layer keeps when nothing is recomputed."""
+    keeps, own, hidden = shape.keeps, shape.own, layer.hidden
+    masks = 2 * own * hidden if keeps.dropout else 0.0
+    gathered = shape.tokens if keeps.gathered_inputs else own
+    kept = {
+        "residual": layer.norms * own * hidden * shape.element + masks,
+        "norm_outputs": layer.norms * gathered * hidden * shape.inputs,
+        **_attention(layer, shape),
+    }
+    return Kept(**kept, **_feed_forward(layer, shape))
+
+
+def _attention(layer: Layer, shape: Shape) -> dict[str, float]:
+    """Fused attention keeps its output (again in fp8 for the projection) and a log-sum-exp; unfused, the softmax of
+    s^2 scores, and with dropout their mask and what is left of them: 5 a s^2 b bytes (Korthikanti, equation 1)."""
+    attention, sharding, tokens = layer.attention, shape.sharding, shape.tokens
+    heads = attention.heads / sharding.tp
+    key_value = sharding.kv_heads(attention.kv_heads) * (attention.head_dim + attention.value_dim)
+    projected = tokens * (heads * attention.head_dim + key_value) * (2 if attention.qk_norm_parameters else 1)
+    latents = 0.0
+    if attention.latent is not None:
+        latent = attention.latent
+        latents = 2 * shape.own * (latent.kv_rank + latent.rope_dim + (latent.q_rank or 0)) * shape.element
+    core = 4 * tokens * heads
+    if shape.keeps.scores:
+        core = tokens * heads * shape.seq_len * (5 if shape.keeps.dropout else 2)
+    output = tokens * heads * attention.value_dim * (shape.element + (1 if shape.inputs == 1 else 0))
+    return {
+        "projected": projected * shape.element,
+        "latents": latents,
+        "core": core,
+        "attention_output": output,
+    }
+
+
+def _feed_forward(layer: Layer, shape: Shape) -> dict[str, float]:
+    ffn, tokens = layer.ffn, shape.tokens / shape.sharding.tp
+    if isinstance(ffn, Mlp):
+        none = dict.fromkeys(("routed_inputs", "expert_hidden", "expert_activated", "router"), 0.0)
+        return {"mlp": sum(_mlp(ffn, tokens, shape)), **none}
+    return _experts(ffn, layer.hidden, shape)
+
+
+def _mlp(mlp: Mlp, tokens: float, shape: Shape) -> tuple[float, float]:
+    """Bytes before the activation function and after it."""
+    before = (shape.keeps.gated_copies - 1 if mlp.gated else 1) * shape.element
+    return tokens * mlp.width * before, tokens * mlp.width * shape.inputs
+
+
+def _experts(moe: Moe, hidden: int, shape: Shape) -> dict[str, float]:
+    """Each routed token before the experts, inside them, and its logits and weights in fp32."""
+    routed = routed_tokens(moe, shape)
+    before, after = _mlp(moe.expert, routed / shape.sharding.etp, shape)
+    shared = sum(_mlp(moe.shared, shape.tokens / shape.sharding.tp, shape)) if moe.shared else 0.0
+    inputs = shape.inputs + (shape.keeps.routed_copies - 1) * shape.element
+    return {
+        "mlp": shared,
+        "routed_inputs": routed * hidden * inputs,
+        "expert_hidden": before,
+        "expert_activated": after,
+        "router": 2 * 4 * shape.own * moe.experts,
+    }
+
+
+def routed_tokens(moe: Moe, shape: Shape) -> float:
+    """Tokens that the experts of one rank receive, when all of them receive equally many."""
+    return shape.own * moe.top_k * shape.sharding.etp
+
+
+def worst_routing_bytes(layer: Layer, shape: Shape) -> float:
+    """Beyond the expected bytes: every token of the expert-parallel group visits the experts of one rank, as far as
+    these have as many as a token visits."""
+    if not isinstance(layer.ffn, Moe):
+        return 0.0
+    kept, ep = layer_kept(layer, shape), shape.sharding.ep
+    local = min(layer.ffn.top_k, layer.ffn.experts // ep)
+    times = ep * local / layer.ffn.top_k
+    return (times - 1) * (kept.routed_inputs + kept.expert_hidden + kept.expert_activated)
+
+
+def layer_input_bytes(layer: Layer, shape: Shape) -> float:
+    """What full recomputation keeps of a layer."""
+    return shape.own * layer.hidden * shape.element
+
+
+def transient_bytes(layer: Layer, shape: Shape) -> float:
+    """Gradients that stand beside the saved activations while the feed-forward block goes backward: of its output
+    (gathered, with sequence parallelism), and of both halves of a gated block. What went into the last product is
+    freed by then, so that a kernel for gate and product adds two widths, separate ones three."""
+    sharding = shape.sharding
+    if isinstance(layer.ffn, Mlp):
+        widths = _gradient_widths(layer.ffn, shape) * shape.tokens / sharding.tp
+        return shape.element * ((shape.own + shape.tokens * sharding.sp) * layer.hidden + widths)
+    routed = routed_tokens(layer.ffn, shape)
+    widths = _gradient_widths(layer.ffn.expert, shape) * routed / sharding.etp
+    return shape.element * (2 * routed * layer.hidden + widths)
+
+
+def _gradient_widths(mlp: Mlp, shape: Shape) -> int:
+    return mlp.width * (shape.keeps.gated_copies - 1 if mlp.gated else 1)

@@ -1,0 +1,77 @@
+"""The stage: seconds of one microbatch through every virtual stage of a pipeline, and from one stage to the next."""
+
+from __future__ import annotations
+
+from ..configuration import Configuration
+from ..simulate.work import Work
+from .blocks import Block, ModelCosts
+from .communication import ALONE, pipeline_transfer_s
+from .setting import Setting
+from .sharding import sharding_of
+
+RING_WAITS = 5
+"""Tensor-parallel collectives of a layer, the mean of both directions: two regions of an all-gather and a
+reduce-scatter, and in the backward the inputs gathered once more."""
+
+
+def stage_times(setting: Setting, configuration: Configuration) -> Work:
+    """The pipeline alone: one microbatch through every virtual stage, exposed communication inside a layer included."""
+    stages = [_stage_s(setting, configuration, stage) for stage in range(len(configuration.stage_layers))]
+    forward, backward = zip(*stages, strict=True)
+    return Work(forward, backward, transfer_s(setting, configuration))
+
+
+def _stage_s(setting: Setting, configuration: Configuration, stage: int) -> tuple[float, float]:
+    """Forward and backward of one virtual stage."""
+    costs, layers = setting.costs(configuration), configuration.layer_range(stage)
+    choice = configuration.recompute[stage % configuration.mesh.pp]
+    ends = ends_of(costs, stage, len(configuration.stage_layers))
+    forward = _of(costs.forward, layers) + sum(block.forward_s for block in ends)
+    backward = _of(costs.backward[choice], layers) + sum(block.backward_s("none") for block in ends)
+    waits = _of(costs.exposed_forward, layers) + sum(block.exchange.forward_s for block in ends)
+    waits_back = _of(costs.exposed_backward[choice], layers) + sum(block.exchange.backward_s for block in ends)
+    host, rings = _host_s(setting, len(layers)), _rings_s(setting, configuration, len(layers))
+    again = 2 if choice == "full" else 1  # the host issues the forward once more
+    return _issued(forward, waits, host, rings), _issued(backward, waits_back, again * host, again * rings)
+
+
+def _of(sums: list[float], layers: range) -> float:
+    return sums[layers.stop] - sums[layers.start]
+
+
+def _issued(device_s: float, waits_s: float, host_s: float, rings_s: float) -> float:
+    """Seconds of one direction: its compute, or the host's time to issue it where that is longer, and the
+    communication that nothing hides."""
+    return max(max(device_s - waits_s, host_s) + waits_s, host_s + rings_s)
+
+
+def _host_s(setting: Setting, layers: int) -> float:
+    """Seconds that the host takes to issue one direction of a microbatch through a stage."""
+    costs = setting.framework.costs
+    return layers * costs.host_layer_s + costs.host_microbatch_s
+
+
+def _rings_s(setting: Setting, configuration: Configuration, layers: int) -> float:
+    """Network latency in the tensor-parallel rings of one direction, for the frameworks that wait for it."""
+    mesh = configuration.mesh
+    if mesh.pp == 1 or not setting.framework.waits_for_rings:
+        return 0.0
+    path = setting.hop(mesh.dp * mesh.cp * mesh.tp, mesh.pp)
+    return layers * RING_WAITS * (mesh.tp - 1) * path.latency_s if path.is_network else 0.0
+
+
+def ends_of(costs: ModelCosts, stage: int, stages: int) -> list[Block]:
+    """Embedding and head, where this virtual stage holds them; neither is recomputed."""
+    found = [costs.embedding] if stage == 0 else []
+    return [*found, costs.head] if stage == stages - 1 else found
+
+
+def transfer_s(setting: Setting, configuration: Configuration) -> float:
+    """One microbatch's activations from a stage to the next."""
+    mesh, sharding = configuration.mesh, sharding_of(configuration)
+    if mesh.pp == 1:
+        return 0.0
+    path = setting.hop(mesh.dp * mesh.cp * mesh.tp, mesh.pp)
+    inner = ALONE if configuration.sp else setting.group(1, mesh.tp)
+    tokens = sharding.tokens(setting.job.seq_len)
+    return pipeline_transfer_s(path, tokens, setting.architecture.hidden, setting.element_bytes, mesh.tp, inner)
