@@ -21,9 +21,8 @@ from .setting import Setting
 ADAMW_BYTES = {"bf16": 34, "fp16": 34, "fp8": 35, "fp32": 32}
 """Memory traffic per owned parameter: gradient read twice (norm, update) 8, master, momentum and variance read and
 written 24, the 16-bit weight written 2. In fp32 the weight is the master."""
-
-
 GRADIENT_BYTES = 4
+
 Collective = Callable[[GroupPaths, float], float]
 
 

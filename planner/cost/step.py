@@ -7,12 +7,14 @@ The event interpreter plays the whole step over the schedule itself; `bound.py` 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...clusters.schema import Origin
 from ..configuration import Configuration
 from ..plan import Breakdown, Prediction, StageMemory
 from ..schedule import build
 from ..simulate.engine import StepTime, step_time
-from ..simulate.work import Work
+from ..simulate.work import Slowness, Work
 from .blocks import ModelCosts
 from .data_parallel import with_data_parallelism
 from .footprint import fits, fits_host, footprint
@@ -39,9 +41,11 @@ def step_s(setting: Setting, configuration: Configuration) -> float:
     return step_time(build(configuration), work_of(setting, configuration)).total_s
 
 
-def price(setting: Setting, configuration: Configuration) -> Prediction:
-    """What a configuration does: time, memory, and where the time goes."""
+def price(setting: Setting, configuration: Configuration, slow: Slowness | None = None) -> Prediction:
+    """What a configuration does: time, memory, and where the time goes; `slow` adds stragglers."""
     work = work_of(setting, configuration)
+    if slow is not None:
+        work = replace(work, slow=slow)
     step = step_time(build(configuration), work)
     breakdown = _breakdown(setting, configuration, work, step)
     return _prediction(setting, configuration, step.total_s, breakdown, footprint(setting, configuration))
@@ -89,18 +93,19 @@ def _recomputed_flops(setting: Setting, configuration: Configuration) -> float:
     return total * setting.job.global_batch
 
 
-def _breakdown(setting: Setting, configuration: Configuration, times: Work, step: StepTime) -> Breakdown:
-    """Seen from the busiest rank: its compute and exposed collectives; of its waiting, what filling and draining
-    transfers explain is `pp`, the rest `bubble`. What data parallelism adds to that is `dp`."""
+def _breakdown(setting: Setting, configuration: Configuration, work: Work, step: StepTime) -> Breakdown:
+    """Seen from the busiest rank: its compute and exposed collectives; of its waiting, `pp` is what the
+    pipeline would save if transfers cost nothing, the rest `bubble`. What data parallelism adds to that is `dp`."""
     costs, microbatches = setting.costs(configuration), configuration.microbatches
+    slow = work.slow.ranks or (1.0,) * configuration.mesh.pp
     busy = [
-        sum(times.forward_s[v] + times.backward_s[v] for v in configuration.stages_of(rank))
+        slow[rank] * sum(work.forward_s[v] + work.backward_s[v] for v in configuration.stages_of(rank))
         for rank in range(configuration.mesh.pp)
     ]
     rank = max(range(len(busy)), key=busy.__getitem__)
     tp, cp, ep = (microbatches * each for each in _exchanged(costs, configuration, rank))
     waiting = max(0.0, step.pipeline_s - microbatches * busy[rank])
-    transfers = min(waiting, 2 * (configuration.mesh.pp - 1) * times.transfer_s)
+    transfers = min(waiting, step.transfers_s)
     return Breakdown(
         compute=microbatches * busy[rank] - tp - cp - ep,
         tp=tp,
