@@ -14,7 +14,7 @@ from dataclasses import replace
 from ..configuration import Configuration
 from ..schedule import make
 from ..simulate.beside import gathered_before, reduced_beside
-from ..simulate.engine import step_time
+from ..simulate.engine import play
 from ..simulate.work import Work
 from .setting import Setting
 from .step import work_of
@@ -31,23 +31,23 @@ def lower_bound_s(setting: Setting, configuration: Configuration) -> float:
 
 def work_bound_s(configuration: Configuration, work: Work) -> float:
     """The same, of given work without stragglers."""
-    if configuration.mesh.pp == 1:
-        return _alone_s(configuration, work)
-    reduced_s = _reduced_s(configuration, work) * _ROUNDING
+    reduced_s = _reduced_s(configuration, work)
+    if configuration.mesh.pp == 1 and (work.zero > 1 or work.steal > 0):
+        reduced_s = max(reduced_s, _alone_s(configuration, work))
     after = [sum(each) for each in zip(work.optimizer_s, work.offload_s, strict=True)]
-    return reduced_s + max(after, default=0.0)
+    return (reduced_s + max(after, default=0.0)) * _ROUNDING
 
 
 def _alone_s(configuration: Configuration, work: Work) -> float:
-    """Without a pipeline: the first microbatches as they are, and as much for each more as for the last of them.
-
-    Every time is the longest of some paths, along which a microbatch adds a fixed amount, so that what the next one
-    adds never shrinks.
-    """
+    """Until the last gradient is whole, without a pipeline: the first microbatches as they are, and as much for each
+    more as for the last of them. What the next one adds never shrinks: each path through the pieces of a step gains a
+    fixed amount, and the longest counts."""
     count = configuration.microbatches
     played = min(count, _PLAYED)
-    times = [step_time(make(configuration.schedule, 1, each), work).total_s for each in (played, max(1, played - 1))]
-    return (times[0] + (count - played) * (times[0] - times[1])) * _ROUNDING
+    whole_s, before_s = (
+        max(play(make(configuration.schedule, 1, each), work).done_s) for each in (played, max(1, played - 1))
+    )
+    return whole_s + (count - played) * (whole_s - before_s)
 
 
 def pipeline_bound_s(configuration: Configuration, work: Work) -> float:

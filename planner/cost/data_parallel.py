@@ -27,26 +27,39 @@ GRADIENT_BYTES = 4
 Collective = Callable[[GroupPaths, float], float]
 
 
-def stage_parameters(costs: ModelCosts, configuration: Configuration, stage: int, tied: bool) -> Held:
-    """Parameters of one device of a virtual stage; tied embeddings stand on the first and on the last stage."""
-    layers, last = configuration.layer_range(stage), len(configuration.stage_layers) - 1
-    held = Held(
-        costs.dense[layers.stop] - costs.dense[layers.start], costs.expert[layers.stop] - costs.expert[layers.start]
-    )
-    if stage == 0:
+def rank_parameters(costs: ModelCosts, configuration: Configuration, rank: int, tied: bool) -> Held:
+    """Parameters of one device of a pipeline rank, all its virtual stages."""
+    dense = expert = 0.0
+    for stage in configuration.stages_of(rank):
+        layers = configuration.layer_range(stage)
+        dense += costs.dense[layers.stop] - costs.dense[layers.start]
+        expert += costs.expert[layers.stop] - costs.expert[layers.start]
+    return _with_ends(Held(dense, expert), costs, configuration, rank == 0, rank == configuration.mesh.pp - 1, tied)
+
+
+def stage_parameters(costs: ModelCosts, configuration: Configuration, tied: bool) -> list[Held]:
+    """Parameters of one device, by virtual stage."""
+    found, start, last = [], 0, len(configuration.stage_layers) - 1
+    for stage, count in enumerate(configuration.stage_layers):
+        stop = start + count
+        held = Held(costs.dense[stop] - costs.dense[start], costs.expert[stop] - costs.expert[start])
+        if stage in (0, last):
+            held = _with_ends(held, costs, configuration, stage == 0, stage == last, tied)
+        found.append(held)
+        start = stop
+    return found
+
+
+def _with_ends(
+    held: Held, costs: ModelCosts, configuration: Configuration, first: bool, last: bool, tied: bool
+) -> Held:
+    """With embedding and head where they are; tied embeddings stand on the first and on the last stage."""
+    if first:
         held += costs.embedding.held
-    if stage == last:
+    if last:
         held += costs.head.held
         if tied and configuration.mesh.pp > 1:
             held += costs.embedding.held
-    return held
-
-
-def rank_parameters(costs: ModelCosts, configuration: Configuration, rank: int, tied: bool) -> Held:
-    """Parameters of one device of a pipeline rank, all its virtual stages."""
-    held = Held(0.0)
-    for stage in configuration.stages_of(rank):
-        held += stage_parameters(costs, configuration, stage, tied)
     return held
 
 
@@ -60,26 +73,21 @@ def owned(held: Held, configuration: Configuration) -> float:
 
 def with_data_parallelism(setting: Setting, configuration: Configuration, pipeline: Work) -> Work:
     """The work of a pipeline with its collectives, optimizer and offload transfers."""
-    costs, zero = setting.costs(configuration), configuration.zero
-    overlaps = zero != 1 or setting.framework.overlaps_gather
-    known: dict[tuple[Held, int], tuple[float, float]] = {}
-    gathers, reduces, pieces = [], [], []
-    for stage, layers in enumerate(configuration.stage_layers):
-        held = stage_parameters(costs, configuration, stage, setting.architecture.tied_embeddings)
-        key = held, max(1, layers)
-        if key not in known:
-            known[key] = _collectives_s(setting, configuration, *key)
-        gather, reduce = known[key]
-        gathers.append(gather if overlaps else 0.0)
-        reduces.append(reduce)
-        pieces.append(key[1])
-    optimizers, offloads = _after_s(setting, configuration)
+    overlaps = configuration.zero != 1 or setting.framework.overlaps_gather
+    held = stage_parameters(setting.costs(configuration), configuration, setting.architecture.tied_embeddings)
+    pieces = tuple(max(1, layers) for layers in configuration.stage_layers)
+    keys = [(each.dense, each.expert, layers) for each, layers in zip(held, pieces, strict=True)]
+    known = {
+        key: _collectives_s(setting, configuration, each, key[2])
+        for key, each in dict(zip(keys, held, strict=True)).items()
+    }
+    optimizers, offloads = _after_s(setting, configuration, held)
     return replace(
         pipeline,
-        gather_s=tuple(gathers),
-        reduce_s=tuple(reduces),
-        pieces=tuple(pieces),
-        zero=zero,
+        gather_s=tuple(known[key][0] for key in keys) if overlaps else (),
+        reduce_s=tuple(known[key][1] for key in keys),
+        pieces=pieces,
+        zero=configuration.zero,
         hides=setting.hides_communication,
         tied_s=_tied_s(setting, configuration),
         optimizer_s=optimizers,
@@ -116,12 +124,16 @@ def _over_data(
     return total * setting.framework.costs.network
 
 
-def _after_s(setting: Setting, configuration: Configuration) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _after_s(
+    setting: Setting, configuration: Configuration, held: list[Held]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Seconds of the optimizer and of the offload transfers, by pipeline rank."""
-    costs, tied = setting.costs(configuration), setting.architecture.tied_embeddings
-    states = [
-        owned(rank_parameters(costs, configuration, rank, tied), configuration) for rank in range(configuration.mesh.pp)
-    ]
+    ranks = configuration.mesh.pp
+    states = []
+    for rank in range(ranks):
+        own = held[rank::ranks]
+        all_of_it = Held(sum(each.dense for each in own), sum(each.expert for each in own))
+        states.append(owned(all_of_it, configuration))
     optimizers = tuple(_adamw_s(setting, each) for each in states)
     return optimizers, tuple(_offload_s(setting, configuration.offload * each) for each in states)
 

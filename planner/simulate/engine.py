@@ -86,13 +86,9 @@ def run(schedule: Schedule, work: Work) -> Timeline:
     optimizers_s, after_s = _tails(schedule, work)
     spans = spans_of(schedule, played.starts_s, played.ends_s, played.arrivals_s, played.collectives)
     spans += _after(work, max(played.done_s[0], played.done_s[-1]), reduced_s, optimizers_s, after_s)
-    busy = [0.0] * schedule.ranks
-    for span in spans:
-        if span.stream == "compute" and span.action:
-            busy[span.rank] += span.end_s - span.start_s
     ordered = tuple(sorted(spans, key=lambda span: (span.rank, span.stream, span.start_s, span.end_s)))
     total_s = reduced_s + max(after_s) + max(work.regather_s, default=0.0)
-    return Timeline(played.makespan_s, reduced_s, total_s, tuple(busy), ordered)
+    return Timeline(played.makespan_s, reduced_s, total_s, _busy_s(schedule, work), ordered)
 
 
 def play(schedule: Schedule, work: Work) -> Played:
@@ -129,6 +125,16 @@ def _seconds(schedule: Schedule, work: Work) -> list[float]:
         for row in (work.forward_s, work.backward_s)
         for stage, each in enumerate(row)
     ]
+
+
+def _busy_s(schedule: Schedule, work: Work) -> tuple[float, ...]:
+    """Compute of every rank in a step."""
+    seconds, ranks = _seconds(schedule, work), schedule.ranks
+    return tuple(
+        schedule.microbatches
+        * math.fsum(each for group, each in enumerate(seconds) if group % schedule.stages % ranks == rank)
+        for rank in range(ranks)
+    )
 
 
 def _hops(schedule: Schedule, work: Work) -> list[float]:

@@ -30,7 +30,8 @@ class Span:
 class Timeline:
     """One step. `makespan_s`: the last backward ends; `reduced_s`: the last gradient is reduced; `step_s`: all is done.
 
-    `busy_s[r]` is what rank r computed, the rest of the makespan it waited. Spans are ordered by rank, stream, start.
+    `busy_s[r]` is what rank r has to compute; the rest of the makespan it waits, or overlap takes from it. The span of
+    an action holds its waiting for the weights of its layers. Spans are ordered by rank, stream, start.
     """
 
     makespan_s: float

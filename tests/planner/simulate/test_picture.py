@@ -40,6 +40,8 @@ def test_axes_say_what_they_show(plan: Plan) -> None:
     bars = sum(bar.get_width() for bar in memory.patches)
     assert bars == pytest.approx(sum(plan.predicted.peak_memory_bytes) / 2**30)
     assert [axes.get_xlabel() for axes in (breakdown, memory, timeline)] == ["seconds", "GiB", "seconds"]
+    lanes = {text.get_text() for text in timeline.get_legend().get_texts()}
+    assert lanes == {"forward", "backward", "gather weights", "reduce gradients", "optimizer"}
     step, speed = draw_sweep(sweep(plan, "microbatch=1,3,4")).axes
     assert step.get_ylabel() == "step time, s"
     assert [tick.get_text() for tick in speed.get_xticklabels()] == ["1", "3\n(illegal)", "4"]

@@ -12,12 +12,12 @@ import pytest
 
 from meshwright.planner.plan import Plan
 from meshwright.planner.simulate.simulation import Simulation, simulate
-from meshwright.planner.simulate.trace import COMPUTE, write_trace
+from meshwright.planner.simulate.trace import BACKWARDS, COMPUTE, DATA, FORWARDS, write_trace
 
 
 @pytest.fixture(scope="module")
 def simulation(plan: Plan) -> Simulation:
-    settings = ["mesh.pp=4", "schedule.name=interleaved", "schedule.vpp=2", "job.global_batch=16"]
+    settings = ["mesh.pp=4", "mesh.tp=1", "schedule.name=interleaved", "schedule.vpp=2", "job.global_batch=16"]
     return simulate(plan, settings)
 
 
@@ -45,12 +45,26 @@ def test_every_action_is_there_once(simulation: Simulation, events: list[dict[st
 def test_streams_do_one_thing_at_a_time(events: list[dict[str, Any]]) -> None:
     streams = defaultdict(list)
     for event in events:
-        if event["ph"] == "X" and event["tid"] == COMPUTE:
-            streams[event["pid"]].append((event["ts"], event["ts"] + event["dur"]))
-    assert sorted(streams) == [0, 1, 2, 3]
+        if event["ph"] == "X":
+            streams[event["pid"], event["tid"]].append((event["ts"], event["ts"] + event["dur"]))
+    assert {rank for rank, thread in streams if thread == COMPUTE} == {0, 1, 2, 3}
+    assert {thread for _, thread in streams} == {COMPUTE, DATA, FORWARDS, BACKWARDS}
     for spans in streams.values():
         assert spans == sorted(spans)
         assert all(later[0] >= earlier[1] - 0.01 for earlier, later in itertools.pairwise(spans))
+
+
+def test_every_stage_gathers_before_its_first_forward_and_reduces_beside_its_last_backward(
+    events: list[dict[str, Any]],
+) -> None:
+    spans = {event["name"]: event for event in events if event["ph"] == "X"}
+    for stage in range(8):
+        gather, forward = spans[f"gather s{stage}"], spans[f"F s{stage} m0"]
+        assert gather["pid"] == forward["pid"] == stage % 4
+        assert gather["ts"] + gather["dur"] < forward["ts"] + forward["dur"]
+        (reduce,) = (name for name in spans if name.startswith(f"reduce B s{stage} "))
+        backward = spans[reduce.removeprefix("reduce ")]
+        assert backward["ts"] < spans[reduce]["ts"] <= backward["ts"] + backward["dur"] + 0.01
 
 
 def test_sends_follow_what_they_send_and_precede_what_needs_them(events: list[dict[str, Any]]) -> None:

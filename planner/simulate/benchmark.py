@@ -1,0 +1,62 @@
+"""How fast steps are simulated on this machine: `python -m meshwright.planner.simulate.benchmark`.
+
+Prints, for some schedules of about 10,000 actions (a forward or backward of one microbatch through one virtual stage),
+the seconds that the schedule takes to make, once, those that playing a whole step takes, and actions per second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+from ..schedule import Schedule, gpipe, interleaved, one_forward_one_backward
+from .engine import run, step_time
+from .work import Work
+
+REPEATS = 5
+CASES: dict[str, Callable[[], Schedule]] = {
+    "gpipe, 8 ranks, 640 microbatches": partial(gpipe, 8, 640),
+    "1f1b, 8 ranks, 640 microbatches": partial(one_forward_one_backward, 8, 640),
+    "interleaved x4, 8 ranks, 160 microbatches": partial(interleaved, 8, 160, 4),
+    "1f1b, 64 ranks, 80 microbatches": partial(one_forward_one_backward, 64, 80),
+}
+
+
+def main() -> None:
+    """Print the table."""
+    print(f"{'schedule':42} {'actions':>8} {'make':>9} {'step':>9} {'actions/s':>11} {'steal':>9} {'timeline':>9}")
+    for name, make in CASES.items():
+        made_s = _best(partial(_made, make))
+        schedule = make()
+        seconds = _best(partial(step_time, schedule, _work(schedule)))
+        steals = _best(partial(step_time, schedule, _work(schedule, steal=0.1)))
+        drawn = _best(partial(run, schedule, _work(schedule)))
+        actions = len(schedule.program)
+        times = [f"{1e3 * each:6.1f} ms" for each in (made_s, seconds, steals, drawn)]
+        print(f"{name:42} {actions:8,} {times[0]} {times[1]} {actions / seconds:11,.0f} {times[2]} {times[3]}")
+
+
+def _work(schedule: Schedule, steal: float = 0.0) -> Work:
+    """Ten layers a stage, with collectives that just hide."""
+    stages = schedule.stages
+    forward, backward, gather, reduce = ((each,) * stages for each in (1.0, 2.0, 0.5, 1.0))
+    return Work(forward, backward, 0.01, gather, reduce, (10,) * stages, steal=steal)
+
+
+def _made(make: Callable[[], Schedule]) -> object:
+    return make().program
+
+
+def _best(play: Callable[[], object]) -> float:
+    """The least CPU seconds of some repeats."""
+    found = []
+    for _ in range(REPEATS):
+        started = time.process_time()
+        play()
+        found.append(time.process_time() - started)
+    return min(found)
+
+
+if __name__ == "__main__":
+    main()
