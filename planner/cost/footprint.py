@@ -84,6 +84,23 @@ def rank_memory(setting: Setting, configuration: Configuration, rank: int) -> St
     return memory.model_copy(update={"reserve": round(reserve)})
 
 
+def worst_routing_bytes(setting: Setting, configuration: Configuration) -> tuple[int, ...]:
+    """What each pipeline rank would hold beyond its footprint if, in every layer and microbatch in flight, all tokens
+    of the expert-parallel group visited its own experts. The footprint holds the expected, balanced routing."""
+    if not setting.has_experts:
+        return ()
+    costs = setting.costs(configuration)
+    return tuple(_worst_of_rank(costs, configuration, rank) for rank in range(configuration.mesh.pp))
+
+
+def _worst_of_rank(costs: ModelCosts, configuration: Configuration, rank: int) -> int:
+    if configuration.recompute[rank] == "full":
+        return round(max(block.worst_routing_bytes for block in costs.layers))
+    ranges = [configuration.layer_range(stage) for stage in configuration.stages_of(rank)]
+    chunk = max(sum(costs.layers[index].worst_routing_bytes for index in layers) for layers in ranges)
+    return round(in_flight(configuration, rank) * chunk)
+
+
 def _recipe(setting: Setting, configuration: Configuration) -> Recipe:
     return recipe_of(setting.job.precision, setting.framework.keeps, configuration.zero)
 

@@ -21,8 +21,10 @@ def recompute_modules(row: Row) -> tuple[Module, ...]:
 
 
 def as_row_ran(framework: Framework, row: Row) -> Framework:
-    """The framework with what the row states of it: a fused loss, gradients accumulated in fp32."""
-    update: dict[str, int] = {}
+    """The framework with what the row states of it: fused attention, a fused loss, gradients in fp32."""
+    update: dict[str, int | bool] = {}
+    if re.search(r"(?<!no )flash attention", row.features.lower()):
+        update |= {"scores": False, "dropout": False}
     if re.search(r"fused ce|cross.?entropy fusion", row.features.lower()):
         update["logit_bytes"] = FUSED_LOSS_BYTES
     if "fp32 grad" in row.precision.lower():
