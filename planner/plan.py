@@ -96,6 +96,7 @@ class Prediction(Frozen):
     mfu: float
     hfu: float
     peak_memory_bytes: tuple[int, ...]  # one per pipeline rank: reserved and context, what fitting is judged on
+    worst_routing_bytes: tuple[int, ...] = ()  # beyond that, when one rank gets every token
     memory_limit_bytes: int
     fits: bool
     memory: tuple[StageMemory, ...]

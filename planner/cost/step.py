@@ -17,7 +17,7 @@ from ..simulate.engine import StepTime, step_time
 from ..simulate.work import Slowness, Work
 from .blocks import ModelCosts
 from .data_parallel import with_data_parallelism
-from .footprint import fits, fits_host, footprint
+from .footprint import fits, fits_host, footprint, worst_routing_bytes
 from .setting import Setting
 from .stage import ends_of, stage_times
 
@@ -71,6 +71,7 @@ def _prediction(
         mfu=model_flops / peak,
         hfu=(model_flops + repeated) / peak,
         peak_memory_bytes=tuple(memory.total for memory in memories),
+        worst_routing_bytes=worst_routing_bytes(setting, configuration),
         memory_limit_bytes=setting.memory_limit_bytes,
         fits=fits(setting, memories) and fits_host(setting, configuration),
         memory=memories,

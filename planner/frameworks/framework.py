@@ -26,8 +26,9 @@ WeightGradients = Literal["shape", "layer", "model"]
 
 
 class Keeps(Frozen):
-    """What stands in memory beyond weights and what the mathematics needs; the defaults are Megatron-Core's with
-    Transformer Engine. `fragments` alone is fitted (`planner/published/fragments.py`), the rest is read from code."""
+    """What stands in memory beyond weights and what the mathematics needs; the defaults are those of Megatron-Core with
+    Transformer Engine. `late_gathers` and `fragments` are fitted (`planner/published/fragments.py`), the rest is read
+    from code."""
 
     gated_copies: int = Field(
         default=3, ge=3, le=4, description="widths kept of a gated activation; 3 where it is one kernel"
@@ -55,6 +56,12 @@ class Keeps(Frozen):
         "a layer's, or the whole model's",
     )
     logit_bytes: int = Field(default=6, ge=2, le=14, description="per logit at the fullest moment of the loss")
+    late_gathers: int = Field(
+        default=0,
+        ge=0,
+        description="gathered hidden states that the allocator gets back late, because a collective's stream may still "
+        "read them; without a pipeline, whose transfers wait for the device",
+    )
     fragments: float = Field(default=0.25, ge=0, description="allocator's fragments as a share of what comes and goes")
 
 

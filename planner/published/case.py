@@ -12,6 +12,7 @@ from ..job import Job, Precision
 from ..model import Architecture
 from .generation import generation
 from .machine import row_cluster
+from .recipe import as_row_ran, recompute_modules
 from .row import Row
 from .shape import NotModelledError, row_architecture
 from .stages import stage_layers
@@ -47,7 +48,8 @@ def make_case(row: Row) -> Case:
         shape,
         cluster,
         Job(seq_len=row.seq_len, global_batch=row.gbs, precision=_precision(row, assumptions)),
-        framework=framework(generation(row)),
+        framework=as_row_ran(framework(generation(row)), row),
+        recompute_modules=recompute_modules(row),
     )
     configuration = _configuration(row, shape, assumptions)
     complete = row.layout_complete == "yes" and not any(note in assumptions for note in _WEAK)

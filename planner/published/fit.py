@@ -193,7 +193,8 @@ def _print(name: str, runs: Sequence[Run], result: Framework, inside: Vector, ou
 
 def _errors(residuals: Vector) -> str:
     error = np.expm1(residuals)
-    return f"MAPE {100 * np.mean(np.abs(error)):5.1f} % median {100 * np.median(np.abs(error)):5.1f} % bias {100 * np.mean(error):+6.1f} %"
+    mape, median, bias = (100 * each for each in (np.mean(np.abs(error)), np.median(np.abs(error)), np.mean(error)))
+    return f"MAPE {mape:5.1f} % median {median:5.1f} % bias {bias:+6.1f} %"
 
 
 def main(arguments: Sequence[str]) -> None:
