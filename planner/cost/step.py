@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...clusters.schema import Origin
 from ..configuration import Configuration
+from ..frameworks.framework import Spread
 from ..plan import Breakdown, Prediction, StageMemory
 from ..schedule import build
 from ..simulate.engine import StepTime, step_time
@@ -21,14 +21,8 @@ from .footprint import fits, fits_host, footprint, worst_routing_bytes
 from .setting import Setting
 from .stage import ends_of, stage_times
 
-HALF_WIDTHS: dict[Origin, tuple[float, float]] = {
-    "analytical": (0.15, 0.60),
-    "calibrated": (0.15, 0.45),
-    "measured": (0.10, 0.25),
-}
-"""Relative interval around a step time, by the origin of the device's rates. Stated, not yet validated (see
-docs/cost-model.md): wider above, because what the model leaves out (unfused kernels, host delays, contention,
-stragglers) only adds time."""
+MEASURED = Spread(low=0.9, high=1.25)
+"""Interval around a step on a machine that was profiled. Stated: too few runs of our own to validate it yet."""
 
 
 def work_of(setting: Setting, configuration: Configuration) -> Work:
@@ -62,10 +56,10 @@ def _prediction(
     model_flops = setting.architecture.training_flops(job.seq_len) * job.global_batch
     repeated = _recomputed_flops(setting, configuration)
     peak = setting.rates.peak_flops * world * step_s
-    below, above = HALF_WIDTHS[setting.origin]
+    spread = MEASURED if setting.origin == "measured" else setting.framework.spread
     return Prediction(
         step_time_s=step_s,
-        step_time_interval_s=(step_s * (1 - below), step_s * (1 + above)),
+        step_time_interval_s=(step_s * spread.low, step_s * spread.high),
         tokens_per_s_per_device=job.tokens_per_step / step_s / world,
         model_tflops_per_device=model_flops / step_s / world / 1e12,
         mfu=model_flops / peak,
