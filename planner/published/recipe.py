@@ -7,6 +7,7 @@ from typing import get_args
 
 from ..cost.activations import CORE, Module
 from ..frameworks.framework import Framework
+from .generation import FUSED_ATTENTION
 from .row import Row
 
 FUSED_LOSS_BYTES = 6
@@ -20,12 +21,22 @@ def recompute_modules(row: Row) -> tuple[Module, ...]:
     return modules or CORE
 
 
+def offloaded(row: Row) -> float:
+    """Share of the optimizer states that live in host memory."""
+    return float(re.search(r"full cpu offload|opt offload=y", row.features.lower()) is not None)
+
+
 def as_row_ran(framework: Framework, row: Row) -> Framework:
     """The framework with what the row states of it: fused attention, a fused loss, gradients in fp32."""
     update: dict[str, int | bool] = {}
-    if re.search(r"(?<!no )flash attention", row.features.lower()):
+    features = row.features.lower()
+    if re.search(r"(?<!no )flash attention", features):
         update |= {"scores": False, "dropout": False}
-    if re.search(r"fused ce|cross.?entropy fusion", row.features.lower()):
+    elif "no flash attention" in features:
+        update["scores"] = True
+    elif (row.year or FUSED_ATTENTION) < FUSED_ATTENTION:
+        update |= {"scores": True, "dropout": True}
+    if re.search(r"fused ce|cross.?entropy fusion", features):
         update["logit_bytes"] = FUSED_LOSS_BYTES
     if "fp32 grad" in row.precision.lower():
         update["gradient_bytes"] = 4

@@ -6,11 +6,17 @@ from itertools import accumulate
 
 from ..frameworks.framework import Framework
 from ..model import Architecture
-from ..search.partition import even_split
+from ..search.partition import balanced_split, even_split
 
 
-def stage_layers(framework: Framework, architecture: Architecture, stages: int) -> tuple[int, ...]:
-    """Layers of every stage, first to last: even, or balanced with the head as one more block."""
+def stage_layers(
+    framework: Framework, architecture: Architecture, stages: int, seq_len: int, redistributed: bool = False
+) -> tuple[int, ...]:
+    """Layers of every stage, first to last: even, or balanced with the head as one more block; `redistributed` where a
+    row says that layers moved away from the head (VocabularyParallelism's `redis`: by FLOPs)."""
+    if redistributed:
+        flops = [layer.forward_flops(seq_len) for layer in architecture.layers]
+        return balanced_split(flops, stages, last_s=architecture.head_flops(seq_len))
     if framework.balances_stages and stages > 1:
         return _by_cost(architecture, stages)
     return even_split(len(architecture.layers), stages)
