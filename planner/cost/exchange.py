@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ...clusters.topology import GroupPaths
 from ..model import Attention, Layer, Moe
@@ -39,10 +39,6 @@ class Exchange:
     @property
     def backward_s(self) -> float:
         return self.tp_backward_s + self.cp_backward_s + self.ep_backward_s
-
-    def slowed(self, tensor: float) -> Exchange:
-        """With tensor-parallel time scaled."""
-        return replace(self, tp_forward_s=tensor * self.tp_forward_s, tp_backward_s=tensor * self.tp_backward_s)
 
 
 def layer_exchange(

@@ -13,7 +13,7 @@ from ..job import Job
 from ..model import Architecture, Layer
 from .activations import CORE, Module, Shape
 from .blocks import ModelCosts, model_costs
-from .communication import ALONE
+from .communication import ALONE, slowed
 from .exchange import Groups
 from .rates import ORIGIN_RANK, Rates, cluster_device, device_rates
 from .sharding import Sharding, sharding_of
@@ -147,8 +147,9 @@ class Setting:
 
     def groups(self, sharding: Sharding) -> Groups:
         """Groups that a layer communicates in: tp fastest, then cp; experts fold the same ranks, etp fastest."""
+        execution = self.execution
         return Groups(
-            tp=self.group(1, sharding.tp),
+            tp=slowed(self.group(1, sharding.tp), execution.tensor, execution.network),
             cp=self.group(sharding.tp, sharding.cp),
             ep=self.group(sharding.etp, sharding.ep),
             etp=self.group(1, sharding.etp),
@@ -168,10 +169,8 @@ class Setting:
         """Costs of every layer and end block under the configuration's sharding."""
         sharding = sharding_of(configuration)
         if sharding not in self._costs:
-            groups, tensor = self.groups(sharding), self.execution.tensor
-            self._costs[sharding] = model_costs(
-                self.architecture, self.shape(sharding), self.rates, groups, tensor, self.recompute_modules
-            )
+            groups, modules = self.groups(sharding), self.recompute_modules
+            self._costs[sharding] = model_costs(self.architecture, self.shape(sharding), self.rates, groups, modules)
         return self._costs[sharding]
 
 

@@ -76,9 +76,11 @@ class Costs(Frozen):
         default=1.0, gt=0, description="bytes moved by element-wise kernels over those of fused ones"
     )
     tensor: float = Field(
-        default=1.0, gt=0, description="time of exposed tensor-parallel collectives over the links' own"
+        default=1.0, gt=0, description="time of tensor-parallel collectives inside a domain over the links' own"
     )
-    network: float = Field(default=1.0, gt=0, description="time of data-parallel collectives over the links' own")
+    network: float = Field(
+        default=1.0, gt=0, description="likewise, of data-parallel ones, and of tensor-parallel ones between domains"
+    )
     steal: float = Field(default=0.0, ge=0, lt=1, description="share of compute lost while a collective is in flight")
     host_layer_s: float = Field(default=0.0, ge=0, description="host seconds to issue one layer in one direction")
     host_microbatch_s: float = Field(
