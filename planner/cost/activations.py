@@ -88,8 +88,9 @@ def layer_kept(layer: Layer, shape: Shape) -> Kept:
     keeps, own, hidden = shape.keeps, shape.own, layer.hidden
     masks = 2 * own * hidden if keeps.dropout else 0.0
     gathered = shape.tokens if keeps.gathered_inputs else own
+    norm_input = shape.element + 4 if keeps.eager_norms else shape.element
     kept = {
-        "residual": layer.norms * own * hidden * shape.element + masks,
+        "residual": layer.norms * own * hidden * norm_input + masks,
         "norm_outputs": layer.norms * gathered * hidden * shape.inputs,
         **_attention(layer, shape),
     }

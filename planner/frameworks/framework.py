@@ -33,6 +33,9 @@ class Keeps(Frozen):
     gated_copies: int = Field(
         default=3, ge=3, le=4, description="widths kept of a gated activation; 3 where it is one kernel"
     )
+    eager_norms: bool = Field(
+        default=False, description="a norm of separate kernels keeps an fp32 copy of its input and the normalised one"
+    )
     routed_copies: int = Field(
         default=1, ge=1, le=2, description="hidden-wide copies of a routed token: 2 where experts' outputs are weighted"
     )
