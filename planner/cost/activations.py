@@ -166,7 +166,9 @@ def worst_routing_bytes(layer: Layer, shape: Shape) -> float:
 
 
 def layer_input_bytes(layer: Layer, shape: Shape) -> float:
-    """What full recomputation keeps of a layer."""
+    """What full recomputation keeps of a layer on the device."""
+    if shape.keeps.checkpoints_on_host:
+        return 0.0
     return shape.own * layer.hidden * shape.element
 
 

@@ -41,6 +41,7 @@ class Keeps(Frozen):
     )
     scores: bool = Field(default=False, description="attention that is not fused keeps its score matrices")
     dropout: bool = Field(default=False, description="masks of a byte per element (and dropped scores) are kept")
+    checkpoints_on_host: bool = Field(default=False, description="what full recomputation keeps goes to host memory")
     gathered_inputs: bool = Field(
         default=False, description="with sequence parallelism, inputs are kept gathered over tp"
     )
