@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json as json_module
 import sys
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -130,27 +129,37 @@ def _read_inputs(model: str, cluster: str, job: dict[str, Any], pins: list[str])
     return {"model": spec, "cluster": machines, "job": work, "pins": pinned}
 
 
-@app.command(epilog="Example: meshwright simulate plan.yaml --set cluster.network.bandwidth=0.5x --tokens 1T")
+@app.command(epilog="Example: meshwright simulate plan.yaml --set network=0.5x --set precision=fp8 --tokens 1T")
 def simulate(
     context: typer.Context,
     plan: Annotated[Path | None, typer.Argument(help="A plan file.", show_default=False)] = None,
     against: Annotated[Path | None, typer.Option(help="Instead of PLAN: a CSV of measured runs to predict.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Change a field: job.seq_len=32768.")] = None,
-    sweep: Annotated[str | None, typer.Option(help="One field, several values: job.global_batch=64,128.")] = None,
-    tokens: Annotated[str | None, typer.Option(help="Tokens of the whole run, e.g. 15T: days and price.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a field: device=b200, devices=128, network=2x, price=2.5.")
+    ] = None,
+    sweep: Annotated[str | None, typer.Option(help="One field, several values: global_batch=64,128.")] = None,
+    scaling: Annotated[str | None, typer.Option(help="strong or weak, or with device counts: strong=8,16,32.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Tokens of the whole run, e.g. 15T: days, price, energy.")] = None,
     failures: Annotated[str | None, typer.Option(help="Goodput: mtbf=3h,restart=5m,save=30s, each optional.")] = None,
+    straggler: Annotated[
+        str | None, typer.Option(help="device=3,slow=1.5x (or rank, link, node), or probability=0.001,slow=3x.")
+    ] = None,
+    energy: Annotated[bool, typer.Option("--energy", help="Joules and kWh, and what draws them.")] = False,
+    electricity: Annotated[str | None, typer.Option(help="US dollars per kWh; with the energy, its price.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Write a Chrome/Perfetto trace of one step.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Write a picture (.png or .svg).")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Write a picture (.png, .svg) of what was asked.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report.")] = None,
     json: Json = False,
 ) -> None:
-    """What-if: step time, memory, cost, failures of a plan; or predictions beside what was measured."""
+    """What-if: step time, memory, cost, scaling, failures, stragglers, energy of a plan; or predictions beside what was
+    measured."""
     _one_subject(context)
     if against is not None:
         _compare(against, picture, report, json)
     elif plan is not None:
-        files = {"trace": trace, "picture": picture, "report": report}
-        _what_if(plan, set_ or [], sweep, tokens, failures, files, json)
+        asked: dict[str, Any] = {"settings": tuple(set_ or ()), "tokens": tokens, "sweep": sweep, "scaling": scaling}
+        asked |= {"failures": failures, "straggler": straggler, "energy": energy, "electricity": electricity}
+        _what_if(plan, asked, {"trace": trace, "picture": picture, "report": report}, json)
 
 
 def _one_subject(context: typer.Context) -> None:
@@ -174,16 +183,12 @@ def _compare(runs: Path, picture: Path | None, report: Path | None, json: bool) 
     """Predict every run of a file; where to write is checked before, since it takes its time."""
     from .display.progress import comparing
     from .display.published import show_against
-    from .errors import gather
     from .planner.published.against import compare
     from .planner.published.contract import against_json
     from .planner.published.picture import save_picture
     from .planner.published.report import write_report
-    from .planner.simulate.picture import check_suffix
-    from .schema import check_output
 
-    checks = [lambda: check_suffix(picture), lambda: check_output(picture)] if picture else []
-    gather(*checks, *([lambda: check_output(report)] if report else []))
+    _check_outputs(picture, report)
     with comparing() as progress:
         rows = compare(runs, None, progress)
     if picture:
@@ -193,41 +198,36 @@ def _compare(runs: Path, picture: Path | None, report: Path | None, json: bool) 
     _print(json, lambda: against_json(rows), lambda console: show_against(console, rows))
 
 
-def _what_if(
-    plan: Path,
-    settings: list[str],
-    sweep: str | None,
-    tokens: str | None,
-    failures: str | None,
-    files: dict[str, Path | None],
-    json: bool,
-) -> None:
-    """One plan: the step that it has, with what the settings change."""
+def _check_outputs(picture: Path | None, *others: Path | None) -> None:
+    """Before long work: raises InputError with everything that could not be written."""
+    from functools import partial
+
+    from .errors import gather
+    from .planner.simulate.picture import check_suffix
+    from .schema import check_output
+
+    checks = [partial(check_suffix, picture), partial(check_output, picture)] if picture else []
+    gather(*checks, *(partial(check_output, path) for path in others if path))
+
+
+def _what_if(plan: Path, asked: dict[str, Any], files: dict[str, Path | None], json: bool) -> None:
+    """One plan: the step that it has, with what the settings change, and what else was asked."""
     from .display.simulation import show
     from .planner.plan import load_plan
-    from .planner.simulate.failures import parse_failures, reliability
     from .planner.simulate.picture import save_picture
     from .planner.simulate.report import write_report
-    from .planner.simulate.simulation import simulate
-    from .planner.simulate.sweep import sweep as sweep_plan
+    from .planner.simulate.request import Request, answer
     from .planner.simulate.trace import write_trace
-    from .units import parse_count
 
-    count = _quantity("--tokens", tokens, parse_count) if tokens is not None else None
-    model = parse_failures(failures) if failures is not None else None
-    chosen = load_plan(plan)
-    swept = sweep_plan(chosen, sweep, settings, count) if sweep is not None else None
-    simulation = simulate(chosen, settings, count)
-    under_failures = reliability(simulation, model) if model else None
+    _check_outputs(files["picture"], files["trace"], files["report"])
+    found = answer(load_plan(plan), Request(**asked))
     if files["trace"]:
-        write_trace(simulation, files["trace"])
+        write_trace(found.simulation, files["trace"])
     if files["picture"]:
-        save_picture(swept or simulation, files["picture"])
+        save_picture(found.subjects, files["picture"])
     if files["report"]:
-        write_report(files["report"], simulation, under_failures, swept)
-    extra = {"sweep": swept.to_json()} if swept else {}
-    extra |= {"failures": asdict(under_failures)} if under_failures else {}
-    _print(json, lambda: simulation.to_json() | extra, lambda console: show(console, simulation, under_failures, swept))
+        write_report(files["report"], found)
+    _print(json, found.to_json, lambda console: show(console, found))
 
 
 @app.command(epilog="Example: meshwright launch plan.yaml --data ./corpus --steps 1000 --run runs/first")

@@ -102,6 +102,8 @@ class Host(Frozen):
     memory_bytes: Bytes = Field(alias="memory")
     cores: int = Field(ge=1)
     device_link_bytes_per_s: Rate = Field(alias="device_link", description="host to one device, one direction")
+    power_w: float | None = Field(None, gt=0, description="of a node at work, without its devices: CPUs, fans, NICs")
+    idle_power_w: float | None = Field(None, gt=0)
 
 
 class Nvme(Frozen):

@@ -10,25 +10,35 @@ from rich.text import Text
 
 from ..planner.explain import describe
 from ..planner.plan import Breakdown
-from ..planner.simulate.failures import Reliability
+from ..planner.simulate.redundancy import Redundancy
 from ..planner.simulate.report import outcome_rows
+from ..planner.simulate.request import Answer
+from ..planner.simulate.scaling import Scaling
 from ..planner.simulate.simulation import Simulation
+from ..planner.simulate.stragglers import Stragglers
 from ..planner.simulate.sweep import Sweep
-from ..units import format_bytes, format_seconds
+from ..planner.simulate.tables import NOTE, Cells, table_of_scaling, table_of_sweep
+from ..units import format_seconds
 from .plan import memory_table
 
+LONGEST_NOTE = 16
 
-def show(
-    console: Console, simulation: Simulation, reliability: Reliability | None = None, sweep: Sweep | None = None
-) -> None:
-    """The whole answer of `meshwright simulate`: the sweep where there is one, else the one simulation; then what
-    failures do to the plan itself."""
-    if sweep:
-        show_sweep(console, sweep)
-    else:
-        _show_one(console, simulation)
-    if reliability:
-        console.print(_rows("failures", reliability.rows()))
+
+def show(console: Console, answer: Answer) -> None:
+    """The whole answer of `meshwright simulate`: sweep and scaling where they were asked, else the one simulation; then
+    what else was asked of the plan itself."""
+    if answer.sweep:
+        show_sweep(console, answer.sweep)
+    if answer.scaling:
+        show_scaling(console, answer.scaling)
+    if not (answer.sweep or answer.scaling):
+        _show_one(console, answer.simulation)
+    if answer.failures:
+        console.print(_rows("failures", answer.failures.rows()))
+    if answer.straggler:
+        show_straggler(console, answer.straggler)
+    if answer.energy:
+        console.print(_rows("energy", answer.energy.rows()))
 
 
 def _show_one(console: Console, simulation: Simulation) -> None:
@@ -65,24 +75,44 @@ def breakdown_table(breakdown: Breakdown) -> Table:
 
 def show_sweep(console: Console, sweep: Sweep) -> None:
     """One row a value; a bar shows tokens per second, what cannot run keeps its reason."""
-    table = Table(title=f"sweep of {sweep.field}", title_justify="left", header_style="bold")
-    for name in ("value", "step", "tokens/s", "MFU", "peak memory", "$/M tokens", ""):
-        table.add_column(name)
+    rows, head = table_of_sweep(sweep)
     best = max((row.simulation.tokens_per_s for row in sweep.runnable if row.simulation), default=1.0)
-    for row in sweep.rows:
-        if row.simulation is None:
-            table.add_row(row.value, "-", "-", "-", "-", "-", row.reason, style="dim")
-            continue
-        one, predicted = row.simulation, row.simulation.prediction
-        price = one.price_per_million_tokens
-        table.add_row(
-            row.value,
-            format_seconds(one.step_time_s),
-            f"{one.tokens_per_s:,.0f}",
-            f"{predicted.mfu:.1%}",
-            format_bytes(max(predicted.peak_memory_bytes)),
-            "-" if price is None else f"{price:.4f}",
-            row.reason or "█" * round(24 * one.tokens_per_s / best),
-            style="dim" if row.reason else None,
-        )
+    speeds = [row.simulation.tokens_per_s if row.simulation and not row.reason else 0.0 for row in sweep.rows]
+    bars = ["█" * round(10 * speed / best) for speed in speeds]
+    shown = [(*cells[:-1], cells[-1] or bar) for cells, bar in zip(rows, bars, strict=True)]
+    _print_curve(console, f"sweep of {sweep.field}", shown, head)
+
+
+def show_scaling(console: Console, scaling: Scaling) -> None:
+    """One row a number of devices."""
+    title = f"{scaling.kind} scaling, efficiency against {scaling.base.devices:,} devices"
+    _print_curve(console, title, *table_of_scaling(scaling))
+
+
+def show_straggler(console: Console, straggler: Stragglers | Redundancy) -> None:
+    """One row a place that may be slow, or a scheme against it."""
+    rows, head = straggler.table()
+    table = Table(title="stragglers", title_justify="left", header_style="bold")
+    for name in head:
+        table.add_column(name)
+    for cells in rows:
+        table.add_row(*map(Text, cells))
     console.print(table)
+    if isinstance(straggler, Redundancy):
+        console.print(Text(straggler.summary, style="dim"))
+
+
+def _print_curve(console: Console, title: str, rows: Sequence[Cells], head: Cells) -> None:
+    """Rows whose last cell is a bar, or the reason why they cannot run: long ones stand below the table."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for name in head:
+        table.add_column("" if name == NOTE else name)
+    below = []
+    for *cells, note in rows:
+        if len(note) > LONGEST_NOTE:
+            below.append(Text(f"{cells[0]}: {note}", style="dim"))
+            note = "illegal"
+        table.add_row(*map(Text, (*cells, note)), style="dim" if note.strip("█") else None)
+    console.print(table)
+    for line in below:
+        console.print(line)

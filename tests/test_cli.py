@@ -127,6 +127,26 @@ def test_simulate_answers_and_writes_everything_asked_for(
     assert all(path.stat().st_size > 1000 for path in files.values())
 
 
+def test_every_what_if_has_a_table_a_picture_and_json(
+    tmp_path: Path, plan_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {
+        "sweep": ["--sweep", "precision=bf16,fp8"],
+        "scaling": ["--scaling", "strong=4,8"],
+        "failures": ["--failures", "mtbf=10h"],
+        "straggler": ["--straggler", "device=0,slow=2x"],
+        "energy": ["--electricity", "0.12"],
+    }
+    for name, options in asked.items():
+        picture = tmp_path / f"{name}.svg"
+        command = ["simulate", str(plan_file), *options, "--picture", str(picture)]
+        assert run([*command, "--json"], monkeypatch) == 0
+        assert printed_json(capsys)[name]
+        assert picture.stat().st_size > 1000
+        assert run(command, monkeypatch) == 0
+        assert name in capsys.readouterr().out
+
+
 def test_a_slower_network_is_never_faster(
     plan_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

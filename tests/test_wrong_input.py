@@ -145,11 +145,26 @@ def test_node_groups_are_a_list_of_some(refused: Refused, tmp_path: Path, groups
         (["--sweep", ""], "must be field=value"),
         (["--tokens", ""], "must be a count"),
         (["--failures", "mtbf=1h,mtbf=2h"], "is given twice"),
+        (["--set", "devices=20"], "must make whole nodes of 8 devices. Try: devices=16"),
+        (["--set", "device=a100"], "is the start of several bundled devices"),
+        (["--scaling", "stong"], "did you mean 'strong'"),
+        (["--scaling", "weak=3"], "must make whole nodes"),
+        (["--straggler", "rank=0"], "must say how slow"),
+        (["--straggler", "link=0,slow=2x"], "a plan of one pipeline rank has no link"),
+        (["--electricity", "cheap"], "must be US dollars per kWh"),
+        (["--energy", "--set", "cluster.device.power_w=null"], "has no power of h100-sxm-80gb"),
+        (["--picture", "step.pdf"], "must end in .png or .svg"),
         (["--set", "stage_layers=[1,2]"], "must hold 16 layers in all, in 1 stage of one or more. Try: [16]"),
     ],
 )
 def test_simulate(refused: Refused, plan_file: Path, arguments: list[str], told: str) -> None:
     assert told in refused(2, "simulate", str(plan_file), *arguments)
+
+
+def test_wrong_options_of_simulate_are_told_together(refused: Refused, plan_file: Path) -> None:
+    options = ["--scaling", "x", "--straggler", "y", "--tokens", "z", "--electricity", "-1", "--failures", "mtbf=0s"]
+    report = refused(2, "simulate", str(plan_file), *options)
+    assert all(option in report for option in options[::2])
 
 
 def test_a_plan_whose_nodes_are_not_joined_names_the_cluster_and_not_its_sources(

@@ -11,7 +11,7 @@ from operator import methodcaller
 from ..configuration import Recompute
 from ..model import Architecture, Layer
 from .activations import CORE, Module, Shape, layer_input_bytes, layer_kept, transient_bytes, worst_routing_bytes
-from .compute import Compute, embedding_compute, head_compute, layer_compute
+from .compute import Compute, accumulated, embedding_compute, head_compute, layer_compute, module_s
 from .exchange import Exchange, Groups, layer_exchange, region_s
 from .memory import Held, largest_gradient, layer_parameters
 from .rates import Rates
@@ -30,6 +30,7 @@ class Block:
     input_bytes: float = 0.0  # what is left of them under full recomputation
     transient_bytes: float = 0.0
     worst_routing_bytes: float = 0.0  # beyond them when one rank's experts receive every token
+    selective_s: float = 0.0  # of compute repeated under selective recomputation
     gradient_buffer: float = 0.0  # parameters of one buffer per shape of its weights
 
     @property
@@ -40,7 +41,7 @@ class Block:
         """Compute repeated before the backward."""
         return {
             "none": 0.0,
-            "selective": self.compute.attention_forward_s,
+            "selective": self.selective_s,
             "full": self.compute.forward_s,
         }[choice]
 
@@ -142,14 +143,15 @@ def _layer_block(
     layer: Layer, shape: Shape, rates: Rates, groups: Groups, tensor: float, modules: tuple[Module, ...]
 ) -> Block:
     sharding, seq_len = shape.sharding, shape.seq_len
-    compute = layer_compute(layer, sharding, seq_len, rates)
     held, kept = layer_parameters(layer, sharding), layer_kept(layer, shape)
+    compute = accumulated(layer_compute(layer, sharding, seq_len, rates), rates, held.total)
     return Block(
         compute=compute,
         exchange=layer_exchange(layer, sharding, seq_len, rates.element_bytes, groups, compute).slowed(tensor),
         held=held,
         activation_bytes=kept.total,
         selective_bytes=kept.total - kept.given_up(modules),
+        selective_s=sum(module_s(layer, sharding, seq_len, rates, module) for module in set(modules)),
         input_bytes=layer_input_bytes(layer, shape),
         transient_bytes=transient_bytes(layer, shape),
         worst_routing_bytes=worst_routing_bytes(layer, shape),
@@ -164,7 +166,8 @@ def _embedding_block(model: Architecture, sharding: Sharding, seq_len: int, rate
         tp_forward_s=region if sharding.sp else 2 * region, tp_backward_s=region if sharding.sp else 0.0
     )
     held = Held((model.vocab / sharding.tp + model.learned_positions) * model.hidden)
-    return Block(embedding_compute(model.hidden, sharding, seq_len, rates), exchange, held, 0.0)
+    compute = accumulated(embedding_compute(model.hidden, sharding, seq_len, rates), rates, held.total)
+    return Block(compute, exchange, held, 0.0)
 
 
 def _head_block(model: Architecture, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups) -> Block:
@@ -178,7 +181,7 @@ def _head_block(model: Architecture, sharding: Sharding, seq_len: int, rates: Ra
     projection = model.vocab * model.hidden / sharding.tp
     norm_and_bias = model.head_parameters - (0 if model.tied_embeddings else model.vocab * model.hidden)
     return Block(
-        compute=head_compute(model.hidden, model.vocab, sharding, seq_len, rates),
+        compute=accumulated(head_compute(model.hidden, model.vocab, sharding, seq_len, rates), rates, projection),
         exchange=exchange,
         held=Held(norm_and_bias + (0 if model.tied_embeddings else projection)),
         activation_bytes=2 * activation / sharding.sequence_split,

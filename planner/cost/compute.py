@@ -3,18 +3,21 @@
 A matmul takes max(FLOPs / sustained rate at that size, bytes / memory bandwidth) plus a launch; element-wise
 work takes its bytes over the sustained memory bandwidth plus launches. The backward pass of a matmul is two
 matmuls of the same size. Fused attention keeps no score matrix: its backward computes five products where the
-forward computes two (FlashAttention-2, arXiv:2307.08691, section 3.1).
+forward computes two (FlashAttention-2, arXiv:2307.08691, section 3.1). In fp8 the operands of the layers' matmuls are
+cast first.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..model import Attention, Latent, Layer, Mlp, Moe
+from .activations import Module
+from .core import core_s
+from .kernels import Matmul, elementwise_s, matmul_s
 from .rates import Rates
 from .sharding import Sharding
 
-ATTENTION_BACKWARD = 2.5
 ELEMENTWISE_BACKWARD = 2.0
 """Backward kernels read the saved input and the gradient and write a gradient: about twice the forward's bytes."""
 
@@ -27,31 +30,6 @@ class Compute:
     backward_s: float
     attention_forward_s: float = 0.0
     attention_backward_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Matmul:
-    """[m, k] times [k, n], `count` times; a grouped one is a single launch."""
-
-    m: float
-    n: float
-    k: float
-    count: float = 1
-    grouped: bool = False
-
-
-def matmul_s(rates: Rates, matmul: Matmul) -> float:
-    """Seconds of one matmul. A grouped one is priced at the efficiency of one of its groups."""
-    m, n, k = matmul.m, matmul.n, matmul.k
-    flops = 2.0 * m * n * k
-    moved = (m * k + k * n + m * n) * rates.element_bytes
-    one = max(flops / (rates.peak_flops * rates.matmul_fraction(flops)), moved / rates.bandwidth_bytes_per_s)
-    return matmul.count * one + (1 if matmul.grouped else matmul.count) * rates.launch_s
-
-
-def elementwise_s(rates: Rates, moved_bytes: float, kernels: int) -> float:
-    """Seconds of kernels that are bound by memory."""
-    return moved_bytes / rates.elementwise_bytes_per_s + kernels * rates.launch_s
 
 
 def attention_matmuls(attention: Attention, hidden: int, sharding: Sharding, seq_len: int) -> list[Matmul]:
@@ -130,19 +108,66 @@ def _activation(mlp: Mlp, tokens: float) -> float:
 
 def layer_compute(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates) -> Compute:
     """One layer on one microbatch, recomputation not included."""
-    matmuls = sum(matmul_s(rates, matmul) for matmul in layer_matmuls(layer, sharding, seq_len))
+    found = layer_matmuls(layer, sharding, seq_len)
+    matmuls = sum(matmul_s(rates, matmul) for matmul in found)
     moved = layer_elementwise_bytes(layer, sharding, seq_len, rates.element_bytes)
     kernels = layer.norms + 4 + (6 if layer.moe else 0)
     forward = elementwise_s(rates, moved, kernels)
-    scores = layer.attention.score_flops(seq_len) * sharding.microbatch / (sharding.cp * sharding.tp)
-    core = scores / rates.attention_flops + rates.launch_s
-    core_backward = ATTENTION_BACKWARD * scores / rates.attention_flops + rates.launch_s
+    core, core_backward = core_s(layer.attention, sharding, seq_len, rates)
+    cast, cast_backward = _casts_s(rates, found)
     return Compute(
-        forward_s=matmuls + forward + core,
-        backward_s=2 * matmuls + ELEMENTWISE_BACKWARD * forward + core_backward,
+        forward_s=matmuls + forward + core + cast,
+        backward_s=2 * matmuls + ELEMENTWISE_BACKWARD * forward + core_backward + cast_backward,
         attention_forward_s=core,
         attention_backward_s=core_backward,
     )
+
+
+CAST_BYTES = 4
+"""Of an operand in fp8: read in 16 bits, written in 8, and once more transposed for the weight gradient
+(Transformer Engine)."""
+
+
+def _casts_s(rates: Rates, matmuls: list[Matmul]) -> tuple[float, float]:
+    """Casts of the inputs forward and of the output gradients backward; weights are cast once a step."""
+    if rates.sixteen_bit is None:
+        return 0.0, 0.0
+    inputs = sum(each.count * each.m * each.k for each in matmuls)
+    outputs = sum(each.count * each.m * each.n for each in matmuls)
+    launched = len(matmuls)
+    return elementwise_s(rates, CAST_BYTES * inputs, launched), elementwise_s(rates, CAST_BYTES * outputs, launched)
+
+
+def accumulated(compute: Compute, rates: Rates, parameters: float) -> Compute:
+    """With the gradients of so many parameters added to those of earlier microbatches."""
+    added = parameters * rates.accumulate_bytes / rates.bandwidth_bytes_per_s
+    return replace(compute, backward_s=compute.backward_s + added)
+
+
+def module_s(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, module: Module) -> float:
+    """Forward seconds of one module of a layer, repeated when it is recomputed."""
+    tokens, hidden, ffn = sharding.tokens(seq_len), layer.hidden, layer.ffn
+    own = tokens / sharding.sequence_split
+    if module == "core_attn":
+        return core_s(layer.attention, sharding, seq_len, rates)[0]
+    if module == "layernorm":
+        return elementwise_s(rates, layer.norms * 2 * own * hidden * rates.element_bytes, layer.norms)
+    if module == "mla_up_proj":
+        latent = attention_matmuls(layer.attention, hidden, sharding, seq_len)
+        return matmul_s(rates, latent[-2]) if layer.attention.latent else 0.0
+    if isinstance(ffn, Mlp):
+        return _block_s(rates, ffn, hidden, tokens, sharding.tp) if module == "mlp" else 0.0
+    routed = routed_tokens(ffn, sharding, seq_len)
+    if module == "moe_act":
+        return elementwise_s(rates, _activation(ffn.expert, routed / sharding.etp) * rates.element_bytes, 1)
+    return (
+        _block_s(rates, ffn.expert, hidden, routed, sharding.etp, ffn.experts / sharding.ep) if module == "moe" else 0.0
+    )
+
+
+def _block_s(rates: Rates, mlp: Mlp, hidden: int, tokens: float, split: int, experts: float = 0) -> float:
+    matmuls = sum(matmul_s(rates, each) for each in mlp_matmuls(mlp, hidden, tokens, split, experts))
+    return matmuls + elementwise_s(rates, _activation(mlp, tokens / split) * rates.element_bytes, 1)
 
 
 def embedding_compute(hidden: int, sharding: Sharding, seq_len: int, rates: Rates) -> Compute:
@@ -161,7 +186,7 @@ def head_compute(hidden: int, vocab: int, sharding: Sharding, seq_len: int, rate
     """Final norm, output projection and cross-entropy, the vocabulary split over tp."""
     tokens = sharding.tokens(seq_len)
     columns = vocab / sharding.tp
-    matmul = matmul_s(rates, Matmul(tokens, columns, hidden))
+    matmul = matmul_s(rates.sixteen_bit or rates, Matmul(tokens, columns, hidden))
     norm = elementwise_s(rates, 2 * tokens / sharding.sequence_split * hidden * rates.element_bytes, 1)
     forward, backward = (elementwise_s(rates, each * tokens * columns, 3) for each in CROSS_ENTROPY_BYTES)
     return Compute(matmul + norm + forward, 2 * matmul + 2 * norm + backward)

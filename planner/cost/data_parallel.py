@@ -21,9 +21,8 @@ from .setting import Setting
 ADAMW_BYTES = {"bf16": 34, "fp16": 34, "fp8": 35, "fp32": 32}
 """Memory traffic per owned parameter: gradient read twice (norm, update) 8, master, momentum and variance read and
 written 24, the 16-bit weight written 2. In fp32 the weight is the master."""
-
-
 GRADIENT_BYTES = 4
+
 Collective = Callable[[GroupPaths, float], float]
 
 
@@ -93,7 +92,7 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
         optimizer_s=optimizers,
         offload_s=offloads,
         regather_s=() if overlaps else _regather_s(setting, configuration),
-        steal=setting.framework.costs.steal,
+        steal=setting.execution.steal,
     )
 
 
@@ -121,7 +120,7 @@ def _over_data(
     total = layers * collective(setting.group(mesh.tp, mesh.dp * mesh.cp), each * held.dense / layers)
     if held.expert:
         total += layers * collective(setting.group(mesh.ep * mesh.etp, mesh.edp), each * held.expert / layers)
-    return total * setting.framework.costs.network
+    return total * setting.execution.network
 
 
 def _after_s(
@@ -140,7 +139,7 @@ def _after_s(
 
 def _adamw_s(setting: Setting, parameters: float) -> float:
     traffic = ADAMW_BYTES[setting.job.precision] * parameters
-    return traffic / setting.rates.elementwise_bytes_per_s + setting.rates.launch_s + setting.framework.costs.step_s
+    return traffic / setting.rates.elementwise_bytes_per_s + setting.rates.launch_s + setting.execution.step_s
 
 
 def _offload_s(setting: Setting, parameters: float) -> float:

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 
 from ...clusters.schema import Cluster, Device, Dtype, Origin
 from ...errors import InputError
-from ..frameworks.framework import Costs
+from ..frameworks.framework import Framework
 from ..job import Precision
 
 ELEMENT_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2}
 """Bytes of an activation. In fp8 recipes only the operands of matmuls are 8 bits wide (Transformer Engine)."""
 
-NOTHING = Costs()
-"""A framework that executes what the kernel tables promise."""
+PLAIN = Framework(name="plain", title="what the kernel tables promise", source="")
 
 ORIGIN_RANK: tuple[Origin, ...] = ("measured", "calibrated", "analytical")
 
@@ -31,6 +30,10 @@ class Rates:
     elementwise_bytes_per_s: float  # of memory, as element-wise kernels reach it
     launch_s: float
     element_bytes: int
+    scores: bool = False  # attention is not fused: its score matrices are written and read
+    dropout: bool = False
+    accumulate_bytes: float = 0.0  # per parameter and microbatch, to add its gradient to those before
+    sixteen_bit: Rates | None = None  # of what stays in 16 bits where the layers' matmuls are in 8
 
     def matmul_fraction(self, flops: float) -> float:
         """Fraction of the peak that a matmul reaches: linear in log(FLOPs), constant beyond the table."""
@@ -42,18 +45,22 @@ class Rates:
         return left + (right - left) * (at - low) / (high - low)
 
 
-def device_rates(device: Device, precision: Precision, costs: Costs = NOTHING) -> Rates:
-    """Rates of one kind of device under a framework. Attention runs in bf16 when the matmuls run in fp8."""
-    calibration = device.calibration
-    attention: Dtype = "bf16" if precision == "fp8" else precision
+def device_rates(device: Device, precision: Precision, framework: Framework = PLAIN) -> Rates:
+    """Rates of one kind of device under a framework. In fp8 attention and the output head run in bf16."""
+    calibration, costs = device.calibration, framework.costs_on(device.name)
+    core: Dtype = "bf16" if precision == "fp8" else precision
     return Rates(
         peak_flops=device.peak_flops[precision],
-        attention_flops=device.peak_flops[attention] * calibration.attention * costs.attention,
+        attention_flops=device.peak_flops[core] * calibration.attention * costs.attention,
         matmul=tuple((math.log(point.flops), point.fraction * costs.matmul) for point in calibration.points(precision)),
         bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s,
         elementwise_bytes_per_s=device.memory_bandwidth_bytes_per_s * calibration.memory / costs.elementwise,
         launch_s=calibration.launch_s,
         element_bytes=ELEMENT_BYTES[precision],
+        scores=framework.keeps.scores,
+        dropout=framework.keeps.dropout,
+        accumulate_bytes=framework.accumulate_bytes,
+        sixteen_bit=device_rates(device, "bf16", framework) if precision == "fp8" else None,
     )
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from ...clusters.schema import Cluster, Device, Origin
 from ...clusters.topology import GroupPaths, Path, Topology, domain_devices
 from ..configuration import Configuration
-from ..frameworks.framework import Framework, framework
+from ..frameworks.framework import Costs, Framework, framework
 from ..job import Job
 from ..model import Architecture, Layer
 from .activations import CORE, Module, Shape
@@ -52,8 +52,13 @@ class Setting:
         return cluster_device(self.cluster, self.job.precision)
 
     @cached_property
+    def execution(self) -> Costs:
+        """What the framework's execution costs on the device."""
+        return self.framework.costs_on(self.device.name)
+
+    @cached_property
     def rates(self) -> Rates:
-        return device_rates(self.device, self.job.precision, self.framework.costs)
+        return device_rates(self.device, self.job.precision, self.framework)
 
     @cached_property
     def hides_communication(self) -> bool:
@@ -163,7 +168,7 @@ class Setting:
         """Costs of every layer and end block under the configuration's sharding."""
         sharding = sharding_of(configuration)
         if sharding not in self._costs:
-            groups, tensor = self.groups(sharding), self.framework.costs.tensor
+            groups, tensor = self.groups(sharding), self.execution.tensor
             self._costs[sharding] = model_costs(
                 self.architecture, self.shape(sharding), self.rates, groups, tensor, self.recompute_modules
             )

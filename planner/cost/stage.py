@@ -47,7 +47,7 @@ def _issued(device_s: float, waits_s: float, host_s: float, rings_s: float) -> f
 
 def _host_s(setting: Setting, layers: int) -> float:
     """Seconds that the host takes to issue one direction of a microbatch through a stage."""
-    costs = setting.framework.costs
+    costs = setting.execution
     return layers * costs.host_layer_s + costs.host_microbatch_s
 
 

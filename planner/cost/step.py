@@ -7,26 +7,22 @@ The event interpreter plays the whole step over the schedule itself; `bound.py` 
 
 from __future__ import annotations
 
-from ...clusters.schema import Origin
+from dataclasses import replace
+
 from ..configuration import Configuration
+from ..frameworks.framework import Spread
 from ..plan import Breakdown, Prediction, StageMemory
 from ..schedule import build
 from ..simulate.engine import StepTime, step_time
-from ..simulate.work import Work
+from ..simulate.work import Slowness, Work
 from .blocks import ModelCosts
 from .data_parallel import with_data_parallelism
 from .footprint import fits, fits_host, footprint, worst_routing_bytes
 from .setting import Setting
 from .stage import ends_of, stage_times
 
-HALF_WIDTHS: dict[Origin, tuple[float, float]] = {
-    "analytical": (0.15, 0.60),
-    "calibrated": (0.15, 0.45),
-    "measured": (0.10, 0.25),
-}
-"""Relative interval around a step time, by the origin of the device's rates. Stated, not yet validated (see
-docs/cost-model.md): wider above, because what the model leaves out (unfused kernels, host delays, contention,
-stragglers) only adds time."""
+MEASURED = Spread(low=0.9, high=1.25)
+"""Interval around a step on a machine that was profiled. Stated: too few runs of our own to validate it yet."""
 
 
 def work_of(setting: Setting, configuration: Configuration) -> Work:
@@ -34,9 +30,16 @@ def work_of(setting: Setting, configuration: Configuration) -> Work:
     return with_data_parallelism(setting, configuration, stage_times(setting, configuration))
 
 
-def price(setting: Setting, configuration: Configuration) -> Prediction:
-    """What a configuration does: time, memory, and where the time goes."""
+def step_s(setting: Setting, configuration: Configuration) -> float:
+    """Seconds of a step alone."""
+    return step_time(build(configuration), work_of(setting, configuration)).total_s
+
+
+def price(setting: Setting, configuration: Configuration, slow: Slowness | None = None) -> Prediction:
+    """What a configuration does: time, memory, and where the time goes; `slow` adds stragglers."""
     work = work_of(setting, configuration)
+    if slow is not None:
+        work = replace(work, slow=slow)
     step = step_time(build(configuration), work)
     breakdown = _breakdown(setting, configuration, work, step)
     return _prediction(setting, configuration, step.total_s, breakdown, footprint(setting, configuration))
@@ -53,10 +56,10 @@ def _prediction(
     model_flops = setting.architecture.training_flops(job.seq_len) * job.global_batch
     repeated = _recomputed_flops(setting, configuration)
     peak = setting.rates.peak_flops * world * step_s
-    below, above = HALF_WIDTHS[setting.origin]
+    spread = MEASURED if setting.origin == "measured" else setting.framework.spread
     return Prediction(
         step_time_s=step_s,
-        step_time_interval_s=(step_s * (1 - below), step_s * (1 + above)),
+        step_time_interval_s=(step_s * spread.low, step_s * spread.high),
         tokens_per_s_per_device=job.tokens_per_step / step_s / world,
         model_tflops_per_device=model_flops / step_s / world / 1e12,
         mfu=model_flops / peak,
@@ -85,18 +88,19 @@ def _recomputed_flops(setting: Setting, configuration: Configuration) -> float:
     return total * setting.job.global_batch
 
 
-def _breakdown(setting: Setting, configuration: Configuration, times: Work, step: StepTime) -> Breakdown:
-    """Seen from the busiest rank: its compute and exposed collectives; of its waiting, what filling and draining
-    transfers explain is `pp`, the rest `bubble`. What data parallelism adds to that is `dp`."""
+def _breakdown(setting: Setting, configuration: Configuration, work: Work, step: StepTime) -> Breakdown:
+    """Seen from the busiest rank: its compute and exposed collectives; of its waiting, `pp` is what the
+    pipeline would save if transfers cost nothing, the rest `bubble`. What data parallelism adds to that is `dp`."""
     costs, microbatches = setting.costs(configuration), configuration.microbatches
+    slow = work.slow.ranks or (1.0,) * configuration.mesh.pp
     busy = [
-        sum(times.forward_s[v] + times.backward_s[v] for v in configuration.stages_of(rank))
+        slow[rank] * sum(work.forward_s[v] + work.backward_s[v] for v in configuration.stages_of(rank))
         for rank in range(configuration.mesh.pp)
     ]
     rank = max(range(len(busy)), key=busy.__getitem__)
     tp, cp, ep = (microbatches * each for each in _exchanged(costs, configuration, rank))
     waiting = max(0.0, step.pipeline_s - microbatches * busy[rank])
-    transfers = min(waiting, 2 * (configuration.mesh.pp - 1) * times.transfer_s)
+    transfers = min(waiting, step.transfers_s)
     return Breakdown(
         compute=microbatches * busy[rank] - tp - cp - ep,
         tp=tp,

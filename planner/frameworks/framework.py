@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import Field
 
 from ...errors import InputError, did_you_mean
-from ...schema import Frozen, load_mapping, parse
+from ...schema import Frozen, dump_yaml, load_mapping, parse
 
 _CATALOGUE = Path(__file__).parent / "catalogue"
 
@@ -91,6 +91,22 @@ class Costs(Frozen):
     step_s: float = Field(default=0.0, ge=0, description="fixed seconds of one step: data, clipping, logging")
 
 
+class Overrides(Frozen):
+    """Costs that differ on one kind of device."""
+
+    matmul: float | None = Field(default=None, gt=0)
+    attention: float | None = Field(default=None, gt=0)
+    elementwise: float | None = Field(default=None, gt=0)
+    host_layer_s: float | None = Field(default=None, ge=0)
+
+
+class Spread(Frozen):
+    """Measured over predicted step time: what 90 % of published runs lie between, when their source was left out."""
+
+    low: float = Field(gt=0, le=1)
+    high: float = Field(ge=1)
+
+
 class Framework(Frozen):
     """One generation of a training framework."""
 
@@ -108,7 +124,21 @@ class Framework(Frozen):
     )
     balances_stages: bool = Field(default=False, description="pipeline stages are cut by FLOPs, the head's included")
     keeps: Keeps = Keeps()
+    accumulate_bytes: float = Field(
+        default=0.0, ge=0, description="memory traffic per parameter to add one microbatch's gradient to the sum"
+    )
     costs: Costs = Costs()
+    on: dict[str, Overrides] = Field(default={}, description="by kind of device, the first word of its name: h100")
+
+    spread: Spread = Spread(low=0.8, high=1.6)
+
+    def costs_on(self, device: str) -> Costs:
+        """Costs on a device: `h100-sxm-80gb` is of kind h100. Nothing was fitted on a CPU; there they are nil."""
+        kind = device.split("-")[0]
+        if kind == "cpu":
+            return Costs()
+        own = self.on.get(kind, Overrides())
+        return self.costs.model_copy(update={name: value for name, value in own if value is not None})
 
 
 def names() -> list[str]:
@@ -125,3 +155,10 @@ def framework(name: str = DEFAULT) -> Framework:
             "command line", "--framework", name, "not a bundled framework", did_you_mean(name, names())
         )
     return parse(Framework, load_mapping(path), str(path))
+
+
+def save(changed: Framework) -> None:
+    """Write a bundled framework's costs and spread, as `planner/published/fit.py` found them."""
+    path = _CATALOGUE / f"{changed.name}.yaml"
+    fitted = changed.model_dump(include={"costs", "on", "spread"}, exclude_none=True)
+    path.write_text(dump_yaml(load_mapping(path) | fitted))

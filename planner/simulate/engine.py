@@ -48,9 +48,10 @@ class Played:
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """Seconds of a step by cause; they sum to it."""
+    """Seconds of a step by cause; all but `transfers_s`, a part of the pipeline's, sum to it."""
 
     pipeline_s: float  # if collectives cost nothing
+    transfers_s: float  # what transfers add to it
     exposed_s: float  # what data-parallel communication adds to it
     optimizer_s: float
     offload_s: float
@@ -71,12 +72,13 @@ def makespan(schedule: Schedule, work: Work) -> float:
 def step_time(schedule: Schedule, work: Work) -> StepTime:
     """Seconds of the whole step by cause. Raises ValueError as `makespan` does."""
     pipeline_s = makespan(schedule, work)
+    transfers_s = pipeline_s - makespan(schedule, replace(work, transfer_s=0.0)) if work.transfer_s else 0.0
     exposed_s = 0.0
     if work.tied_s or any(work.gather_s) or any(work.reduce_s):
         exposed_s = max(0.0, _reduced_s(work, play(schedule, work)) - pipeline_s)
     exposed_s += max(work.regather_s, default=0.0)
     optimizers_s, after_s = _tails(schedule, work)
-    return StepTime(pipeline_s, exposed_s, max(optimizers_s), max(after_s) - max(optimizers_s))
+    return StepTime(pipeline_s, max(0.0, transfers_s), exposed_s, max(optimizers_s), max(after_s) - max(optimizers_s))
 
 
 def run(schedule: Schedule, work: Work) -> Timeline:

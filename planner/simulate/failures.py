@@ -50,16 +50,21 @@ class Reliability:
     save_s: float
     restart_s: float
     ettr: float
+    young_interval_s: float  # the first order of Daly's: J. W. Young, Communications of the ACM 17(9), 1974
+    young_ettr: float
     goodput_tokens_per_s: float
     days: float | None  # for the tokens asked for, with failures; None also where the run never ends
     price: float | None
 
     def rows(self) -> list[tuple[str, str]]:
         """Name and value of each result, as people read them."""
-        interval = f"{format_seconds(self.checkpoint_interval_s)} ({self.checkpoint_interval_steps:,} steps)"
+        young = f"{format_seconds(self.young_interval_s)}, which would give {self.young_ettr:.2%}"
+        steps = self.checkpoint_interval_steps
+        interval = f"{format_seconds(self.checkpoint_interval_s)} ({steps:,} step{'s' if steps > 1 else ''})"
         rows = [
             ("mean time between failures", format_seconds(self.mtbf_s)),
-            ("checkpoint every", interval),
+            ("checkpoint every (Daly)", interval),
+            ("first order (Young)", young),
             ("stall per checkpoint", format_seconds(self.save_s)),
             ("restart", format_seconds(self.restart_s)),
             ("effective training time ratio", f"{self.ettr:.2%}"),
@@ -108,6 +113,7 @@ def reliability(simulation: Simulation, model: FailureModel) -> Reliability:
     interval_s = max(checkpoint_interval_s(rate, save_s), simulation.step_time_s)
     steps = max(1, round(interval_s / simulation.step_time_s))
     ettr = effective_ratio(rate, steps * simulation.step_time_s, save_s, model.restart_s)
+    young_s = young_interval_s(rate, save_s)
     return Reliability(
         mtbf_s=1 / rate,
         checkpoint_interval_s=steps * simulation.step_time_s,
@@ -115,14 +121,21 @@ def reliability(simulation: Simulation, model: FailureModel) -> Reliability:
         save_s=save_s,
         restart_s=model.restart_s,
         ettr=ettr,
+        young_interval_s=young_s,
+        young_ettr=effective_ratio(rate, young_s, save_s, model.restart_s),
         goodput_tokens_per_s=simulation.tokens_per_s * ettr,
         days=_longer(simulation.days, ettr),
         price=_longer(simulation.price, ettr),
     )
 
 
+def young_interval_s(failures_per_s: float, save_s: float) -> float:
+    """sqrt(2 save / rate): equation 8 of Young 1974, where a save is short beside the time between failures."""
+    return math.sqrt(2 * save_s / failures_per_s)
+
+
 def checkpoint_interval_s(failures_per_s: float, save_s: float) -> float:
-    """Daly's higher order estimate; sqrt(2 save / rate), Young's interval, leads it."""
+    """Daly's higher order estimate; Young's interval leads it."""
     mtbf_s = 1 / failures_per_s
     if save_s >= 2 * mtbf_s:
         return mtbf_s

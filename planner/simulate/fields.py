@@ -12,9 +12,17 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ...errors import did_you_mean
+from .machines import SettingError
 
 # The longest name that a setting starts with is replaced by every path beside it.
 SHORT_NAMES: dict[str, tuple[str, ...]] = {
+    "seq_len": ("job.seq_len",),
+    "global_batch": ("job.global_batch",),
+    "precision": ("job.precision",),
+    "device": ("cluster.node_groups[*].device",),
+    "nodes": ("cluster.node_groups[*].nodes",),
+    "network": ("cluster.node_groups[*].nics.rate", "cluster.links[*].bandwidth"),
+    "price": ("cluster.node_groups[*].price_per_device_hour",),
     "cluster.network.bandwidth": ("cluster.node_groups[*].nics.rate", "cluster.links[*].bandwidth"),
     "cluster.network.latency": ("cluster.node_groups[*].nics.latency", "cluster.links[*].latency"),
     "cluster.network.efficiency": ("cluster.node_groups[*].nics.efficiency",),
@@ -41,12 +49,8 @@ class Place(NamedTuple):
     path: str
 
 
-class UnknownFieldError(ValueError):
+class UnknownFieldError(SettingError):
     """No such field; `fix` names the nearest one."""
-
-    def __init__(self, rule: str, fix: str):
-        self.fix = fix
-        super().__init__(rule)
 
 
 def places(data: dict[str, Any], name: str) -> list[Place]:
@@ -131,7 +135,7 @@ def _known(data: dict[str, Any], at: Any) -> set[str]:
         return {f"[{index}]" for index in range(len(at))} | {"[*]"}
     if not isinstance(at, dict):
         return set()
-    short = {name.split(".")[1] for name in SHORT_NAMES} if at is data.get("cluster") else set()
+    short = {name.split(".")[1] for name in SHORT_NAMES if "." in name} if at is data.get("cluster") else set()
     return set(at) | short
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 
 from ...schema import writing
 from ...units import format_bytes, format_count, format_seconds
 from ..contract import configuration_json
-from .failures import Reliability
+from .energy import format_energy
 from .picture import svg
+from .request import Answer
 from .simulation import Simulation, dollars
-from .sweep import Sweep
+from .tables import Cells, table_of_scaling, table_of_sweep
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
@@ -25,28 +26,37 @@ td, th {{ text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px soli
 {body}
 </body></html>
 """
-Cells = tuple[str, ...]
 
 
-def write_report(
-    path: Path, simulation: Simulation, reliability: Reliability | None = None, sweep: Sweep | None = None
-) -> None:
-    """Write the page: what was simulated, what comes of it, and a sweep where there is one."""
-    page = report(simulation, reliability, sweep)
+def write_report(path: Path, answer: Answer) -> None:
+    """Write the page: what was simulated, what comes of it, and everything else that was asked."""
+    text = report(answer)
     with writing(path):
-        path.write_text(page, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
 
 
-def report(simulation: Simulation, reliability: Reliability | None = None, sweep: Sweep | None = None) -> str:
+def report(answer: Answer) -> str:
     """The page as text; everything that came from a file is escaped."""
+    simulation = answer.simulation
     scenario = simulation.scenario
-    parts = [_verdict(simulation), table(outcome_rows(simulation)), svg(simulation)]
-    if reliability:
-        parts += ["<h2>With failures</h2>", table(reliability.rows())]
-    if sweep:
-        parts += [f"<h2>Sweep of {escape(sweep.field)}</h2>", table(_rows(sweep), _SWEEP_HEAD), svg(sweep)]
+    parts = [_verdict(simulation), table(outcome_rows(simulation)), svg(simulation), *_asked(answer)]
     parts += ["<h2>Configuration</h2>", table(_configuration(simulation))]
     return page(f"{scenario.model.name} on {scenario.cluster.name}", "\n".join(parts))
+
+
+def _asked(answer: Answer) -> Iterator[str]:
+    """A heading, a table and a picture for everything beyond the step itself."""
+    if sweep := answer.sweep:
+        yield from (f"<h2>Sweep of {escape(sweep.field)}</h2>", table(*table_of_sweep(sweep)), svg(sweep))
+    if scaling := answer.scaling:
+        heading = f"<h2>{scaling.kind.capitalize()} scaling</h2>"
+        yield from (heading, table(*table_of_scaling(scaling)), svg(scaling))
+    if failures := answer.failures:
+        yield from ("<h2>With failures</h2>", table(failures.rows()), svg(failures))
+    if straggler := answer.straggler:
+        yield from ("<h2>With stragglers</h2>", table(*straggler.table()), svg(straggler))
+    if bill := answer.energy:
+        yield from ("<h2>Energy</h2>", table(bill.rows()), svg(bill))
 
 
 def page(title: str, body: str) -> str:
@@ -80,12 +90,22 @@ def outcome_rows(simulation: Simulation) -> Sequence[Cells]:
         ("MFU, HFU", f"{prediction.mfu:.1%}, {prediction.hfu:.1%}"),
         ("peak memory", f"{format_bytes(peak)} of {format_bytes(limit)}"),
         ("price per million tokens", dollars(simulation.price_per_million_tokens, digits=4)),
+        ("energy of a step", _energy(simulation)),
         ("origin of the costs", prediction.origin),
     ]
     if simulation.tokens is not None and simulation.days is not None:
-        run = f"{simulation.days:,.1f} days, {dollars(simulation.price)}"
-        rows.insert(6, (f"{format_count(simulation.tokens)} tokens, no failures", run))
+        bill = simulation.bill()
+        energy = f", {bill.run_kwh:,.0f} kWh" if bill and bill.run_kwh is not None else ""
+        run = f"{simulation.days:,.1f} days, {dollars(simulation.price)}{energy}"
+        rows.insert(7, (f"{format_count(simulation.tokens)} tokens, no failures", run))
     return rows
+
+
+def _energy(simulation: Simulation) -> str:
+    bill = simulation.bill()
+    if bill is None:
+        return "no power in the cluster file"
+    return f"{format_energy(bill.energy.step_j)}, {bill.kwh_per_million_tokens:.3g} kWh per million tokens"
 
 
 def _configuration(simulation: Simulation) -> Sequence[Cells]:
@@ -98,19 +118,3 @@ def _plain(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-_SWEEP_HEAD = ("value", "step time", "tokens/s/device", "MFU", "peak memory", "note")
-
-
-def _rows(sweep: Sweep) -> Sequence[Cells]:
-    rows = []
-    for row in sweep.rows:
-        cells = ("", "", "", "")
-        if row.simulation:
-            predicted = row.simulation.prediction
-            peak = format_bytes(max(predicted.peak_memory_bytes))
-            speed = f"{predicted.tokens_per_s_per_device:,.0f}"
-            cells = (format_seconds(predicted.step_time_s), speed, f"{predicted.mfu:.1%}", peak)
-        rows.append((row.value, *cells, row.reason))
-    return rows

@@ -13,6 +13,7 @@ from ..cost.step import price, work_of
 from ..families import architecture
 from ..plan import Plan, Prediction, Proof, RunnerUp
 from ..schedule import build
+from .energy import Bill, Energy, step_energy
 from .engine import run
 from .scenario import Scenario
 from .timeline import Timeline
@@ -66,6 +67,19 @@ class Simulation:
         return None if self.days is None or per_hour is None else self.days * 24 * per_hour
 
     @property
+    def energy(self) -> Energy | None:
+        """Joules of a step; None where the cluster file has no power of a device. The optimizer computes, too."""
+        after_s = self.prediction.breakdown_s.optimizer
+        return step_energy(self.scenario, self.step_time_s, [busy_s + after_s for busy_s in self.timeline.busy_s])
+
+    def bill(self, dollars_per_kwh: float | None = None) -> Bill | None:
+        """The energy of steps, tokens and the run; None where the cluster file has no power of a device."""
+        energy = self.energy
+        if energy is None:
+            return None
+        return Bill(energy, self.step_time_s, self.scenario.job.tokens_per_step, self.tokens, dollars_per_kwh)
+
+    @property
     def shortage(self) -> str:
         """What does not fit, empty where all does: `stage 3 needs 91.2 GiB of 80.0 GiB`."""
         prediction = self.prediction
@@ -79,7 +93,7 @@ class Simulation:
 
     def to_json(self) -> dict[str, Any]:
         """The contract of `plan --json`, and beside it what a whole run takes."""
-        scenario = self.scenario
+        scenario, bill = self.scenario, self.bill()
         return {
             **configuration_json(scenario.configuration),
             "predicted": predicted_json(self.prediction),
@@ -93,6 +107,7 @@ class Simulation:
             "tokens_per_s": self.tokens_per_s,
             "price_per_hour": scenario.price_per_hour,
             "price_per_million_tokens": self.price_per_million_tokens,
+            "energy": bill.to_json() if bill else None,
             "training": {"tokens": self.tokens, "days": self.days, "price": self.price},
         }
 

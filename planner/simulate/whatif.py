@@ -3,7 +3,7 @@
 What follows from other fields, unless a setting names it too:
 
     dp                     from the number of devices: dp = devices in use / (pp x cp x tp); a plan that used
-                           every device of its cluster goes on doing so
+                           every device of its cluster goes on doing so, and so does one whose `devices` are set
     schedule.microbatches  from the batch: microbatches = global batch / (dp x microbatch)
     microbatch             likewise, where schedule.microbatches is set
     stage_layers           from pp, vpp and the layers of the model: as even as they go
@@ -17,10 +17,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any
 
-from ...errors import InputError, Problem, did_you_mean
-from ...schema import parse
+from ...errors import InputError, Problem
 from ..configuration import Configuration, Mesh, Recompute
 from ..cost.setting import Setting
 from ..families import architecture
@@ -28,14 +26,8 @@ from ..legality import problems as illegal
 from ..model import Architecture
 from ..plan import Plan
 from ..search.partition import even_split
-from .fields import UnknownFieldError, changed, places
+from .draft import Draft
 from .scenario import Scenario
-
-# What a setting may change: the input of a plan, not its outcome.
-_SECTIONS = (
-    "model", "cluster", "job", "mesh", "schedule", "stage_layers", "microbatch", "zero", "sp", "recompute",
-    "offload", "cp_algorithm",
-)  # fmt: skip
 
 # Where the plan file holds what `plan` calls by a shorter name.
 _PINS = {
@@ -57,14 +49,15 @@ def apply_settings(plan: Plan, settings: Sequence[str]) -> Scenario:
     if not settings:
         _check(plan, plan.configuration, "plan")
         return Scenario.of(plan)
-    draft = _Draft(plan.model_dump(mode="json", by_alias=True))
+    draft = Draft(plan)
     for text in settings:
         draft.set(text)
     if draft.problems:
         raise InputError("settings", draft.problems)
     changed_plan = draft.parsed()
-    configuration = _consistent(plan, changed_plan, draft.named)
-    _check(changed_plan, configuration, "settings", every_device=uses_every_device(plan))
+    every_device = draft.counts_devices or uses_every_device(plan)
+    configuration = _consistent(plan, changed_plan, draft.named, every_device)
+    _check(changed_plan, configuration, "settings", every_device=every_device)
     return Scenario(
         model=changed_plan.model, cluster=changed_plan.cluster, job=changed_plan.job, configuration=configuration
     )
@@ -101,53 +94,12 @@ def uses_every_device(plan: Plan) -> bool:
     return plan.configuration.mesh.world == plan.cluster.num_devices
 
 
-class _Draft:
-    """A plan's mapping while settings are put into it."""
-
-    def __init__(self, data: dict[str, Any]):
-        self.data = data
-        self.named: dict[str, str] = {}  # path in the plan -> field as the user wrote it
-        self.problems: list[Problem] = []
-
-    def set(self, setting: str) -> None:
-        field, equals, text = (part.strip() for part in setting.partition("="))
-        if not (field and equals and text):
-            self.problems.append(Problem("--set", setting, "must be field=value", "job.seq_len=32768"))
-        elif field.split(".")[0].split("[")[0] not in _SECTIONS:
-            fix = did_you_mean(field.split(".")[0], _SECTIONS)
-            self.problems.append(Problem(field, text, "unknown field", fix))
-        else:
-            self._put(field, text)
-
-    def _put(self, field: str, text: str) -> None:
-        try:
-            for place in places(self.data, field):
-                place.container[place.key] = changed(place, text)
-                self.named[place.path] = field
-        except UnknownFieldError as error:
-            self.problems.append(Problem(field, text, str(error), error.fix))
-        except ValueError as error:
-            self.problems.append(Problem(field, text, str(error), f"{field}=VALUE"))
-
-    def parsed(self) -> Plan:
-        """The mapping as a plan whose prediction is out of date. Names fields as the user wrote them."""
-        if isinstance(self.data["recompute"], str):
-            self.data["recompute"] = [self.data["recompute"]]
-        try:
-            return parse(Plan, self.data, "settings")
-        except InputError as error:
-            renamed = {str(problem): problem for problem in map(self._renamed, error.problems)}
-            raise InputError("settings", renamed.values()) from None
-
-    def _renamed(self, problem: Problem) -> Problem:
-        return replace(problem, field=self.named.get(problem.field, problem.field))
-
-
-def _consistent(before: Plan, after: Plan, named: Collection[str]) -> Configuration:
+def _consistent(before: Plan, after: Plan, named: Collection[str], every_device: bool) -> Configuration:
     """The configuration of a changed plan, with what follows from other fields brought up to date."""
     problems: list[Problem] = []
     given = after.configuration
-    mesh = _mesh(before, after, named, problems)
+    world = after.cluster.num_devices if every_device else before.configuration.mesh.world
+    mesh = _mesh(after, world, named, problems)
     microbatch, microbatches = _batch(after, mesh, named, problems)
     configuration = replace(
         given,
@@ -172,11 +124,10 @@ def _as_setting(problem: Problem) -> Problem:
     return replace(problem, field=_PINS.get(field, field), fix=fix)
 
 
-def _mesh(before: Plan, after: Plan, named: Collection[str], problems: list[Problem]) -> Mesh:
+def _mesh(after: Plan, world: int, named: Collection[str], problems: list[Problem]) -> Mesh:
     mesh = after.configuration.mesh
     if "mesh.dp" in named:
         return mesh
-    world = after.cluster.num_devices if uses_every_device(before) else before.configuration.mesh.world
     model_ranks = mesh.pp * mesh.cp * mesh.tp
     if world % model_ranks:
         rule = f"pp x cp x tp must divide the {world} devices in use"

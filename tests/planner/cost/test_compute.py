@@ -7,7 +7,8 @@ import math
 import pytest
 
 from meshwright.clusters.catalogue import load_cluster
-from meshwright.planner.cost.compute import Matmul, layer_compute, layer_matmuls, matmul_s
+from meshwright.planner.cost.compute import layer_compute, layer_matmuls
+from meshwright.planner.cost.kernels import Matmul, matmul_s
 from meshwright.planner.cost.rates import Rates, cluster_device, device_rates
 from meshwright.planner.cost.sharding import Sharding
 from meshwright.planner.families import architecture, bundled_models, load_model

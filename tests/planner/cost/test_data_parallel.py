@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from meshwright.planner.configuration import Configuration, Mesh
-from meshwright.planner.cost.data_parallel import with_data_parallelism
+from meshwright.planner.cost.data_parallel import rank_parameters, stage_parameters, with_data_parallelism
+from meshwright.planner.cost.step import work_of
 from meshwright.planner.schedule import build
 from meshwright.planner.simulate.engine import step_time
 from meshwright.planner.simulate.work import Work
@@ -44,3 +47,33 @@ def test_fp8_gathers_weights_of_16_bits(make_setting):
     in_8_bits = make_setting("llama-3.1-8b", "dgx-h100:2", 4096, 128, "fp8")
     for zero in (1, 3):
         assert exposed_s(in_8_bits, zero) == exposed_s(in_16_bits, zero)
+
+
+@pytest.mark.parametrize("model", ["llama-3.2-1b", "mixtral-8x7b"])  # the first ties its embeddings
+def test_stages_hold_what_their_ranks_hold(make_setting, model):
+    setting = make_setting(model, "dgx-h100:2", 4096, 128)
+    layers = len(setting.architecture.layers) // 8
+    configuration = Configuration(
+        mesh=Mesh(pp=4, dp=4), stage_layers=(layers,) * 8, microbatch=1, microbatches=8, schedule="interleaved", vpp=2
+    )
+    costs, tied = setting.costs(configuration), setting.architecture.tied_embeddings
+    stages = stage_parameters(costs, configuration, tied)
+    for rank in range(4):
+        held = rank_parameters(costs, configuration, rank, tied)
+        assert sum(each.dense for each in stages[rank::4]) == held.dense
+        assert sum(each.expert for each in stages[rank::4]) == held.expert
+    copies = 2 if tied else 1
+    extra = (copies - 1) * costs.embedding.held.total
+    assert sum(each.total for each in stages) == setting.architecture.parameters + extra
+
+
+def test_when_collectives_happen_follows_the_zero_stage(make_setting):
+    """Nothing to hide behind, three microbatches: gathers and reductions in the numbers that the stage asks for."""
+    setting = make_setting("llama-3.1-8b", "dgx-h100:1", 4096, 24)
+    whole = work_of(setting, sharded(8, 1))
+    gather, reduce = whole.gather_s[0], whole.reduce_s[0]
+    assert work_of(setting, sharded(8, 0)).gather_s == (0.0,)
+    for zero, exposed in ((1, gather + reduce), (2, gather + 3 * reduce), (3, 3 * (2 * gather + reduce))):
+        configuration = replace(sharded(8, zero), microbatches=3)
+        work = with_data_parallelism(setting, configuration, Work((0.0,), (0.0,)))
+        assert step_time(build(configuration), work).exposed_s == pytest.approx(exposed)

@@ -18,7 +18,7 @@ from meshwright.planner.schedule import build
 from meshwright.planner.search.bound import Balancer
 from meshwright.planner.search.space import candidates
 from meshwright.planner.simulate.engine import makespan
-from meshwright.planner.simulate.work import Work
+from meshwright.planner.simulate.work import Slowness, Work
 
 CASES = [
     ("llama-3.1-8b", "dgx-h100:2", 8192, 32),
@@ -143,3 +143,15 @@ def test_zero_three_pays_for_every_microbatch(make_setting, configure):
         for zero in (1, 2, 3)
     ]
     assert exposed[0] < exposed[1] < exposed[2]
+
+
+@pytest.mark.parametrize("slow", [Slowness(ranks=(1.0, 1.5)), Slowness(links=(1e3, 1.0)), Slowness(data=(1.0, 50.0))])
+def test_a_straggler_costs_time_and_the_parts_still_sum(make_setting, configure, slow):
+    setting = make_setting("llama-3.1-8b", "dgx-h100:2", 8192, 32)
+    configuration = configure(setting, "tp=2 pp=2 microbatch=1 zero=1 schedule=1f1b")
+    normal, straggling = price(setting, configuration), price(setting, configuration, slow)
+    assert straggling.step_time_s > normal.step_time_s
+    parts = straggling.breakdown_s
+    assert parts.total == pytest.approx(straggling.step_time_s)
+    changed = {name for name, seconds in dict(parts).items() if seconds > 1.01 * getattr(normal.breakdown_s, name)}
+    assert changed >= ({"compute"} if slow.ranks else {"pp"} if slow.links else {"dp"})

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshwright.planner.schedule import Action, Schedule, gpipe, interleaved, one_forward_one_backward
-from meshwright.planner.simulate.engine import makespan, run
+from meshwright.planner.simulate.engine import makespan, run, step_time
 from meshwright.planner.simulate.work import Work
 
 seconds = st.floats(1e-3, 10.0)
@@ -34,6 +34,16 @@ def test_interleaved_with_equal_stages(ranks: int, groups: int, chunks: int, for
     times = Work((forward_s / chunks,) * stages, (2 * forward_s / chunks,) * stages)
     closed = (microbatches * chunks + ranks - 1) * 3 * forward_s / chunks
     assert makespan(interleaved(ranks, microbatches, chunks), times) == pytest.approx(closed, rel=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(ranks=st.integers(2, 8), microbatches=st.integers(1, 24), transfer_s=st.floats(0, 1.0))
+def test_gpipe_with_transfers(ranks: int, microbatches: int, transfer_s: float) -> None:
+    """Transfers that take no longer than a stage delay the first microbatch on its way, and nothing else."""
+    work = Work((1.0,) * ranks, (2.0,) * ranks, transfer_s)
+    found = step_time(gpipe(ranks, microbatches), work)
+    assert found.pipeline_s == pytest.approx((microbatches + ranks - 1) * 3.0 + 2 * (ranks - 1) * transfer_s, rel=1e-9)
+    assert found.transfers_s == pytest.approx(2 * (ranks - 1) * transfer_s, rel=1e-9, abs=1e-9)
 
 
 def test_the_published_example_of_primus() -> None:

@@ -17,6 +17,7 @@ from meshwright.planner.simulate.failures import (
     effective_ratio,
     parse_failures,
     reliability,
+    young_interval_s,
 )
 from meshwright.planner.simulate.simulation import simulate
 
@@ -28,6 +29,16 @@ def test_the_interval_is_dalys(mtbf_min: float, optimum_min: float) -> None:
     assert found == pytest.approx(optimum_min, rel=0.01)
     around = [effective_ratio(1 / (mtbf_min * 60), found * 60 * scale, 300.0, 600.0) for scale in (0.8, 1.0, 1.25)]
     assert around[1] == max(around)
+
+
+def test_youngs_interval_is_the_first_order_of_dalys() -> None:
+    """Young 1974, equation 8: a save of 30 s, a failure every 24 h: 2,277 s; both agree where a save is short."""
+    rate = 1 / 86_400
+    assert young_interval_s(rate, 30.0) == pytest.approx(2276.8, abs=0.1)
+    assert checkpoint_interval_s(rate, 0.01) == pytest.approx(young_interval_s(rate, 0.01), rel=1e-3)
+    longer = checkpoint_interval_s(1 / 900, 300.0), young_interval_s(1 / 900, 300.0)
+    ratios = [effective_ratio(1 / 900, interval, 300.0, 600.0) for interval in longer]
+    assert ratios[0] > ratios[1]
 
 
 def test_ratio_equals_a_played_sequence_of_failures() -> None:

@@ -11,6 +11,7 @@ from meshwright.planner.contract import plan_json
 from meshwright.planner.plan import Plan
 from meshwright.planner.simulate.simulation import simulate
 from meshwright.planner.simulate.sweep import parse_sweep, sweep
+from meshwright.planner.simulate.tables import table_of_sweep
 
 CONTRACT = {"mesh", "schedule", "recompute", "zero", "microbatch", "predicted", "proof", "runners_up"}
 PREDICTED = {
@@ -113,6 +114,27 @@ def test_sweep_keeps_what_cannot_run(plan: Plan) -> None:
     assert memory.rows[0].simulation is not None
     assert [row.value for row in memory.runnable] == ["80 GiB"]
     assert json.loads(json.dumps(found.to_json()))["rows"][1]["simulation"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "legal"),
+    [
+        ("device=h200,b200,a100-sxm-40gb", 3),
+        ("node=dgx-a100-80g,dgx-h100,dgx-b200", 3),
+        ("devices=4,8,12,16,17", 3),
+        ("network=0.5x,1x,2x", 3),
+        ("precision=bf16,fp32,fp8", 2),
+        ("seq_len=2048,8192", 2),
+        ("global_batch=32,64,65", 2),
+        ("price=1,2.5", 2),
+    ],
+)
+def test_sweeps_of_what_people_ask(plan: Plan, text: str, legal: int) -> None:
+    found = sweep(plan, text)
+    assert sum(row.simulation is not None for row in found.rows) == legal
+    rows, head = table_of_sweep(found)
+    assert {len(row) for row in rows} == {len(head)}
+    assert "days" in table_of_sweep(sweep(plan, text, tokens=1e12))[1]
 
 
 def test_values_may_be_lists(plan: Plan) -> None:

@@ -10,6 +10,7 @@ import pytest
 from meshwright.clusters.schema import Cluster
 from meshwright.errors import InputError
 from meshwright.planner.plan import Plan
+from meshwright.planner.simulate.draft import MACHINES
 from meshwright.planner.simulate.fields import SHORT_NAMES
 from meshwright.planner.simulate.scenario import Scenario
 from meshwright.planner.simulate.whatif import apply_settings
@@ -58,6 +59,21 @@ GROUP = "cluster.node_groups.0."
         ("microbatch=2", "configuration.microbatches", 8),
         ("schedule.microbatches=8", "configuration.microbatch", 2),
         ("mesh.tp=1", "configuration.sp", False),
+        ("network=2x", GROUP + "nics.rate_bytes_per_s", 50e9),
+        ("price=2.5", GROUP + "price_per_device_hour", 2.5),
+        ("seq_len=8192", "job.seq_len", 8192),
+        ("global_batch=64", "configuration.microbatches", 32),
+        ("precision=fp32", "job.precision", "fp32"),
+        ("nodes=4", "configuration.mesh.dp", 4),
+        ("devices=16", GROUP + "nodes", 4),
+        ("devices=2x", "configuration.mesh.dp", 4),
+        ("devices=4", "configuration.mesh.world", 4),
+        ("device=h200", GROUP + "device.name", "h200-sxm-141gb"),
+        ("cluster.device=b200", GROUP + "device.name", "b200-sxm-180gb"),
+        ("node=dgx-h100", GROUP + "devices_per_node", 8),
+        ("node=dgx-h100", GROUP + "nodes", 1),
+        ("node=dgx-h100", GROUP + "name", "east"),
+        ("node=dgx-h100", GROUP + "price_per_device_hour", 2.95),
     ],
 )
 def test_one_setting(plan: Plan, setting: str, path: str, expected: object) -> None:
@@ -101,7 +117,24 @@ def test_short_names_reach_every_group(plan: Plan) -> None:
         ("cluster.node_groups[9].nodes=1", "nothing is numbered or named 9. Try: one of east"),
         ("cluster.device=1", "must be the name of a bundled device"),
         ("cluster.device=0.5x", "holds a section, which cannot be scaled"),
-        ("cluster.device=h200", "is not a bundled device; did you mean 'h200-sxm-141gb'"),
+        ("cluster.device=h200sxm", "is not a bundled device; did you mean 'h200-sxm-141gb'"),
+        ("device=a100", "is the start of several bundled devices. Try: one of a100-sxm-40gb, a100-sxm-80gb"),
+        ("device=2x", "holds a section, which cannot be scaled"),
+        ("devices=13", "must make whole nodes of 4 devices. Try: devices=12"),
+        ("devices=15", "must make whole nodes of 4 devices. Try: devices=16"),
+        ("devices=3", "must make whole nodes of 4 devices. Try: devices=4"),
+        ("devices=some", "must be a number of devices. Try: devices=8"),
+        ("devices=0", "must be a whole number of devices above 0"),
+        ("devices=0.3x", "must be a whole number of devices above 0"),
+        ("devices=infx", "must be a whole number of devices above 0"),
+        ("devices=2", "pp x cp x tp must divide the 2 devices in use"),
+        ("node=dgx-h10", "is not a bundled cluster; did you mean 'dgx-h100'"),
+        ("node=two-site", "has several kinds of nodes"),
+        ("precision=bf17", "precision = 'bf17': should be 'bf16', 'fp16', 'fp32' or 'fp8'"),
+        ("seq_len=0", "seq_len = 0: should be greater than or equal to 1. Try: 1"),
+        ("price=-1", "price = -1: should be greater than or equal to 0"),
+        ("network=fast", "network = 'fast': must be a rate"),
+        ("seqlen=1", "unknown field; did you mean 'seq_len'"),
         ("cluster.host=big", "is a section. Try: one of its fields: cores"),
         ("job.seq_len", "must be field=value"),
         ("job.precision=0.5x", "holds 'bf16', which cannot be scaled"),
@@ -161,10 +194,32 @@ def test_a_plan_on_part_of_its_cluster_keeps_that_part(plan: Plan) -> None:
     assert apply_settings(part, ["cluster.nodes=4"]).configuration.mesh.world == 4
 
 
+def test_devices_of_less_than_a_node_share_it(plan: Plan) -> None:
+    group = apply_settings(plan, ["devices=2", "mesh.pp=1"]).cluster.node_groups[0]
+    assert (group.nodes, group.devices_per_node) == (1, 2)
+
+
+def test_several_groups_keep_their_proportion(plan: Plan) -> None:
+    west = node_group(name="west", nodes=4)
+    line = {"between": ["east", "west"], "kind": "ethernet", "bandwidth": "10 GB/s", "latency": "1 ms"}
+    two = Cluster.model_validate({"name": "two", "node_groups": [node_group(), west], "links": [line]})
+    both = plan.model_copy(update={"cluster": two, "mesh": plan.mesh.model_copy(update={"dp": 6})})
+    wide = ["job.global_batch=48"]
+    assert [group.nodes for group in apply_settings(both, ["devices=48", *wide]).cluster.node_groups] == [4, 8]
+    with pytest.raises(InputError, match=r"shares of 12 devices over the node groups\. Try: devices=36"):
+        apply_settings(both, ["devices=40", *wide])
+
+
+def test_devices_of_a_node_that_do_not_fill_another(plan: Plan) -> None:
+    three = Cluster.model_validate({"name": "three-nodes", "node_groups": [node_group(nodes=3)]})
+    with pytest.raises(InputError, match="has nodes of 8 devices, which do not make the 12 of east"):
+        apply_settings(plan.model_copy(update={"cluster": three}), ["node=dgx-h100"])
+
+
 def test_the_page_lists_every_short_name() -> None:
     page = (Path(__file__).parents[3] / "docs" / "simulate.md").read_text()
     listed = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
-    assert listed == list(SHORT_NAMES)
+    assert listed == [*MACHINES, *SHORT_NAMES]
 
 
 def test_a_plan_file_edited_by_hand_is_checked(plan: Plan) -> None:

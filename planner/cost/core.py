@@ -1,0 +1,47 @@
+"""The core of attention, from queries, keys and values to their weighted sum: fused, or as separate kernels."""
+
+from __future__ import annotations
+
+from ..model import Attention
+from .kernels import Matmul, elementwise_s, matmul_s
+from .rates import Rates
+from .sharding import Sharding
+
+FUSED_BACKWARD = 2.5
+"""Five products where the forward has two (FlashAttention-2, arXiv:2307.08691, section 3.1)."""
+
+SOFTMAX_BYTES = (4, 6)
+"""Per score: forward reads it and writes its probability (scale, mask and softmax in one kernel, as in Megatron-LM);
+backward reads the probability and its gradient and writes one."""
+
+DROPOUT_BYTES = (5, 5)
+"""Per score: reads and writes it in 16 bits, and the mask of one byte."""
+
+
+def core_s(attention: Attention, sharding: Sharding, seq_len: int, rates: Rates) -> tuple[float, float]:
+    """Seconds forward and backward on one rank; heads are split over tp, the sequence over cp."""
+    if rates.scores:
+        return _separate_s(attention, sharding, seq_len, rates)
+    flops = attention.score_flops(seq_len) * sharding.microbatch / (sharding.cp * sharding.tp)
+    forward = flops / rates.attention_flops
+    return forward + rates.launch_s, FUSED_BACKWARD * forward + rates.launch_s
+
+
+def _separate_s(attention: Attention, sharding: Sharding, seq_len: int, rates: Rates) -> tuple[float, float]:
+    """Two batched products forward and four backward over all pairs, masked ones too, with softmax and dropout
+    between them (Korthikanti et al. 2022, arXiv:2205.05198, figure 3)."""
+    heads = sharding.microbatch * attention.heads / sharding.tp
+    rows = seq_len / sharding.cp
+    products = [
+        Matmul(rows, seq_len, attention.head_dim, heads, True),
+        Matmul(rows, attention.value_dim, seq_len, heads, True),
+    ]
+    matmuls = sum(matmul_s(rates, each) for each in products)
+    scores = heads * rows * seq_len * rates.element_bytes / 2
+    dropout = DROPOUT_BYTES if rates.dropout else (0, 0)
+    kernels = 2 if rates.dropout else 1
+    forward, backward = (
+        elementwise_s(rates, (softmax + dropped) * scores, kernels)
+        for softmax, dropped in zip(SOFTMAX_BYTES, dropout, strict=True)
+    )
+    return matmuls + forward, 2 * matmuls + backward
