@@ -33,11 +33,15 @@ class Keeps(Frozen):
     gated_copies: int = Field(
         default=3, ge=3, le=4, description="widths kept of a gated activation; 3 where it is one kernel"
     )
+    eager_norms: bool = Field(
+        default=False, description="a norm of separate kernels keeps an fp32 copy of its input and the normalised one"
+    )
     routed_copies: int = Field(
         default=1, ge=1, le=2, description="hidden-wide copies of a routed token: 2 where experts' outputs are weighted"
     )
     scores: bool = Field(default=False, description="attention that is not fused keeps its score matrices")
     dropout: bool = Field(default=False, description="masks of a byte per element (and dropped scores) are kept")
+    checkpoints_on_host: bool = Field(default=False, description="what full recomputation keeps goes to host memory")
     gathered_inputs: bool = Field(
         default=False, description="with sequence parallelism, inputs are kept gathered over tp"
     )

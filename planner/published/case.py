@@ -12,7 +12,7 @@ from ..job import Job, Precision
 from ..model import Architecture
 from .generation import generation
 from .machine import row_cluster
-from .recipe import as_row_ran, recompute_modules
+from .recipe import as_row_ran, offload, recompute_modules, shards_optimizer
 from .row import Row
 from .shape import NotModelledError, row_architecture
 from .stages import stage_layers
@@ -90,6 +90,7 @@ def _configuration(row: Row, shape: Architecture, assumptions: list[str]) -> Con
         zero=_zero(row, mesh, assumptions),
         sp=_sequence_parallel(row, mesh, assumptions),
         recompute=(_recompute(row, assumptions),) * mesh.pp,
+        offload=offload(row),
         cp_algorithm="ulysses" if "ulysses" in row.features.lower() else "ring",
     )
 
@@ -124,7 +125,7 @@ def _schedule(row: Row, vpp: int) -> ScheduleName:
 def _zero(row: Row, mesh: Mesh, assumptions: list[str]) -> int:
     if row.zero_stage is not None:
         return min(row.zero_stage, 1) if mesh.pp > 1 else row.zero_stage
-    modern = framework(generation(row)).shards_optimizer
+    modern = shards_optimizer(framework(generation(row)), row)
     if mesh.dp * mesh.cp > 1:
         assumptions.append(f"ZeRO {int(modern)}")
     return int(modern)

@@ -53,6 +53,9 @@ def row_cluster(row: Row, assumptions: list[str]) -> Cluster:
     group = cluster.node_groups[0]
     devices = min(row.gpus, row.gpus_per_node or group.devices_per_node)
     nodes, left = divmod(row.gpus, devices)
+    if row.gpu == "V100":
+        assumptions.append("V100 with 32 GB")  # libai's runs of that name hold more than 16 GB
+        group = group.model_copy(update={"device": group.device.model_copy(update={"memory_bytes": 32 * 2**30})})
     update: dict[str, object] = {"nodes": nodes + (1 if left else 0), "devices_per_node": devices}
     if network and group.nics:
         update["nics"] = _nics(group.nics, network)
