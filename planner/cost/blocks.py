@@ -141,7 +141,7 @@ def _layer_block(layer: Layer, shape: Shape, rates: Rates, groups: Groups, modul
     compute = accumulated(layer_compute(layer, sharding, seq_len, rates), rates, held.total)
     return Block(
         compute=compute,
-        exchange=layer_exchange(layer, sharding, seq_len, rates.element_bytes, groups, compute),
+        exchange=layer_exchange(layer, sharding, seq_len, rates, groups, compute),
         held=held,
         activation_bytes=kept.total,
         selective_bytes=kept.total - kept.given_up(modules),
@@ -175,7 +175,9 @@ def _head_block(model: Architecture, sharding: Sharding, seq_len: int, rates: Ra
     projection = model.vocab * model.hidden / sharding.tp
     norm_and_bias = model.head_parameters - (0 if model.tied_embeddings else model.vocab * model.hidden)
     return Block(
-        compute=accumulated(head_compute(model.hidden, model.vocab, sharding, seq_len, rates), rates, projection),
+        compute=accumulated(
+            head_compute(model.hidden, model.vocab, sharding, seq_len, rates, model.further_tokens), rates, projection
+        ),
         exchange=exchange,
         held=Held(norm_and_bias + (0 if model.tied_embeddings else projection)),
         activation_bytes=2 * activation / sharding.sequence_split,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ...clusters.schema import Cluster, Device, Origin
+from ...clusters.schema import Cluster, Device, Dtype, Origin
 from ...clusters.topology import GroupPaths, Path, Topology, domain_devices
 from ..configuration import Configuration
 from ..frameworks.framework import Costs, Framework, framework
@@ -30,6 +30,7 @@ class Setting:
     every_device: bool = True  # a legal configuration uses all of them, rather than any number of whole nodes
     framework: Framework = field(default_factory=framework)  # what executes the layers
     recompute_modules: tuple[Module, ...] = CORE  # what recompute=selective gives up
+    narrow: Dtype | None = None  # what the layers' matmuls run in where that is narrower than the job's precision
     _paths: dict[tuple[int, int], GroupPaths] = field(default_factory=dict, repr=False)
     _hops: dict[tuple[int, int], Path] = field(default_factory=dict, repr=False)
     _costs: dict[Sharding, ModelCosts] = field(default_factory=dict, repr=False)
@@ -58,7 +59,7 @@ class Setting:
 
     @cached_property
     def rates(self) -> Rates:
-        return device_rates(self.device, self.job.precision, self.framework)
+        return device_rates(self.device, self.job.precision, self.framework, self.narrow)
 
     @cached_property
     def hides_communication(self) -> bool:

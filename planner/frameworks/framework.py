@@ -69,6 +69,27 @@ class Keeps(Frozen):
     fragments: float = Field(default=0.25, ge=0, description="allocator's fragments as a share of what comes and goes")
 
 
+class Experts(Frozen):
+    """How routed tokens travel to the ranks of their experts and back."""
+
+    dispatch: Literal["copies", "distinct"] = Field(
+        default="copies",
+        description="a copy for each expert (all-to-all), or one for each rank and each NVLink domain that a token "
+        "visits (DeepEP, HybridEP)",
+    )
+    overlaps: bool = Field(
+        default=False,
+        description="beside the compute of another microbatch (Megatron's overlap_moe_expert_parallel_comm)",
+    )
+
+
+class Graphs(Frozen):
+    """Shares of the host's time that are left where CUDA graphs replay what it issued once."""
+
+    layer: float = Field(default=1.0, ge=0, le=1, description="of a layer's")
+    moe: float = Field(default=1.0, ge=0, le=1, description="of what experts add to it")
+
+
 class Costs(Frozen):
     """What its execution costs beside the kernels that the mathematics asks for. The defaults cost nothing."""
 
@@ -85,8 +106,13 @@ class Costs(Frozen):
     network: float = Field(
         default=1.0, gt=0, description="likewise, of data-parallel ones, and of tensor-parallel ones between domains"
     )
+    experts: float = Field(
+        default=1.0, gt=0, description="share of `matmul`'s rate that grouped matmuls of experts reach"
+    )
+    dispatch: float = Field(default=1.0, gt=0, description="time of exposed expert dispatch over the links' own")
     steal: float = Field(default=0.0, ge=0, lt=1, description="share of compute lost while a collective is in flight")
     host_layer_s: float = Field(default=0.0, ge=0, description="host seconds to issue one layer in one direction")
+    host_moe_s: float = Field(default=0.0, ge=0, description="host seconds more of a layer with experts")
     host_microbatch_s: float = Field(
         default=0.0, ge=0, description="likewise, of a microbatch through a stage beside its layers"
     )
@@ -124,8 +150,11 @@ class Framework(Frozen):
         default=False,
         description="with a pipeline over nodes, tensor-parallel rings pay the network's latency at every step",
     )
+    fills_stages: bool = Field(default=False, description="layers that do not divide leave the last stages short")
     balances_stages: bool = Field(default=False, description="pipeline stages are cut by FLOPs, the head's included")
     keeps: Keeps = Keeps()
+    experts: Experts = Experts()
+    graphs: Graphs = Graphs()
     accumulate_bytes: float = Field(
         default=0.0, ge=0, description="memory traffic per parameter to add one microbatch's gradient to the sum"
     )
