@@ -158,6 +158,7 @@ class Framework(Frozen):
     accumulate_bytes: float = Field(
         default=0.0, ge=0, description="memory traffic per parameter to add one microbatch's gradient to the sum"
     )
+    like: str = Field(default="", description="nothing was fitted for it: costs and spread are those of this one")
     costs: Costs = Costs()
     on: dict[str, Overrides] = Field(default={}, description="by kind of device, the first word of its name: h100")
 
@@ -185,7 +186,11 @@ def framework(name: str = DEFAULT) -> Framework:
         raise InputError.single(
             "command line", "--framework", name, "not a bundled framework", did_you_mean(name, names())
         )
-    return parse(Framework, load_mapping(path), str(path))
+    found = parse(Framework, load_mapping(path), str(path))
+    if not found.like:
+        return found
+    model = framework(found.like)
+    return found.model_copy(update={"costs": model.costs, "on": model.on, "spread": model.spread})
 
 
 def save(changed: Framework) -> None:
