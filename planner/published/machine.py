@@ -53,12 +53,25 @@ def row_cluster(row: Row, assumptions: list[str]) -> Cluster:
     group = cluster.node_groups[0]
     devices = min(row.gpus, row.gpus_per_node or group.devices_per_node)
     nodes, left = divmod(row.gpus, devices)
+    if row.gpu == "V100":
+        assumptions.append("V100 with 32 GB")  # libai's runs of that name hold more than 16 GB
+        group = group.model_copy(update={"device": group.device.model_copy(update={"memory_bytes": 32 * 2**30})})
     update: dict[str, object] = {"nodes": nodes + (1 if left else 0), "devices_per_node": devices}
+    if domain := group.fabric.domain_devices:
+        update["fabric"] = group.fabric.model_copy(
+            update={"domain_devices": _segment(nodes, domain // devices) * devices}
+        )
     if network and group.nics:
         update["nics"] = _nics(group.nics, network)
     if nodes > 1 and not row.interconnect:
         assumptions.append(f"the network of {name}")
     return cluster.model_copy(update={"node_groups": (group.model_copy(update=update),)})
+
+
+def _segment(nodes: int, most: int) -> int:
+    """Nodes that a job takes of each NVLink domain: all of it where they fit in one, else the most that divides it
+    evenly (sbatch --segment, as github.com/NVIDIA-NeMo/Megatron-Bridge sets it in scripts/performance)."""
+    return next((each for each in range(min(most, nodes), 0, -1) if nodes % each == 0), 1)
 
 
 def _nics(nics: Nics, network: dict[str, str]) -> Nics:
