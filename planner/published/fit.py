@@ -136,7 +136,7 @@ def _descend(
         gradient = (slopes * weights[:, None]).T @ now + (at - prior) / spread**2
         for _ in range(6):
             move = -np.linalg.solve(curvature + damping * np.diag(np.diag(curvature)), gradient)
-            there = np.clip(at + np.clip(move, -0.5, 0.5), *limits)
+            there: Vector = np.clip(at + np.clip(move, -0.5, 0.5), *limits)
             then = residuals(there)
             loss = _loss(then, there, prior, spread)
             if loss < best:
