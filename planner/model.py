@@ -206,6 +206,7 @@ class Architecture:
     learned_positions: int = 0  # rows of a learned position table, 0: none
     head_bias: bool = False
     final_norm_bias: bool = False
+    further_tokens: int = 0  # predicted after the next one, each by a layer at the end of `layers` and the shared head
 
     @property
     def embedding_parameters(self) -> int:

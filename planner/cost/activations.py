@@ -88,8 +88,9 @@ def layer_kept(layer: Layer, shape: Shape) -> Kept:
     keeps, own, hidden = shape.keeps, shape.own, layer.hidden
     masks = 2 * own * hidden if keeps.dropout else 0.0
     gathered = shape.tokens if keeps.gathered_inputs else own
+    norm_input = shape.element + 4 if keeps.eager_norms else shape.element
     kept = {
-        "residual": layer.norms * own * hidden * shape.element + masks,
+        "residual": layer.norms * own * hidden * norm_input + masks,
         "norm_outputs": layer.norms * gathered * hidden * shape.inputs,
         **_attention(layer, shape),
     }
@@ -165,7 +166,9 @@ def worst_routing_bytes(layer: Layer, shape: Shape) -> float:
 
 
 def layer_input_bytes(layer: Layer, shape: Shape) -> float:
-    """What full recomputation keeps of a layer."""
+    """What full recomputation keeps of a layer on the device."""
+    if shape.keeps.checkpoints_on_host:
+        return 0.0
     return shape.own * layer.hidden * shape.element
 
 

@@ -123,15 +123,11 @@ def model_costs(
     shape: Shape,
     rates: Rates,
     groups: Groups,
-    tensor: float = 1.0,
     modules: tuple[Module, ...] = CORE,
 ) -> ModelCosts:
-    """Price a model under a sharding; each distinct layer once. `tensor` scales exposed tensor-parallel time;
-    `modules` are what selective recomputation gives up."""
+    """Price a model under a sharding; each distinct layer once. `modules` are what selective recomputation gives up."""
     sharding, seq_len = shape.sharding, shape.seq_len
-    priced = {
-        layer: _layer_block(layer, shape, rates, groups, tensor, modules) for layer in dict.fromkeys(model.layers)
-    }
+    priced = {layer: _layer_block(layer, shape, rates, groups, modules) for layer in dict.fromkeys(model.layers)}
     return ModelCosts(
         layers=tuple(priced[layer] for layer in model.layers),
         embedding=_embedding_block(model, sharding, seq_len, rates, groups),
@@ -139,15 +135,13 @@ def model_costs(
     )
 
 
-def _layer_block(
-    layer: Layer, shape: Shape, rates: Rates, groups: Groups, tensor: float, modules: tuple[Module, ...]
-) -> Block:
+def _layer_block(layer: Layer, shape: Shape, rates: Rates, groups: Groups, modules: tuple[Module, ...]) -> Block:
     sharding, seq_len = shape.sharding, shape.seq_len
     held, kept = layer_parameters(layer, sharding), layer_kept(layer, shape)
     compute = accumulated(layer_compute(layer, sharding, seq_len, rates), rates, held.total)
     return Block(
         compute=compute,
-        exchange=layer_exchange(layer, sharding, seq_len, rates.element_bytes, groups, compute).slowed(tensor),
+        exchange=layer_exchange(layer, sharding, seq_len, rates, groups, compute),
         held=held,
         activation_bytes=kept.total,
         selective_bytes=kept.total - kept.given_up(modules),
@@ -181,7 +175,9 @@ def _head_block(model: Architecture, sharding: Sharding, seq_len: int, rates: Ra
     projection = model.vocab * model.hidden / sharding.tp
     norm_and_bias = model.head_parameters - (0 if model.tied_embeddings else model.vocab * model.hidden)
     return Block(
-        compute=accumulated(head_compute(model.hidden, model.vocab, sharding, seq_len, rates), rates, projection),
+        compute=accumulated(
+            head_compute(model.hidden, model.vocab, sharding, seq_len, rates, model.further_tokens), rates, projection
+        ),
         exchange=exchange,
         held=Held(norm_and_bias + (0 if model.tied_embeddings else projection)),
         activation_bytes=2 * activation / sharding.sequence_split,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ...clusters.topology import GroupPaths, Path
 
@@ -79,6 +80,18 @@ def pipeline_transfer_s(
 
 def _ring(path: Path, members: int, full_bytes: float) -> float:
     return (members - 1) * (full_bytes / members / path.bandwidth_bytes_per_s + path.latency_s)
+
+
+def slowed(group: GroupPaths, inner: float, outer: float) -> GroupPaths:
+    """The same group with everything inside a domain, and between domains, taking so many times as long."""
+    return replace(group, inner=_slower(group.inner, inner), outer=_slower(group.outer, outer))
+
+
+def _slower(path: Path | None, factor: float) -> Path | None:
+    if path is None:
+        return None
+    rate, latency_s = path.bandwidth_bytes_per_s / factor, path.latency_s * factor
+    return replace(path, bandwidth_bytes_per_s=rate, latency_s=latency_s)
 
 
 ALONE = GroupPaths(size=1, domains=1, inner=None, outer=None)

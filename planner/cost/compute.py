@@ -61,9 +61,9 @@ def mlp_matmuls(mlp: Mlp, hidden: int, tokens: float, split: int, experts: float
     """The two products of a feed-forward block (gate and up run as one); `experts` > 0: grouped over so many."""
     width = mlp.width / split
     up = (2 if mlp.gated else 1) * width
-    count, grouped = (experts, True) if experts else (1, False)
+    count, routed = (experts, True) if experts else (1, False)
     each = tokens / count
-    return [Matmul(each, up, hidden, count, grouped), Matmul(each, hidden, width, count, grouped)]
+    return [Matmul(each, up, hidden, count, routed, routed), Matmul(each, hidden, width, count, routed, routed)]
 
 
 def routed_tokens(moe: Moe, sharding: Sharding, seq_len: int) -> float:
@@ -123,11 +123,6 @@ def layer_compute(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates) 
     )
 
 
-CAST_BYTES = 4
-"""Of an operand in fp8: read in 16 bits, written in 8, and once more transposed for the weight gradient
-(Transformer Engine)."""
-
-
 def _casts_s(rates: Rates, matmuls: list[Matmul]) -> tuple[float, float]:
     """Casts of the inputs forward and of the output gradients backward; weights are cast once a step."""
     if rates.sixteen_bit is None:
@@ -135,7 +130,8 @@ def _casts_s(rates: Rates, matmuls: list[Matmul]) -> tuple[float, float]:
     inputs = sum(each.count * each.m * each.k for each in matmuls)
     outputs = sum(each.count * each.m * each.n for each in matmuls)
     launched = len(matmuls)
-    return elementwise_s(rates, CAST_BYTES * inputs, launched), elementwise_s(rates, CAST_BYTES * outputs, launched)
+    each = rates.cast_bytes
+    return elementwise_s(rates, each * inputs, launched), elementwise_s(rates, each * outputs, launched)
 
 
 def accumulated(compute: Compute, rates: Rates, parameters: float) -> Compute:
@@ -182,11 +178,18 @@ CROSS_ENTROPY_BYTES = (18, 6)
 backward reads the softmax and writes a 16-bit gradient. In fp32 the same passes are counted."""
 
 
-def head_compute(hidden: int, vocab: int, sharding: Sharding, seq_len: int, rates: Rates) -> Compute:
-    """Final norm, output projection and cross-entropy, the vocabulary split over tp."""
+def head_compute(hidden: int, vocab: int, sharding: Sharding, seq_len: int, rates: Rates, further: int = 0) -> Compute:
+    """Final norm, output projection and cross-entropy, the vocabulary split over tp. Each `further` token that is
+    predicted takes them once more, after a projection of two hidden states to one (DeepSeek-V3, arXiv:2412.19437,
+    section 2.2); its layer is one of the model's."""
     tokens = sharding.tokens(seq_len)
     columns = vocab / sharding.tp
     matmul = matmul_s(rates.sixteen_bit or rates, Matmul(tokens, columns, hidden))
     norm = elementwise_s(rates, 2 * tokens / sharding.sequence_split * hidden * rates.element_bytes, 1)
     forward, backward = (elementwise_s(rates, each * tokens * columns, 3) for each in CROSS_ENTROPY_BYTES)
-    return Compute(matmul + norm + forward, 2 * matmul + 2 * norm + backward)
+    own = Compute(matmul + norm + forward, 2 * matmul + 2 * norm + backward)
+    if not further:
+        return own
+    join = matmul_s(rates, Matmul(tokens, hidden / sharding.tp, 2 * hidden))
+    times = 1 + further
+    return Compute(times * own.forward_s + further * join, times * own.backward_s + 2 * further * join)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ...clusters.topology import GroupPaths
+from ..frameworks.framework import Experts
 from ..model import Attention, Layer, Moe
 from .communication import all_gather_s, all_reduce_s, all_to_all_s, reduce_scatter_s, ring_exchange_s
 from .compute import Compute
+from .dispatch import dispatch_s
+from .rates import Rates
 from .sharding import Sharding
 
 
@@ -40,21 +43,21 @@ class Exchange:
     def backward_s(self) -> float:
         return self.tp_backward_s + self.cp_backward_s + self.ep_backward_s
 
-    def slowed(self, tensor: float) -> Exchange:
-        """With tensor-parallel time scaled."""
-        return replace(self, tp_forward_s=tensor * self.tp_forward_s, tp_backward_s=tensor * self.tp_backward_s)
-
 
 def layer_exchange(
-    layer: Layer, sharding: Sharding, seq_len: int, element_bytes: int, groups: Groups, compute: Compute
+    layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups, compute: Compute
 ) -> Exchange:
     """Communication of one layer. Tensor- and expert-parallel collectives are exposed: their neighbours in the
-    layer need the result. The ring of context parallelism runs beside attention."""
+    layer need the result, unless another microbatch computes beside the latter. The ring of context parallelism runs
+    beside attention."""
+    element_bytes = rates.element_bytes
     activation = sharding.tokens(seq_len) * layer.hidden * element_bytes
     tp = region_s(groups.tp, activation, sharding.sp) * _tp_regions(layer)
     ep = 0.0
     if isinstance(layer.ffn, Moe):
-        ep = _experts_s(layer.ffn, activation, sharding, groups)
+        ep = rates.dispatch * _experts_s(layer.ffn, activation, sharding, groups, rates.routing)
+        if rates.routing.overlaps:
+            ep = max(0.0, ep - (compute.forward_s + compute.backward_s) / 2)
     cp_forward, cp_backward = _context_s(layer.attention, sharding, seq_len, element_bytes, groups.cp, compute)
     return Exchange(tp, tp, cp_forward, cp_backward, ep, ep)
 
@@ -74,13 +77,12 @@ def _tp_regions(layer: Layer) -> int:
     return 2 if moe is None or moe.shared is not None else 1
 
 
-def _experts_s(moe: Moe, activation_bytes: float, sharding: Sharding, groups: Groups) -> float:
+def _experts_s(moe: Moe, activation_bytes: float, sharding: Sharding, groups: Groups, routing: Experts) -> float:
     """Dispatch and combine, forward or backward; expert-tensor ranks gather what they compute together."""
-    sent = activation_bytes / sharding.sequence_split * moe.top_k
-    gathered = sent * sharding.etp
-    return (
-        2 * all_to_all_s(groups.ep, sent) + all_gather_s(groups.etp, gathered) + reduce_scatter_s(groups.etp, gathered)
-    )
+    own = activation_bytes / sharding.sequence_split
+    gathered = own * moe.top_k * sharding.etp
+    beside = all_gather_s(groups.etp, gathered) + reduce_scatter_s(groups.etp, gathered)
+    return 2 * dispatch_s(moe, groups.ep, own, routing.dispatch) + beside
 
 
 def _context_s(

@@ -16,14 +16,16 @@ class Matmul:
     k: float
     count: float = 1
     grouped: bool = False
+    routed: bool = False  # of experts
 
 
 def matmul_s(rates: Rates, matmul: Matmul) -> float:
     """Seconds of one matmul. A grouped one is priced at the efficiency of one of its groups."""
     m, n, k = matmul.m, matmul.n, matmul.k
     flops = 2.0 * m * n * k
+    sustained = rates.peak_flops * rates.matmul_fraction(flops) * (rates.experts if matmul.routed else 1.0)
     moved = (m * k + k * n + m * n) * rates.element_bytes
-    one = max(flops / (rates.peak_flops * rates.matmul_fraction(flops)), moved / rates.bandwidth_bytes_per_s)
+    one = max(flops / sustained, moved / rates.bandwidth_bytes_per_s)
     return matmul.count * one + (1 if matmul.grouped else matmul.count) * rates.launch_s
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ...clusters.schema import Cluster, Device, Dtype, Origin
 from ...errors import InputError
-from ..frameworks.framework import Framework
+from ..frameworks.framework import Experts, Framework
 from ..job import Precision
 
 ELEMENT_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2}
@@ -33,6 +33,10 @@ class Rates:
     scores: bool = False  # attention is not fused: its score matrices are written and read
     dropout: bool = False
     accumulate_bytes: float = 0.0  # per parameter and microbatch, to add its gradient to those before
+    experts: float = 1.0  # share of the matmul rate that grouped matmuls of experts reach
+    dispatch: float = 1.0  # time of expert dispatch over the links' own
+    routing: Experts = Experts()
+    cast_bytes: float = 4.0  # per element of an operand that is narrower than 16 bits
     sixteen_bit: Rates | None = None  # of what stays in 16 bits where the layers' matmuls are in 8
 
     def matmul_fraction(self, flops: float) -> float:
@@ -45,14 +49,23 @@ class Rates:
         return left + (right - left) * (at - low) / (high - low)
 
 
-def device_rates(device: Device, precision: Precision, framework: Framework = PLAIN) -> Rates:
-    """Rates of one kind of device under a framework. In fp8 attention and the output head run in bf16."""
+CAST_BYTES = {"fp8": 4.0, "fp4": 5.0}
+"""Of an operand: read in 16 bits, written in 8, and once more transposed for the weight gradient (Transformer Engine).
+In NVFP4 half as much is written, and read once more before for the scale of the whole tensor (arXiv:2509.25149)."""
+
+
+def device_rates(
+    device: Device, precision: Precision, framework: Framework = PLAIN, narrow: Dtype | None = None
+) -> Rates:
+    """Rates of one kind of device under a framework. In fp8 attention and the output head run in bf16; `narrow` is
+    what the layers' matmuls run in where that is yet narrower."""
+    operand: Dtype = narrow or precision
     calibration, costs = device.calibration, framework.costs_on(device.name)
     core: Dtype = "bf16" if precision == "fp8" else precision
     return Rates(
-        peak_flops=device.peak_flops[precision],
+        peak_flops=device.peak_flops[operand],
         attention_flops=device.peak_flops[core] * calibration.attention * costs.attention,
-        matmul=tuple((math.log(point.flops), point.fraction * costs.matmul) for point in calibration.points(precision)),
+        matmul=tuple((math.log(point.flops), point.fraction * costs.matmul) for point in calibration.points(operand)),
         bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s,
         elementwise_bytes_per_s=device.memory_bandwidth_bytes_per_s * calibration.memory / costs.elementwise,
         launch_s=calibration.launch_s,
@@ -60,6 +73,10 @@ def device_rates(device: Device, precision: Precision, framework: Framework = PL
         scores=framework.keeps.scores,
         dropout=framework.keeps.dropout,
         accumulate_bytes=framework.accumulate_bytes,
+        experts=costs.experts,
+        dispatch=costs.dispatch,
+        routing=framework.experts,
+        cast_bytes=CAST_BYTES.get(operand, 0.0),
         sixteen_bit=device_rates(device, "bf16", framework) if precision == "fp8" else None,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ...clusters.schema import Cluster, Device, Origin
+from ...clusters.schema import Cluster, Device, Dtype, Origin
 from ...clusters.topology import GroupPaths, Path, Topology, domain_devices
 from ..configuration import Configuration
 from ..frameworks.framework import Costs, Framework, framework
@@ -13,7 +13,7 @@ from ..job import Job
 from ..model import Architecture, Layer
 from .activations import CORE, Module, Shape
 from .blocks import ModelCosts, model_costs
-from .communication import ALONE
+from .communication import ALONE, slowed
 from .exchange import Groups
 from .rates import ORIGIN_RANK, Rates, cluster_device, device_rates
 from .sharding import Sharding, sharding_of
@@ -30,6 +30,7 @@ class Setting:
     every_device: bool = True  # a legal configuration uses all of them, rather than any number of whole nodes
     framework: Framework = field(default_factory=framework)  # what executes the layers
     recompute_modules: tuple[Module, ...] = CORE  # what recompute=selective gives up
+    narrow: Dtype | None = None  # what the layers' matmuls run in where that is narrower than the job's precision
     _paths: dict[tuple[int, int], GroupPaths] = field(default_factory=dict, repr=False)
     _hops: dict[tuple[int, int], Path] = field(default_factory=dict, repr=False)
     _costs: dict[Sharding, ModelCosts] = field(default_factory=dict, repr=False)
@@ -58,7 +59,7 @@ class Setting:
 
     @cached_property
     def rates(self) -> Rates:
-        return device_rates(self.device, self.job.precision, self.framework)
+        return device_rates(self.device, self.job.precision, self.framework, self.narrow)
 
     @cached_property
     def hides_communication(self) -> bool:
@@ -147,8 +148,9 @@ class Setting:
 
     def groups(self, sharding: Sharding) -> Groups:
         """Groups that a layer communicates in: tp fastest, then cp; experts fold the same ranks, etp fastest."""
+        execution = self.execution
         return Groups(
-            tp=self.group(1, sharding.tp),
+            tp=slowed(self.group(1, sharding.tp), execution.tensor, execution.network),
             cp=self.group(sharding.tp, sharding.cp),
             ep=self.group(sharding.etp, sharding.ep),
             etp=self.group(1, sharding.etp),
@@ -168,10 +170,8 @@ class Setting:
         """Costs of every layer and end block under the configuration's sharding."""
         sharding = sharding_of(configuration)
         if sharding not in self._costs:
-            groups, tensor = self.groups(sharding), self.execution.tensor
-            self._costs[sharding] = model_costs(
-                self.architecture, self.shape(sharding), self.rates, groups, tensor, self.recompute_modules
-            )
+            groups, modules = self.groups(sharding), self.recompute_modules
+            self._costs[sharding] = model_costs(self.architecture, self.shape(sharding), self.rates, groups, modules)
         return self._costs[sharding]
 
 

@@ -30,7 +30,7 @@ def _stage_s(setting: Setting, configuration: Configuration, stage: int) -> tupl
     backward = _of(costs.backward[choice], layers) + sum(block.backward_s("none") for block in ends)
     waits = _of(costs.exposed_forward, layers) + sum(block.exchange.forward_s for block in ends)
     waits_back = _of(costs.exposed_backward[choice], layers) + sum(block.exchange.backward_s for block in ends)
-    host, rings = _host_s(setting, len(layers)), _rings_s(setting, configuration, len(layers))
+    host, rings = _host_s(setting, layers), _rings_s(setting, configuration, len(layers))
     again = 2 if choice == "full" else 1  # the host issues the forward once more
     return _issued(forward, waits, host, rings), _issued(backward, waits_back, again * host, again * rings)
 
@@ -45,10 +45,12 @@ def _issued(device_s: float, waits_s: float, host_s: float, rings_s: float) -> f
     return max(max(device_s - waits_s, host_s) + waits_s, host_s + rings_s)
 
 
-def _host_s(setting: Setting, layers: int) -> float:
+def _host_s(setting: Setting, layers: range) -> float:
     """Seconds that the host takes to issue one direction of a microbatch through a stage."""
-    costs = setting.execution
-    return layers * costs.host_layer_s + costs.host_microbatch_s
+    costs, graphs, model = setting.execution, setting.framework.graphs, setting.architecture
+    routed = sum(model.layers[index].moe is not None for index in layers)
+    layers_s = len(layers) * graphs.layer * costs.host_layer_s
+    return layers_s + routed * graphs.moe * costs.host_moe_s + costs.host_microbatch_s
 
 
 def _rings_s(setting: Setting, configuration: Configuration, layers: int) -> float:

@@ -33,11 +33,15 @@ class Keeps(Frozen):
     gated_copies: int = Field(
         default=3, ge=3, le=4, description="widths kept of a gated activation; 3 where it is one kernel"
     )
+    eager_norms: bool = Field(
+        default=False, description="a norm of separate kernels keeps an fp32 copy of its input and the normalised one"
+    )
     routed_copies: int = Field(
         default=1, ge=1, le=2, description="hidden-wide copies of a routed token: 2 where experts' outputs are weighted"
     )
     scores: bool = Field(default=False, description="attention that is not fused keeps its score matrices")
     dropout: bool = Field(default=False, description="masks of a byte per element (and dropped scores) are kept")
+    checkpoints_on_host: bool = Field(default=False, description="what full recomputation keeps goes to host memory")
     gathered_inputs: bool = Field(
         default=False, description="with sequence parallelism, inputs are kept gathered over tp"
     )
@@ -65,6 +69,27 @@ class Keeps(Frozen):
     fragments: float = Field(default=0.25, ge=0, description="allocator's fragments as a share of what comes and goes")
 
 
+class Experts(Frozen):
+    """How routed tokens travel to the ranks of their experts and back."""
+
+    dispatch: Literal["copies", "distinct"] = Field(
+        default="copies",
+        description="a copy for each expert (all-to-all), or one for each rank and each NVLink domain that a token "
+        "visits (DeepEP, HybridEP)",
+    )
+    overlaps: bool = Field(
+        default=False,
+        description="beside the compute of another microbatch (Megatron's overlap_moe_expert_parallel_comm)",
+    )
+
+
+class Graphs(Frozen):
+    """Shares of the host's time that are left where CUDA graphs replay what it issued once."""
+
+    layer: float = Field(default=1.0, ge=0, le=1, description="of a layer's")
+    moe: float = Field(default=1.0, ge=0, le=1, description="of what experts add to it")
+
+
 class Costs(Frozen):
     """What its execution costs beside the kernels that the mathematics asks for. The defaults cost nothing."""
 
@@ -76,11 +101,18 @@ class Costs(Frozen):
         default=1.0, gt=0, description="bytes moved by element-wise kernels over those of fused ones"
     )
     tensor: float = Field(
-        default=1.0, gt=0, description="time of exposed tensor-parallel collectives over the links' own"
+        default=1.0, gt=0, description="time of tensor-parallel collectives inside a domain over the links' own"
     )
-    network: float = Field(default=1.0, gt=0, description="time of data-parallel collectives over the links' own")
+    network: float = Field(
+        default=1.0, gt=0, description="likewise, of data-parallel ones, and of tensor-parallel ones between domains"
+    )
+    experts: float = Field(
+        default=1.0, gt=0, description="share of `matmul`'s rate that grouped matmuls of experts reach"
+    )
+    dispatch: float = Field(default=1.0, gt=0, description="time of exposed expert dispatch over the links' own")
     steal: float = Field(default=0.0, ge=0, lt=1, description="share of compute lost while a collective is in flight")
     host_layer_s: float = Field(default=0.0, ge=0, description="host seconds to issue one layer in one direction")
+    host_moe_s: float = Field(default=0.0, ge=0, description="host seconds more of a layer with experts")
     host_microbatch_s: float = Field(
         default=0.0, ge=0, description="likewise, of a microbatch through a stage beside its layers"
     )
@@ -122,11 +154,15 @@ class Framework(Frozen):
         default=False,
         description="with a pipeline over nodes, tensor-parallel rings pay the network's latency at every step",
     )
+    fills_stages: bool = Field(default=False, description="layers that do not divide leave the last stages short")
     balances_stages: bool = Field(default=False, description="pipeline stages are cut by FLOPs, the head's included")
     keeps: Keeps = Keeps()
+    experts: Experts = Experts()
+    graphs: Graphs = Graphs()
     accumulate_bytes: float = Field(
         default=0.0, ge=0, description="memory traffic per parameter to add one microbatch's gradient to the sum"
     )
+    like: str = Field(default="", description="nothing was fitted for it: costs and spread are those of this one")
     costs: Costs = Costs()
     on: dict[str, Overrides] = Field(default={}, description="by kind of device, the first word of its name: h100")
 
@@ -154,7 +190,11 @@ def framework(name: str = DEFAULT) -> Framework:
         raise InputError.single(
             "command line", "--framework", name, "not a bundled framework", did_you_mean(name, names())
         )
-    return parse(Framework, load_mapping(path), str(path))
+    found = parse(Framework, load_mapping(path), str(path))
+    if not found.like:
+        return found
+    model = framework(found.like)
+    return found.model_copy(update={"costs": model.costs, "on": model.on, "spread": model.spread})
 
 
 def save(changed: Framework) -> None:

@@ -14,7 +14,7 @@ from ..model import Architecture
 from .completion import completed
 from .generation import generation, recompute_default
 from .machine import row_cluster
-from .recipe import as_row_ran, offloaded, recompute_modules
+from .recipe import as_row_ran, offload, recompute_modules, shards_optimizer
 from .row import Row
 from .shape import NotModelledError, row_architecture
 from .stages import stage_layers
@@ -47,12 +47,14 @@ def make_case(row: Row) -> Case:
     if not row.seq_len or not row.gbs:
         raise NotModelledError("the batch is not stated" if row.seq_len else "the sequence length is not stated")
     shape, cluster = row_architecture(row, assumptions), row_cluster(row, assumptions)
+    precision = _precision(row, assumptions)
     setting = Setting(
         shape,
         cluster,
-        Job(seq_len=row.seq_len, global_batch=row.gbs, precision=_precision(row, assumptions)),
+        Job(seq_len=row.seq_len, global_batch=row.gbs, precision=precision),
         framework=as_row_ran(framework(generation(row)), row),
         recompute_modules=recompute_modules(row),
+        narrow="fp4" if "fp4" in row.precision.lower() else None,
     )
     configuration = _configuration(row, shape, assumptions)
     complete = row.layout_complete == "yes" and not any(note.startswith(_WEAK) for note in assumptions)
@@ -79,7 +81,7 @@ def _configuration(row: Row, shape: Architecture, assumptions: list[str]) -> Con
     mesh = _mesh(row, assumptions)
     vpp, stages = row.vpp or 1, mesh.pp * (row.vpp or 1)
     layers = len(shape.layers)
-    if stages > layers:
+    if stages > layers + 2:
         raise NotModelledError(f"{stages} pipeline stages of {layers} layers")
     microbatch, microbatches = _batch(row, mesh, assumptions)
     return Configuration(
@@ -92,7 +94,7 @@ def _configuration(row: Row, shape: Architecture, assumptions: list[str]) -> Con
         zero=_zero(row, mesh, assumptions),
         sp=_sequence_parallel(row, mesh, assumptions),
         recompute=(_recompute(row, assumptions),) * mesh.pp,
-        offload=offloaded(row),
+        offload=offload(row),
         cp_algorithm="ulysses" if "ulysses" in row.features.lower() else "ring",
     )
 
@@ -125,9 +127,11 @@ def _schedule(row: Row, vpp: int) -> ScheduleName:
 
 
 def _zero(row: Row, mesh: Mesh, assumptions: list[str]) -> int:
+    if mesh.pp == 1 and "use_megatron_fsdp" in row.features:
+        return 3
     if row.zero_stage is not None:
         return min(row.zero_stage, 1) if mesh.pp > 1 else row.zero_stage
-    modern = framework(generation(row)).shards_optimizer
+    modern = shards_optimizer(framework(generation(row)), row)
     if mesh.dp * mesh.cp > 1:
         assumptions.append(f"ZeRO {int(modern)}")
     return int(modern)
@@ -149,6 +153,9 @@ def _recompute(row: Row, assumptions: list[str]) -> Recompute:
         default = recompute_default(generation(row))
         assumptions.append(f"recompute: {default}")
         return default
+    if re.match(r"full x\d+ layers", text):
+        assumptions.append(f"recompute: none, for {text}")
+        return "none"
     if text.startswith("full"):
         return "full"
     return "selective" if text.startswith("selective") else "none"

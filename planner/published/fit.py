@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from ..cost.step import step_s
 from ..frameworks.framework import Costs, Framework, Overrides, Spread, framework, save
 from .case import Case, make_case
+from .recipe import as_row_ran
 from .row import Row, read_rows
 from .shape import NotModelledError
 
@@ -33,16 +34,28 @@ PRIOR = {
     "attention": 0.8,
     "elementwise": 1.5,
     "tensor": 1.1,
+    "experts": 0.8,
+    "dispatch": 1.2,
     "network": 1.2,
     "steal": 0.1,
     "host_layer_s": 3e-4,
+    "host_moe_s": 1e-3,
     "host_microbatch_s": 1e-3,
     "step_s": 1e-2,
 }
 """Where a figure stands before any run: sustained clocks below those of short bursts, element-wise kernels partly
 fused, links a little slower than alone, some 60 launches of 5 us a layer."""
 
-PRIOR_SPREAD = {"host_layer_s": 1.0, "host_microbatch_s": 1.0, "step_s": 1.0, "steal": 0.7, "network": 0.6}
+OF_EXPERTS = ("experts", "dispatch", "host_moe_s")
+PRIOR_SPREAD = {
+    "host_layer_s": 1.0,
+    "host_moe_s": 1.0,
+    "dispatch": 0.6,
+    "host_microbatch_s": 1.0,
+    "step_s": 1.0,
+    "steal": 0.7,
+    "network": 0.6,
+}
 PRIOR_SPREAD_ELSE = 0.35  # of the logarithm
 RESIDUAL_SCALE = 0.08  # of the logarithm; beyond it a residual counts less and less
 MOST_RUNS = 450  # a generation is fitted on so many, drawn at random
@@ -78,7 +91,9 @@ def fitted(runs: Sequence[Run], base: Framework) -> Framework:
 def _names(runs: Sequence[Run]) -> list[str]:
     """Figures to fit: one set for all, and the share of the kernel tables for each rarer kind of device."""
     kinds = [kind for kind, _ in Counter(run.kind for run in runs).most_common()]
-    return [*PRIOR, *(f"{kind}.{figure}" for kind in kinds[1:] for figure in ("matmul", "attention"))]
+    routed = any(run.row.experts for run in runs)
+    figures = [name for name in PRIOR if routed or name not in OF_EXPERTS]
+    return [*figures, *(f"{kind}.{figure}" for kind in kinds[1:] for figure in ("matmul", "attention"))]
 
 
 def _limits(names: Sequence[str]) -> tuple[Vector, Vector]:
@@ -99,7 +114,7 @@ def _framework(base: Framework, names: Sequence[str], at: Vector) -> Framework:
 
 def predicted_s(run: Run, under: Framework) -> float:
     """Step time of a run under other costs."""
-    setting = replace(run.case.setting, framework=under, _costs={})
+    setting = replace(run.case.setting, framework=as_row_ran(under, run.row), _costs={})
     return step_s(setting, run.case.configuration)
 
 
@@ -121,7 +136,7 @@ def _descend(
         gradient = (slopes * weights[:, None]).T @ now + (at - prior) / spread**2
         for _ in range(6):
             move = -np.linalg.solve(curvature + damping * np.diag(np.diag(curvature)), gradient)
-            there = np.clip(at + np.clip(move, -0.5, 0.5), *limits)
+            there: Vector = np.clip(at + np.clip(move, -0.5, 0.5), *limits)
             then = residuals(there)
             loss = _loss(then, there, prior, spread)
             if loss < best:

@@ -57,6 +57,7 @@ class Row:
     gbs: int | None = None
     ga: int | None = None
     features: str = ""
+    notes: str = ""
     fw_version: str = ""
     step_time_s: float | None = None
     peak_mem_gb: float | None = None

@@ -11,6 +11,9 @@ _LATENT = {"kv_rank": 512, "rope_dim": 64, "nope_dim": 128}
 """Latent attention of every published model that has it so far: DeepSeek-V2 and V3 (arXiv:2405.04434, 2412.19437),
 Moonlight and Kimi-K2; they differ only in whether queries have a latent too (rank 1536)."""
 
+_GROUPS = {"groups": 8, "top_groups": 4}
+"""Group-limited routing of DeepSeek-V3 (arXiv:2412.19437, section 4.2)."""
+
 _VALUE_DIM = 128  # of latent attention
 _HEAD_DIM = 128  # assumed where a row does not state the heads
 _VOCAB = 51200  # GPT-2's vocabulary as Megatron pads it, assumed where none is stated
@@ -40,6 +43,7 @@ def row_architecture(row: Row, assumptions: list[str]) -> Architecture:
         max_positions=row.seq_len or 0,
         learned_positions=0 if gated else row.seq_len or 0,
         final_norm_bias=not gated,
+        further_tokens=further_tokens(row),
     )
 
 
@@ -47,6 +51,7 @@ def _layers(row: Row, assumptions: list[str]) -> tuple[Layer, ...]:
     assert row.layers
     assert row.hidden
     dense, gated = _mlp(row, row.ffn_hidden or 0), row.mlp == "swiglu"
+    further = further_tokens(row)
     routed = _moe(row)
     first_dense = row.layers if routed is None else row.dense_layers or 0
     attention = _attention(row, assumptions)
@@ -59,8 +64,15 @@ def _layers(row: Row, assumptions: list[str]) -> tuple[Layer, ...]:
             ffn=dense if index < first_dense or routed is None else routed,
             norm_bias=not gated,
         )
-        for index in range(row.layers)
+        for index in range(row.layers + further)
     )
+
+
+def further_tokens(row: Row) -> int:
+    """Tokens beyond the next one that are predicted: one in DeepSeek-V3's recipes unless a row says it is without MTP
+    (multi-token prediction)."""
+    trains = re.search(r"bridge|nemo", row.framework.lower()) and row.model.startswith("deepseek-v3")
+    return int(bool(trains) and "w/o mtp" not in row.notes.lower())
 
 
 def _attention(row: Row, assumptions: list[str], window: int | None = None) -> Attention:
@@ -96,4 +108,5 @@ def _moe(row: Row) -> Moe | None:
         return None
     expert = Mlp(width=row.expert_ffn or row.ffn_hidden or 0, gated=row.mlp == "swiglu")
     shared = Mlp(width=row.shared_ffn, gated=row.mlp == "swiglu") if row.shared_ffn else None
-    return Moe(experts=row.experts, top_k=row.top_k or 1, expert=expert, shared=shared)
+    limited = _GROUPS if row.model.startswith("deepseek-v3") else {}
+    return Moe(experts=row.experts, top_k=row.top_k or 1, expert=expert, shared=shared, **limited)

@@ -24,7 +24,13 @@ EXPECTED = {
     "rtx4090-ethernet",
     "two-site",
     "h800",
+    "dgx-a800",
+    "dgx-b300",
+    "gb300-nvl72",
+    "dgx-1-v100",
+    "jean-zay-v100",
 }
+NO_BF16 = {"v100-sxm-16gb", "v100-sxm-32gb"}  # Volta's tensor cores take fp16 alone
 # Dense bf16 peaks as other people's planners and papers use them (Llama 3, Megatron-Bridge, OLCF).
 DENSE_BF16 = {
     "a100-sxm-80gb": 312e12,
@@ -34,6 +40,8 @@ DENSE_BF16 = {
     "mi250x-gcd-64gb": 191.5e12,
     "mi300x-192gb": 1307e12,
     "rtx-4090-24gb": 165e12,
+    "b300-sxm-288gb": 2250e12,
+    "gb300-288gb": 2500e12,
 }
 
 
@@ -59,8 +67,8 @@ def test_every_device_is_sound_and_sourced(name):
     device = Device.model_validate(device_mapping(name))
     assert device.name == name
     assert device.context_bytes < device.memory_bytes / 4
-    half = "fp16" if name.startswith("v100") else "bf16"  # Volta has no bf16
-    assert {"fp32", half} <= device.peak_flops.keys()
+    assert {"fp32", "fp16" if name in NO_BF16 else "bf16"} <= device.peak_flops.keys()
+    assert ("bf16" in device.peak_flops) == (name not in NO_BF16)
     assert len(device.calibration.source) > 30
     assert len(device.source) > 30
     assert 1e-6 < device.calibration.launch_s < 1e-4

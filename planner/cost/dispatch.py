@@ -1,0 +1,67 @@
+"""Dispatch: what one rank sends when its tokens go to the ranks of their experts, and what that takes.
+
+Routing is taken as balanced: a token's experts are `top_k` of all, equally likely, or with group-limited routing
+(DeepSeek-V3, arXiv:2412.19437, section 2.1.2) `top_k` of those in `top_groups` equally likely groups. Combining the
+experts' outputs sends the same back.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from ...clusters.topology import GroupPaths
+from ..model import Moe
+from .communication import all_to_all_s
+
+
+def dispatch_s(moe: Moe, group: GroupPaths, own_bytes: float, dispatch: Literal["copies", "distinct"]) -> float:
+    """Seconds until the tokens of every rank (`own_bytes` of hidden states) are where their experts are.
+
+    "copies": an all-to-all with a copy for each expert. "distinct": between domains a token travels once for each
+    domain that it visits, to the rank of equal place there, which passes it on over NVLink to each rank that it visits
+    (DeepEP's internode kernels, github.com/deepseek-ai/DeepEP; HybridEP likewise); both links work at once.
+    """
+    if group.size == 1:
+        return 0.0
+    if dispatch == "copies":
+        return all_to_all_s(group, own_bytes * moe.top_k)
+    ranks, domains = visited_share(moe, group.size), visited_share(moe, group.domains)
+    inner = outer = 0.0
+    if group.inner is not None:
+        copies = group.domains * (group.per_domain - 1) * ranks
+        inner = copies * own_bytes / group.inner.bandwidth_bytes_per_s + group.inner.latency_s
+    if group.outer is not None:
+        copies = (group.domains - 1) * domains
+        outer = copies * own_bytes / group.outer.bandwidth_bytes_per_s + group.outer.latency_s
+    return max(inner, outer)
+
+
+def visited_share(moe: Moe, parts: int) -> float:
+    """Probability that a token visits one of `parts` equal parts of the experts.
+
+    Hypergeometric: the part is missed when all `top_k` experts are among the others. Experts stand in order of their
+    groups, so that a part holds whole groups, or lies in one.
+    """
+    groups, chosen = moe.groups, moe.top_groups
+    each = moe.experts // groups
+    eligible = chosen * each
+    inside = moe.experts / parts
+    if groups >= parts:  # whole groups: how many of them are chosen
+        held = groups // parts
+        missed = sum(
+            _drawn(groups, held, chosen, count) * _missed(eligible, count * each, moe.top_k)
+            for count in range(min(held, chosen) + 1)
+        )
+        return 1.0 - missed
+    return chosen / groups * (1.0 - _missed(eligible, inside, moe.top_k))
+
+
+def _drawn(total: int, marked: int, drawn: int, count: int) -> float:
+    """Probability that `count` of `drawn` out of `total` are among the marked."""
+    return math.comb(marked, count) * math.comb(total - marked, drawn - count) / math.comb(total, drawn)
+
+
+def _missed(total: int, inside: float, drawn: int) -> float:
+    """Probability that none of `drawn` experts out of `total` is among `inside`."""
+    return math.prod(max(0.0, total - inside - index) / (total - index) for index in range(drawn))
