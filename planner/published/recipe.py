@@ -26,12 +26,7 @@ def as_row_ran(framework: Framework, row: Row) -> Framework:
     update: dict[str, object] = {}
     changed: dict[str, object]
     features = row.features.lower()
-    if re.search(r"(?<!no )flash attention", features):
-        update |= {"scores": False, "dropout": False}
-    elif "no flash attention" in features or _plain_jax(row):
-        update["scores"] = True
-    elif (row.year or FUSED_ATTENTION) < FUSED_ATTENTION:
-        update |= {"scores": True, "dropout": True}
+    update |= _attention(row)
     if row.framework == "Megatron-LM + DeepSpeed":
         update["checkpoints_on_host"] = True  # DeepSpeedExamples, ds_zero3_pretrain_gpt2_model_parallel.sh: PA_CPU=true
     if re.search(r"fused ce|cross.?entropy fusion", features):
@@ -44,6 +39,18 @@ def as_row_ran(framework: Framework, row: Row) -> Framework:
     if "graph" in row.features or row.fw_version:
         changed |= {"graphs": _graphs(framework.graphs, row)}
     return framework.model_copy(update=changed) if changed else framework
+
+
+def _attention(row: Row) -> dict[str, object]:
+    """What is kept of attention: its scores where it is not fused. FlashAttention takes 16-bit inputs alone."""
+    features = row.features.lower()
+    if re.search(r"(?<!no )flash attention", features):
+        return {"scores": False, "dropout": False}
+    if "no flash attention" in features or row.precision.lower().startswith("fp32") or _plain_jax(row):
+        return {"scores": True}
+    if (row.year or FUSED_ATTENTION) < FUSED_ATTENTION:
+        return {"scores": True, "dropout": True}
+    return {}
 
 
 def _plain_jax(row: Row) -> bool:
