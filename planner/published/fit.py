@@ -15,7 +15,7 @@ import math
 import random
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from ..cost.step import step_s
 from ..frameworks.framework import Costs, Framework, Overrides, Spread, framework, save
 from .case import Case, make_case
+from .generation import generation
 from .recipe import as_row_ran
 from .row import Row, read_rows
 from .shape import NotModelledError
@@ -175,8 +176,9 @@ def _fold(run: Run, by_source: bool) -> str:
     return str(random.Random(f"{row.model} {row.gpus}").randrange(FOLDS))
 
 
-def usable_runs(rows: Iterable[Row]) -> dict[str, list[Run]]:
-    """Runs by the framework that prices them; what contradicts itself, repeats or cannot be priced is left out."""
+def usable_runs(rows: Iterable[Row], wanted: Collection[str] = ()) -> dict[str, list[Run]]:
+    """Runs by the framework that prices them (of some alone, if any are wanted); what contradicts itself, repeats or
+    cannot be priced is left out."""
     found: dict[str, list[Run]] = defaultdict(list)
     seen: set[str] = set()
     for row in rows:
@@ -184,6 +186,8 @@ def usable_runs(rows: Iterable[Row]) -> dict[str, list[Run]]:
         if measured is None or row.consistent == "no" or (row.dup_group and row.dup_group in seen):
             continue
         seen.add(row.dup_group)
+        if wanted and generation(row) not in wanted:
+            continue
         try:
             case = make_case(row)
             step_s(case.setting, case.configuration)
@@ -217,9 +221,7 @@ def _errors(residuals: Vector) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     path, *wanted = [each for each in arguments if not each.startswith("--")]
-    for name, runs in usable_runs(read_rows(Path(path))).items():
-        if wanted and name not in wanted:
-            continue
+    for name, runs in usable_runs(read_rows(Path(path)), wanted).items():
         base = framework(name)
         result = fitted(runs, base)
         inside = _residuals(runs, result)
