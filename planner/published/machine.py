@@ -57,6 +57,8 @@ def row_cluster(row: Row, assumptions: list[str]) -> Cluster:
     group = cluster.node_groups[0]
     devices = min(row.gpus, row.gpus_per_node or group.devices_per_node)
     nodes, left = divmod(row.gpus, devices)
+    if row.gpu == "V100":
+        assumptions.append("V100 with 32 GB")  # libai's runs of that name hold more than 16 GB
     update: dict[str, object] = {
         "nodes": nodes + (1 if left else 0),
         "devices_per_node": devices,
@@ -71,12 +73,6 @@ def row_cluster(row: Row, assumptions: list[str]) -> Cluster:
     if nodes > 1 and not row.interconnect:
         assumptions.append(f"the network of {name}")
     return cluster.model_copy(update={"node_groups": (group.model_copy(update=update),)})
-
-
-def _segment(nodes: int, most: int) -> int:
-    """Nodes that a job takes of each NVLink domain: all of it where they fit in one, else the most that divides it
-    evenly (sbatch --segment, as github.com/NVIDIA-NeMo/Megatron-Bridge sets it in scripts/performance)."""
-    return next((each for each in range(min(most, nodes), 0, -1) if nodes % each == 0), 1)
 
 
 def _named(row: Row) -> tuple[str, dict[str, str]]:
@@ -95,9 +91,17 @@ def _device(row: Row, device: Device) -> Device:
     """The device with the memory that the row states, and in TF32 with fp32 products at that rate."""
     if row.gpu == "V100-16GB":
         device = Device.model_validate(device_mapping("v100-sxm-16gb"))
+    elif row.gpu == "V100":
+        device = Device.model_validate(device_mapping("v100-sxm-32gb"))
     if "tf32" not in row.precision.lower():
         return device
     return device.model_copy(update={"peak_flops": device.peak_flops | {"fp32": device.peak_flops["tf32"]}})
+
+
+def _segment(nodes: int, most: int) -> int:
+    """Nodes that a job takes of each NVLink domain: all of it where they fit in one, else the most that divides it
+    evenly (sbatch --segment, as github.com/NVIDIA-NeMo/Megatron-Bridge sets it in scripts/performance)."""
+    return next((each for each in range(min(most, nodes), 0, -1) if nodes % each == 0), 1)
 
 
 def _nics(nics: Nics, network: dict[str, str]) -> Nics:

@@ -10,12 +10,12 @@ from ..search.partition import balanced_split, even_split
 
 
 def stage_layers(
-    framework: Framework, architecture: Architecture, stages: int, seq_len: int = 1, redistributed: bool = False
+    framework: Framework, architecture: Architecture, stages: int, seq_len: int = 0, redistributed: bool = False
 ) -> tuple[int, ...]:
     """Layers of every stage, first to last: even, or balanced with the head as one more block. Where the layers do not
     divide, Megatron counts embedding and loss as a layer each if they do then (--account-for-embedding-in-pipeline-
-    split), else fills the stages from the front, as DeepSeek-V3's layouts do. `redistributed` where a row says that
-    layers moved away from the head (VocabularyParallelism's `redis`: by FLOPs)."""
+    split), else fills the stages from the front, as DeepSeek-V3's layouts do. `redistributed`: layers moved away from
+    the head, by FLOPs (VocabularyParallelism's `redis`)."""
     if redistributed:
         flops = [layer.forward_flops(seq_len) for layer in architecture.layers]
         return balanced_split(flops, stages, last_s=architecture.head_flops(seq_len))
