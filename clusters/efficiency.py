@@ -3,10 +3,12 @@
     python -m meshwright.clusters.efficiency gemm gemm.csv h100_sxm "989 TFLOP/s"
     python -m meshwright.clusters.efficiency gemm gemm.csv h100_sxm "1978.9 TFLOP/s" fp8
     python -m meshwright.clusters.efficiency nccl nccl.csv h100_sxm "450 GB/s"
+    python -m meshwright.clusters.efficiency network 8 "256 MiB" "50 GB/s" 1:250,2:185,4:119,8:69,16:55,32:28,64:11
 
 The tables are those of ai-dynamo/aiconfigurator (commit 095f58a51, Apache-2.0, `systems/data`) as
 CSV: `gpu,dtype,m,n,k,latency_ms` and `system,nccl_version,op,num_gpus,message_elems_or_bytes,
-latency_ms` (elements of fp16, of the whole buffer).
+latency_ms` (elements of fp16, of the whole buffer). `network`: bus bandwidth in GB/s of an all-gather over so many
+nodes, as nccl-tests count it; the figures above are those of the nanotron ultra-scale playbook (H100 over EFA).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from ..units import parse_flops, parse_rate
+from ..units import parse_bytes, parse_flops, parse_rate
 from .fit import efficiency_points, ring_fit
 
 Row = Mapping[str, str]
@@ -58,6 +60,18 @@ def _steps(row: Row) -> tuple[int, float, float] | None:
     return rounds * (n - 1), rounds * size * (n - 1) / n, float(row["latency_ms"]) / 1e3
 
 
+def network_samples(node_devices: int, size: float, busbw: Mapping[int, float]) -> list[tuple[int, float, float]]:
+    """(ring steps, bytes through each card, seconds) of the rings between nodes: what more nodes than one add, since
+    planner/cost/communication.py prices the ring inside a node apart."""
+    ranks = {nodes: nodes * node_devices for nodes in busbw}
+    seconds = {nodes: (n - 1) / n * size / busbw[nodes] for nodes, n in ranks.items()}
+    return [
+        (nodes - 1, (nodes - 1) / nodes * size / node_devices, seconds[nodes] - seconds[1])
+        for nodes in busbw
+        if nodes > 1
+    ]
+
+
 def _read(path: str, **wanted: str) -> list[Row]:
     with Path(path).open(newline="") as file:
         return [row for row in csv.DictReader(file) if all(row[key] == value for key, value in wanted.items())]
@@ -76,9 +90,12 @@ def _print_nccl(path: str, system: str, bandwidth: str) -> None:
     print(f"latency: {latency * 1e6:.1f} us, efficiency: {rate / parse_rate(bandwidth):.2f} of {bandwidth}")
 
 
+def _print_network(devices: str, size: str, rate: str, points: str) -> None:
+    busbw = {int(nodes): float(gb) * 1e9 for nodes, gb in (point.split(":") for point in points.split(","))}
+    latency, found = ring_fit(network_samples(int(devices), parse_bytes(size), busbw))
+    print(f"latency: {latency * 1e6:.0f} us, efficiency: {found / parse_rate(rate):.2f} of {rate} a card")
+
+
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
-    if command == "gemm":
-        _print_gemm(*arguments)
-    else:
-        _print_nccl(*arguments)
+    {"gemm": _print_gemm, "nccl": _print_nccl, "network": _print_network}[command](*arguments)
