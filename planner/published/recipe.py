@@ -28,7 +28,7 @@ def as_row_ran(framework: Framework, row: Row) -> Framework:
     features = row.features.lower()
     if re.search(r"(?<!no )flash attention", features):
         update |= {"scores": False, "dropout": False}
-    elif "no flash attention" in features:
+    elif "no flash attention" in features or _plain_jax(row):
         update["scores"] = True
     elif (row.year or FUSED_ATTENTION) < FUSED_ATTENTION:
         update |= {"scores": True, "dropout": True}
@@ -44,6 +44,11 @@ def as_row_ran(framework: Framework, row: Row) -> Framework:
     if "graph" in row.features or row.fw_version:
         changed |= {"graphs": _graphs(framework.graphs, row)}
     return framework.model_copy(update=changed) if changed else framework
+
+
+def _plain_jax(row: Row) -> bool:
+    """Pax leaves attention to XLA unless Transformer Engine is on (ENABLE_TE in JAX-Toolbox's README)."""
+    return "pax" in row.framework.lower() and "(te)" not in row.precision.lower()
 
 
 def _experts(experts: Experts, row: Row) -> Experts:
