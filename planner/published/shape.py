@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from ..model import Architecture, Attention, Latent, Layer, Mlp, Moe
 from .row import Row
@@ -108,5 +109,5 @@ def _moe(row: Row) -> Moe | None:
         return None
     expert = Mlp(width=row.expert_ffn or row.ffn_hidden or 0, gated=row.mlp == "swiglu")
     shared = Mlp(width=row.shared_ffn, gated=row.mlp == "swiglu") if row.shared_ffn else None
-    limited = _GROUPS if row.model.startswith("deepseek-v3") else {}
-    return Moe(experts=row.experts, top_k=row.top_k or 1, expert=expert, shared=shared, **limited)
+    routed = Moe(experts=row.experts, top_k=row.top_k or 1, expert=expert, shared=shared)
+    return replace(routed, **_GROUPS) if row.model.startswith("deepseek-v3") else routed
