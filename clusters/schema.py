@@ -83,6 +83,11 @@ class Fabric(Frozen):
     latency_s: Seconds = Field(alias="latency")
     efficiency: float = Field(0.8, gt=0, le=1, description="fraction of bandwidth that large collectives reach")
     reduce_scatter: float = Field(1.0, gt=0, description="its time over that of an all-gather; above 1 on gloo")
+    group_bandwidth_bytes_per_s: dict[int, Rate] = Field(
+        {},
+        alias="group_bandwidth",
+        description="without a switch: of a device in a group of at most so many, which share few links",
+    )
     domain_devices: int | None = Field(None, ge=1, description="devices in one domain; default: one node")
 
 

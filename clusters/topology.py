@@ -6,7 +6,7 @@ explanations; a test holds both to the same answers.
 
 Bandwidths are what one device sustains while every device of its node communicates likewise:
 
-- inside a domain: fabric bandwidth x efficiency;
+- inside a domain: fabric bandwidth x efficiency; of a mesh without a switch, the bandwidth of a group of that size;
 - between domains: all NICs of the node x efficiency / devices per node / oversubscription;
 - between node groups: also the link's bandwidth / the flows that cross it at once.
 
@@ -15,6 +15,7 @@ Latency is the worst on the path: the fabric's, the NIC's and the link's are all
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,6 @@ class Topology:
         groups = cluster.node_groups
         self._first = (0, *accumulate(group.num_devices for group in groups))
         self._domain = tuple(domain_devices(group) for group in groups)
-        self._inner = tuple(_fabric_path(group) for group in groups)
         self._outer = tuple(_network_path(group) for group in groups)
         names = {group.name: index for index, group in enumerate(groups)}
         self._links = {frozenset(names[name] for name in link.between): link for link in cluster.links}
@@ -105,7 +105,7 @@ class Topology:
         """
         here, there = self.place(a), self.place(b)
         if here.group == there.group:
-            return self._inner[here.group] if here.domain == there.domain else self._network(here.group)
+            return self._fabric(here.group, 2) if here.domain == there.domain else self._network(here.group)
         link = self._link_path(here.group, there.group, self._pairs(here.group, there.group, abs(a - b)))
         return _worst([self._network(here.group), self._network(there.group), link])
 
@@ -123,7 +123,8 @@ class Topology:
         members = {group: len(part) for group, part in parts}
         domains = {group: _count_domains(part, self._first[group], self._domain[group]) for group, part in parts}
         total = sum(domains.values())
-        inner = [self._inner[group] for group in members if members[group] > domains[group]]
+        inside = {group: math.ceil(members[group] / domains[group]) for group in members}
+        inner = [self._fabric(group, count) for group, count in inside.items() if count > 1]
         outer = [self._network(group) for group in members] if total > 1 else []
         outer += self._crossings(ranks, tuple(members), total)
         return GroupPaths(len(ranks), total, _worst(inner) if inner else None, _worst(outer) if outer else None)
@@ -166,6 +167,10 @@ class Topology:
         assert path is not None, "check() asks for NICs wherever there is more than one domain"
         return path
 
+    def _fabric(self, group: int, members: int) -> Path:
+        """Inside a domain of a node group, among so many of its devices."""
+        return _fabric_path(self.cluster.node_groups[group], members)
+
     def _inside(self, first: int, last: int) -> None:
         if first < 0 or last >= self.num_devices:
             raise IndexError(f"ranks {first}..{last} of a cluster of {self.num_devices} devices")
@@ -176,9 +181,11 @@ def domain_devices(group: NodeGroup) -> int:
     return group.fabric.domain_devices or group.devices_per_node
 
 
-def _fabric_path(group: NodeGroup) -> Path:
+def _fabric_path(group: NodeGroup, members: int) -> Path:
     fabric = group.fabric
-    bandwidth = fabric.bandwidth_bytes_per_s * fabric.efficiency
+    shared = [size for size in fabric.group_bandwidth_bytes_per_s if size >= members]
+    whole = fabric.group_bandwidth_bytes_per_s[min(shared)] if shared else fabric.bandwidth_bytes_per_s
+    bandwidth = whole * fabric.efficiency
     return Path(bandwidth, fabric.latency_s, fabric.kind, fabric.reduce_scatter)
 
 

@@ -52,7 +52,7 @@ def _alone_s(configuration: Configuration, work: Work) -> float:
 
 def pipeline_bound_s(configuration: Configuration, work: Work) -> float:
     """Seconds from the first forward to the last backward, at least, if collectives cost nothing."""
-    return _reduced_s(configuration, replace(work, gather_s=(), reduce_s=(), tied_s=0.0)) * _ROUNDING
+    return _reduced_s(configuration, replace(work, gather_s=(), reduce_s=(), late_reduce_s=(), tied_s=0.0)) * _ROUNDING
 
 
 def _reduced_s(configuration: Configuration, work: Work) -> float:
@@ -71,7 +71,7 @@ def _reduced_s(configuration: Configuration, work: Work) -> float:
         busy = sum(work.forward_s[v] + work.backward_s[v] for v in configuration.stages_of(rank))
         own = firsts[rank] + microbatches * busy - work.forward_s[rank]
         end = max(own, end + hop_s + work.backward_s[rank], through if rank == 0 else 0.0)
-        reduced.append(_reduction_s(work, rank, end))
+        reduced.append(_reduction_s(work, rank, end) + _at(work.late_reduce_s, rank))
     return max(*reduced, max(reduced[0], reduced[-1]) + work.tied_s)
 
 

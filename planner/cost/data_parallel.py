@@ -1,8 +1,9 @@
 """What data parallelism adds to a step, by ZeRO stage: gathers, reductions, the optimizer and offload transfers.
 
 When they happen beside the pipeline is the event interpreter's (`simulate/engine.py`), after Megatron's
---overlap-grad-reduce/--overlap-param-gather and FSDP2's prefetch. Gradients travel in fp32, weights in the precision of
-compute. With gradient accumulation ZeRO 0 and 1 reduce once a step, 2 and 3 every microbatch.
+--overlap-grad-reduce/--overlap-param-gather and FSDP2's prefetch, unless the framework reduces or gathers after the
+last backward. Gradients travel in fp32 (or as the framework has it), weights in the precision of compute. With gradient
+accumulation ZeRO 0 and 1 reduce once a step, 2 and 3 every microbatch.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def owned(held: Held, configuration: Configuration) -> float:
 def with_data_parallelism(setting: Setting, configuration: Configuration, pipeline: Work) -> Work:
     """The work of a pipeline with its collectives, optimizer and offload transfers."""
     overlaps = configuration.zero != 1 or setting.framework.overlaps_gather
+    late = configuration.zero < 2 and not setting.framework.overlaps_reduce
     held = stage_parameters(setting.costs(configuration), configuration, setting.architecture.tied_embeddings)
     pieces = tuple(max(1, layers) for layers in configuration.stage_layers)
     keys = [(each.dense, each.expert, layers) for each, layers in zip(held, pieces, strict=True)]
@@ -84,7 +86,8 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
     return replace(
         pipeline,
         gather_s=tuple(known[key][0] for key in keys) if overlaps else (),
-        reduce_s=tuple(known[key][1] for key in keys),
+        reduce_s=() if late else tuple(known[key][1] for key in keys),
+        late_reduce_s=_late_s(configuration, [known[key][1] for key in keys]) if late else (),
         pieces=pieces,
         zero=configuration.zero,
         hides=setting.hides_communication,
@@ -101,7 +104,19 @@ def _collectives_s(setting: Setting, configuration: Configuration, held: Held, l
     zero, element = configuration.zero, setting.element_bytes
     gather = _over_data(setting, configuration, held, element, all_gather_s, layers) if zero else 0.0
     reduction = reduce_scatter_s if zero else all_reduce_s
-    return gather, _over_data(setting, configuration, held, GRADIENT_BYTES, reduction, layers)
+    return gather, _over_data(setting, configuration, held, _wire_bytes(setting), reduction, layers)
+
+
+def _wire_bytes(setting: Setting) -> int:
+    """Of a gradient on its way. In fp32 recipes it is always whole."""
+    return GRADIENT_BYTES if setting.job.precision == "fp32" else setting.framework.wire_bytes
+
+
+def _late_s(configuration: Configuration, reduce_s: list[float]) -> tuple[float, ...]:
+    """Seconds of the reductions of each pipeline rank, where they follow its last backward."""
+    return tuple(
+        sum(reduce_s[stage] for stage in configuration.stages_of(rank)) for rank in range(configuration.mesh.pp)
+    )
 
 
 def _regather_s(setting: Setting, configuration: Configuration) -> tuple[float, ...]:

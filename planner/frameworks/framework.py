@@ -147,6 +147,10 @@ class Framework(Frozen):
     overlaps_gather: bool = Field(
         default=True, description="ZeRO 1 gathers parameters beside the forward, not after the step"
     )
+    overlaps_reduce: bool = Field(
+        default=True, description="gradients are reduced beside the last backward (ZeRO 0 and 1), not after it"
+    )
+    wire_bytes: int = Field(default=4, ge=2, le=4, description="of a reduced gradient in 16-bit recipes")
     waits_for_rings: bool = Field(
         default=False,
         description="with a pipeline over nodes, tensor-parallel rings pay the network's latency at every step",

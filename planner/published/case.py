@@ -11,7 +11,8 @@ from ..cost.setting import Setting
 from ..frameworks.framework import framework
 from ..job import Job, Precision
 from ..model import Architecture
-from .generation import generation
+from .completion import completed
+from .generation import generation, recompute_default
 from .machine import row_cluster
 from .recipe import as_row_ran, offload, recompute_modules, shards_optimizer
 from .row import Row
@@ -42,6 +43,7 @@ def make_case(row: Row) -> Case:
     assumptions: list[str] = []
     if row.train_mode == "lora":
         raise NotModelledError("LoRA: gradients of frozen weights are not computed")
+    row = completed(row, assumptions)
     if not row.seq_len or not row.gbs:
         raise NotModelledError("the batch is not stated" if row.seq_len else "the sequence length is not stated")
     shape, cluster = row_architecture(row, assumptions), row_cluster(row, assumptions)
@@ -55,15 +57,12 @@ def make_case(row: Row) -> Case:
         narrow="fp4" if "fp4" in row.precision.lower() else None,
     )
     configuration = _configuration(row, shape, assumptions)
-    complete = row.layout_complete == "yes" and not any(note in assumptions for note in _WEAK)
-    return Case(setting, configuration, tuple(assumptions), complete and not _network_assumed(assumptions))
+    complete = row.layout_complete == "yes" and not any(note.startswith(_WEAK) for note in assumptions)
+    return Case(setting, configuration, tuple(assumptions), complete)
 
 
-_WEAK = ("recompute: none", "microbatch of 1")
-
-
-def _network_assumed(assumptions: list[str]) -> bool:
-    return any(note.startswith("the network of") for note in assumptions)
+_WEAK = ("recompute:", "microbatch of", "the network of", "feed-forward width", "tp ", "sequence length of")
+"""How the assumptions begin that leave a configuration incomplete."""
 
 
 def _precision(row: Row, assumptions: list[str]) -> Precision:
@@ -77,6 +76,8 @@ def _precision(row: Row, assumptions: list[str]) -> Precision:
 
 
 def _configuration(row: Row, shape: Architecture, assumptions: list[str]) -> Configuration:
+    if re.search(r"vocab-\d|interlaced", row.schedule):
+        raise NotModelledError("a vocabulary that is spread over the pipeline")
     mesh = _mesh(row, assumptions)
     vpp, stages = row.vpp or 1, mesh.pp * (row.vpp or 1)
     layers = len(shape.layers)
@@ -85,7 +86,7 @@ def _configuration(row: Row, shape: Architecture, assumptions: list[str]) -> Con
     microbatch, microbatches = _batch(row, mesh, assumptions)
     return Configuration(
         mesh=mesh,
-        stage_layers=stage_layers(framework(generation(row)), shape, stages),
+        stage_layers=stage_layers(framework(generation(row)), shape, stages, row.seq_len or 1, "redis" in row.schedule),
         microbatch=microbatch,
         microbatches=microbatches,
         schedule=_schedule(row, vpp),
@@ -105,7 +106,7 @@ def _mesh(row: Row, assumptions: list[str]) -> Mesh:
     dp = row.dp or int(row.derived_dp or 0) or max(1, gpus // model)
     if dp * model != gpus:
         raise NotModelledError(f"{dp * model} ranks on {gpus} GPUs")
-    ep, etp = row.ep or 1, row.etp or 1
+    ep, etp = row.ep or 1, row.etp or (row.tp if row.experts and (row.ep or 1) == 1 else 1)
     if dp * (row.cp or 1) * row.tp % (ep * etp):
         raise NotModelledError(f"ep {ep} x etp {etp} does not divide the ranks of a stage")
     return Mesh(pp=row.pp, dp=dp, cp=row.cp or 1, tp=row.tp, ep=ep, etp=etp)
@@ -149,8 +150,9 @@ def _sequence_parallel(row: Row, mesh: Mesh, assumptions: list[str]) -> bool:
 def _recompute(row: Row, assumptions: list[str]) -> Recompute:
     text = row.recompute.lower()
     if not text:
-        assumptions.append("recompute: none")
-        return "none"
+        default = recompute_default(generation(row))
+        assumptions.append(f"recompute: {default}")
+        return default
     if re.match(r"full x\d+ layers", text):
         assumptions.append(f"recompute: none, for {text}")
         return "none"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from ..configuration import Recompute
 from .row import Row
 
 _NAMES: tuple[tuple[str, str], ...] = (
@@ -23,6 +24,16 @@ _NAMES: tuple[tuple[str, str], ...] = (
 
 FUSED_ATTENTION = 2023
 """Year from which Megatron-LM runs fused attention (FlashAttention-2, Transformer Engine)."""
+
+
+_RECOMPUTES: dict[str, Recompute] = {"megatron-lm": "full", "jax": "full"}
+"""What is recomputed where a row does not say: Megatron-LM's own scripts checkpoint every layer until 2022; Pax's
+checkpoint policy saves nothing (`CHECKPOINT_POLICY = SAVE_NOTHING` in `paxml/tasks/lm/params/lm_cloud.py`, `c4.py`)."""
+
+
+def recompute_default(name: str) -> Recompute:
+    """Of a framework."""
+    return _RECOMPUTES.get(name, "none")
 
 
 def generation(row: Row) -> str:

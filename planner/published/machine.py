@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ...clusters.catalogue import load_cluster
-from ...clusters.schema import Cluster, Nics
+from ...clusters.devices import device_mapping
+from ...clusters.schema import Cluster, Device, Nics
 from ...units import parse_rate
 from .row import Row
 from .shape import NotModelledError
@@ -23,7 +24,7 @@ _CLUSTERS = {
     "GB300": "gb300-nvl72",
     "V100": "dgx-1-v100",
     "V100-16GB": "dgx-1-v100",
-    "V100-32GB": "jean-zay-v100",
+    "V100-32GB": "dgx-2-v100",
     "MI300X": "mi300x",
 }
 
@@ -36,6 +37,12 @@ _NETWORKS: tuple[tuple[str, str | None, dict[str, str]], ...] = (
 )
 """What `interconnect` says: a cluster of its own, or all network cards of a node together."""
 
+_UNNAMED_NETWORKS = {"libai": "IB EDR 100 Gb/s per node"}
+"""Where a source names no network: LiBai's benchmark is by the authors of DLPerf, whose V100 nodes have one card."""
+
+_NODES_OF_FOUR = "jean-zay-v100"
+"""The V100 nodes of four: those of BigScience."""
+
 NODE_DEVICES = 8  # assumed where a row does not state it
 
 
@@ -45,18 +52,18 @@ def row_cluster(row: Row, assumptions: list[str]) -> Cluster:
         raise NotModelledError(f"GPU {row.gpu or 'not stated'}")
     if not row.gpus:
         raise NotModelledError("the number of GPUs is not stated")
-    name, network = _CLUSTERS[row.gpu], {}
-    for text, other, rate in _NETWORKS:
-        if text in row.interconnect:
-            name, network = other or name, rate
+    name, network = _named(row)
     cluster = load_cluster(name)
     group = cluster.node_groups[0]
     devices = min(row.gpus, row.gpus_per_node or group.devices_per_node)
     nodes, left = divmod(row.gpus, devices)
     if row.gpu == "V100":
         assumptions.append("V100 with 32 GB")  # libai's runs of that name hold more than 16 GB
-        group = group.model_copy(update={"device": group.device.model_copy(update={"memory_bytes": 32 * 2**30})})
-    update: dict[str, object] = {"nodes": nodes + (1 if left else 0), "devices_per_node": devices}
+    update: dict[str, object] = {
+        "nodes": nodes + (1 if left else 0),
+        "devices_per_node": devices,
+        "device": _device(row, group.device),
+    }
     if domain := group.fabric.domain_devices:
         update["fabric"] = group.fabric.model_copy(
             update={"domain_devices": _segment(nodes, domain // devices) * devices}
@@ -66,6 +73,29 @@ def row_cluster(row: Row, assumptions: list[str]) -> Cluster:
     if nodes > 1 and not row.interconnect:
         assumptions.append(f"the network of {name}")
     return cluster.model_copy(update={"node_groups": (group.model_copy(update=update),)})
+
+
+def _named(row: Row) -> tuple[str, dict[str, str]]:
+    """The bundled cluster, and what is known of its network beside it."""
+    name, network = _CLUSTERS[row.gpu], {}
+    if row.gpus_per_node == 4 and row.gpu.startswith("V100-"):
+        name = _NODES_OF_FOUR
+    unnamed = next((text for source, text in _UNNAMED_NETWORKS.items() if source in row.source.lower()), "")
+    for text, other, rate in _NETWORKS:
+        if text in (row.interconnect or unnamed):
+            name, network = other or name, rate
+    return name, network
+
+
+def _device(row: Row, device: Device) -> Device:
+    """The device with the memory that the row states, and in TF32 with fp32 products at that rate."""
+    if row.gpu == "V100-16GB":
+        device = Device.model_validate(device_mapping("v100-sxm-16gb"))
+    elif row.gpu == "V100":
+        device = Device.model_validate(device_mapping("v100-sxm-32gb"))
+    if "tf32" not in row.precision.lower():
+        return device
+    return device.model_copy(update={"peak_flops": device.peak_flops | {"fp32": device.peak_flops["tf32"]}})
 
 
 def _segment(nodes: int, most: int) -> int:

@@ -7,6 +7,7 @@ from typing import get_args
 
 from ..cost.activations import CORE, Module
 from ..frameworks.framework import Experts, Framework, Graphs
+from .generation import FUSED_ATTENTION
 from .row import Row
 
 FUSED_LOSS_BYTES = 6
@@ -24,11 +25,16 @@ def as_row_ran(framework: Framework, row: Row) -> Framework:
     """The framework with what the row states of it: fused attention, a fused loss, gradients in fp32."""
     update: dict[str, object] = {}
     changed: dict[str, object]
-    if re.search(r"(?<!no )flash attention", row.features.lower()):
+    features = row.features.lower()
+    if re.search(r"(?<!no )flash attention", features):
         update |= {"scores": False, "dropout": False}
+    elif "no flash attention" in features:
+        update["scores"] = True
+    elif (row.year or FUSED_ATTENTION) < FUSED_ATTENTION:
+        update |= {"scores": True, "dropout": True}
     if row.framework == "Megatron-LM + DeepSpeed":
         update["checkpoints_on_host"] = True  # DeepSpeedExamples, ds_zero3_pretrain_gpt2_model_parallel.sh: PA_CPU=true
-    if re.search(r"fused ce|cross.?entropy fusion", row.features.lower()):
+    if re.search(r"fused ce|cross.?entropy fusion", features):
         update["logit_bytes"] = FUSED_LOSS_BYTES
     if "fp32 grad" in row.precision.lower():
         update["gradient_bytes"] = 4

@@ -6,13 +6,19 @@ from itertools import accumulate
 
 from ..frameworks.framework import Framework
 from ..model import Architecture
-from ..search.partition import even_split
+from ..search.partition import balanced_split, even_split
 
 
-def stage_layers(framework: Framework, architecture: Architecture, stages: int) -> tuple[int, ...]:
+def stage_layers(
+    framework: Framework, architecture: Architecture, stages: int, seq_len: int = 0, redistributed: bool = False
+) -> tuple[int, ...]:
     """Layers of every stage, first to last: even, or balanced with the head as one more block. Where the layers do not
     divide, Megatron counts embedding and loss as a layer each if they do then (--account-for-embedding-in-pipeline-
-    split), else fills the stages from the front, as DeepSeek-V3's layouts do."""
+    split), else fills the stages from the front, as DeepSeek-V3's layouts do. `redistributed`: layers moved away from
+    the head, by FLOPs (VocabularyParallelism's `redis`)."""
+    if redistributed:
+        flops = [layer.forward_flops(seq_len) for layer in architecture.layers]
+        return balanced_split(flops, stages, last_s=architecture.head_flops(seq_len))
     if framework.balances_stages and stages > 1:
         return _by_cost(architecture, stages)
     further = architecture.further_tokens

@@ -12,6 +12,7 @@ What is modelled, exactly:
 - What overlap steals. While a collective is in flight on a rank its compute goes at 1 - steal of its pace.
 - Where communication cannot hide (`hides` False: CPUs), a collective takes the cores: gathers before an action,
   reductions after it, when its result has left.
+- Late reductions (frameworks that do not overlap them) follow a rank's last backward.
 - After the pipeline. The sum of tied embeddings follows the reductions of the first and the last rank. The norm of all
   gradients is a barrier; then each rank runs its optimizer, then its offload transfers. The step ends with the last.
 
@@ -66,7 +67,7 @@ def makespan(schedule: Schedule, work: Work) -> float:
 
     Raises ValueError on a faulty schedule, or on work that does not match it.
     """
-    return play(schedule, replace(work, gather_s=(), reduce_s=())).makespan_s
+    return play(schedule, replace(work, gather_s=(), reduce_s=(), late_reduce_s=())).makespan_s
 
 
 def step_time(schedule: Schedule, work: Work) -> StepTime:
@@ -74,7 +75,7 @@ def step_time(schedule: Schedule, work: Work) -> StepTime:
     pipeline_s = makespan(schedule, work)
     transfers_s = pipeline_s - makespan(schedule, replace(work, transfer_s=0.0)) if work.transfer_s else 0.0
     exposed_s = 0.0
-    if work.tied_s or any(work.gather_s) or any(work.reduce_s):
+    if work.tied_s or any(work.gather_s) or any(work.reduce_s) or any(work.late_reduce_s):
         exposed_s = max(0.0, _reduced_s(work, play(schedule, work)) - pipeline_s)
     exposed_s += max(work.regather_s, default=0.0)
     optimizers_s, after_s = _tails(schedule, work)
@@ -115,8 +116,18 @@ def play(schedule: Schedule, work: Work) -> Played:
         starts[slot], ends[slot] = begin, end
         sent = carried[link]
         arrivals[slot] = carried[link] = (end if end > sent else sent) + hops[link]
-    done = [max(of_compute, of_data) for of_compute, of_data in zip(free, data.free_s, strict=True)]
+    done = _done_s(work, free, data)
     return Played(starts, ends, arrivals, data.log, done)
+
+
+def _done_s(work: Work, free: list[float], data: DataStreams) -> list[float]:
+    """When compute and collectives of each rank are over; reductions that nothing hides come last."""
+    done = [max(of_compute, of_data) for of_compute, of_data in zip(free, data.free_s, strict=True)]
+    for rank, seconds in enumerate(work.late_reduce_s):
+        end = done[rank] + seconds * (work.slow.data[rank] if work.slow.data else 1.0)
+        data.log.append(Collective(rank, "reduce", rank, None, done[rank], end))
+        done[rank] = end
+    return done
 
 
 def _seconds(schedule: Schedule, work: Work) -> list[float]:

@@ -31,8 +31,9 @@ class Work:
     once beside its last backward; 2 reduces in every backward; 3 also gathers in every forward and every backward.
     `hides`: communication runs beside compute. `steal`: the fraction of compute that is lost while a collective is in
     flight on the same rank. `tied_s`: first and last rank sum the gradients of a shared embedding.
-    `optimizer_s`, `offload_s`, `regather_s`: by rank; the last gathers updated parameters after the optimizer, for
-    frameworks that do not do so beside the next forward.
+    `optimizer_s`, `offload_s`, `regather_s`, `late_reduce_s`: by rank. `regather_s` gathers updated parameters after
+    the optimizer, `late_reduce_s` reduces gradients after a rank's last backward, for frameworks that do not do so
+    beside compute.
     """
 
     forward_s: tuple[float, ...]
@@ -48,6 +49,7 @@ class Work:
     optimizer_s: tuple[float, ...] = ()
     offload_s: tuple[float, ...] = ()
     regather_s: tuple[float, ...] = ()
+    late_reduce_s: tuple[float, ...] = ()
     slow: Slowness = field(default_factory=Slowness)
 
 
@@ -58,6 +60,7 @@ def check(schedule: Schedule, work: Work) -> None:
         raise ValueError(f"a schedule of {schedule.stages} stages needs as many times, not {given}")
     by_stage = {"gather_s": work.gather_s, "reduce_s": work.reduce_s, "pieces": work.pieces}
     by_rank = {"optimizer_s": work.optimizer_s, "offload_s": work.offload_s, "regather_s": work.regather_s}
+    by_rank |= {"late_reduce_s": work.late_reduce_s}
     by_rank |= {"slow.ranks": work.slow.ranks, "slow.links": work.slow.links, "slow.data": work.slow.data}
     _check_lengths(by_stage, schedule.stages, "stages")
     _check_lengths(by_rank, schedule.ranks, "ranks")

@@ -187,3 +187,13 @@ def test_sixteen_thousand_devices_take_no_graph():
     topology = Topology(load_cluster("dgx-h100:2048"))
     assert topology.group(range(0, 16384, 8)).domains == 2048
     assert topology.group(range(16384)).per_domain == 8
+
+
+def test_a_mesh_without_a_switch_gives_few_devices_few_links():
+    """DGX-1: one link of 25 GB/s between most pairs, four of the six links of a device inside its face of the cube."""
+    topology = Topology(load_cluster("dgx-1-v100:2"))
+    of_group = {count: topology.group(range(count)).inner.bandwidth_bytes_per_s for count in (2, 4, 8)}
+    assert of_group == pytest.approx({2: 0.8 * 25e9, 4: 0.8 * 100e9, 8: 0.8 * 150e9})
+    assert topology.point_to_point(0, 1).bandwidth_bytes_per_s == pytest.approx(0.8 * 25e9)
+    assert topology.group(range(0, 16, 4)).inner.bandwidth_bytes_per_s == pytest.approx(0.8 * 25e9)  # two a node
+    assert topology.group(range(16)).inner.bandwidth_bytes_per_s == pytest.approx(0.8 * 150e9)
