@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from meshwright.planner.frameworks.framework import framework
 from meshwright.planner.published.case import make_case
 from meshwright.planner.published.machine import row_cluster
