@@ -93,6 +93,9 @@ def plan(
     pin: Annotated[list[str] | None, typer.Option(help="Fix a part of the plan: tp=8, recompute=full, ...")] = None,
     top: Annotated[int, typer.Option(help="How many runners-up to keep.")] = 5,
     runnable: Annotated[bool, typer.Option("--runnable", help="Only plans that launch executes today.")] = False,
+    framework: Annotated[
+        str, typer.Option(help="What executes the layers, for the price: megatron-core, ...")
+    ] = "meshwright",
     out: Out = None,
     json: Json = False,
 ) -> None:
@@ -103,7 +106,7 @@ def plan(
     from .planner.search.search import Request, find_plan
 
     job = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value, "optimizer": optimizer}
-    inputs = _read_inputs(model, cluster, job, pin or [])
+    inputs = _read_inputs(model, cluster, job, pin or [], framework)
     with searching() as progress:
         request = Request(**inputs, objective=objective.value, gap=gap, top=top, runnable=runnable)
         found = find_plan(request, progress)
@@ -112,21 +115,23 @@ def plan(
     _print(json, lambda: plan_json(found), lambda console: show_plan(console, found))
 
 
-def _read_inputs(model: str, cluster: str, job: dict[str, Any], pins: list[str]) -> dict[str, Any]:
+def _read_inputs(model: str, cluster: str, job: dict[str, Any], pins: list[str], framework: str) -> dict[str, Any]:
     """What a plan is made from; the problems of all of it are reported together."""
     from .clusters import load_cluster
     from .errors import gather
     from .planner.families import load_model
+    from .planner.frameworks.framework import framework as load_framework
     from .planner.job import job_of_options
     from .planner.pins import parse_pins
 
-    spec, machines, work, pinned = gather(
+    spec, machines, work, pinned, executed = gather(
         lambda: load_model(model),
         lambda: load_cluster(cluster),
         lambda: job_of_options(job),
         lambda: parse_pins(pins),
+        lambda: load_framework(framework),
     )
-    return {"model": spec, "cluster": machines, "job": work, "pins": pinned}
+    return {"model": spec, "cluster": machines, "job": work, "pins": pinned, "framework": executed.name}
 
 
 @app.command(epilog="Example: meshwright simulate plan.yaml --set network=0.5x --set precision=fp8 --tokens 1T")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ..units import parse_bytes, parse_flops, parse_rate
@@ -98,4 +98,5 @@ def _print_network(devices: str, size: str, rate: str, points: str) -> None:
 
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
-    {"gemm": _print_gemm, "nccl": _print_nccl, "network": _print_network}[command](*arguments)
+    commands: dict[str, Callable[..., None]] = {"gemm": _print_gemm, "nccl": _print_nccl, "network": _print_network}
+    commands[command](*arguments)

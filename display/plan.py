@@ -7,10 +7,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ..planner.explain import describe
+from ..planner.frameworks.framework import DEFAULT
 from ..planner.plan import Plan, Prediction, RunnerUp, StageMemory
 from ..units import format_bytes, format_seconds
 
-MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "buffers", "context")
+MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "buffers", "reserve", "context")
 MEMORY_ROWS = 8
 SMALL_BYTES = 4 * 2**30
 
@@ -31,6 +32,8 @@ def _title(plan: Plan) -> Text:
     job = plan.job
     text = Text(f"{plan.model.name} on {plan.cluster.name} ({plan.cluster.num_devices} devices)", style="bold")
     text.append(f": {job.global_batch} x {job.seq_len} tokens a step, {job.precision}, {job.optimizer}", style="")
+    if plan.framework != DEFAULT:
+        text.append(f", priced as {plan.framework}", style="")
     return text
 
 

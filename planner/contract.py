@@ -26,6 +26,7 @@ def plan_json(plan: Plan) -> Json:
         "cluster": plan.cluster.name,
         "devices": plan.configuration.mesh.world,
         "job": plan.job.model_dump(mode="json"),
+        "framework": plan.framework,
         "fingerprint": plan.fingerprint,
     }
 

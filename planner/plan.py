@@ -17,6 +17,7 @@ from ..clusters.schema import Cluster, Origin
 from ..schema import Frozen, dump_yaml, load_mapping, parse, writing
 from .configuration import Configuration, Mesh, Recompute, ScheduleName
 from .families.spec import ModelSpec as ModelSpec
+from .frameworks.framework import DEFAULT, FrameworkName
 from .job import Job
 
 
@@ -134,6 +135,7 @@ class Plan(Frozen):
     model: ModelSpec
     cluster: Cluster
     job: Job
+    framework: FrameworkName = DEFAULT  # what the step is priced as
     mesh: MeshDegrees
     schedule: ScheduleChoice
     stage_layers: tuple[int, ...]
@@ -168,7 +170,8 @@ class Plan(Frozen):
     @property
     def fingerprint(self) -> str:
         """Hash of what determines the training run: model, job and configuration."""
-        parts = self.model_dump(mode="json", exclude={"predicted", "proof", "why", "runners_up", "cluster"})
+        judged = {"framework", "predicted", "proof", "why", "runners_up", "cluster"}
+        parts = self.model_dump(mode="json", exclude=judged)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:

@@ -183,3 +183,27 @@ def test_launch_needs_to_know_how_long(
     report = capsys.readouterr().err
     assert "steps" in report
     assert "did you mean 'clip'" in report
+
+
+def test_a_plan_is_priced_as_the_framework_asked_for_and_stays_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "plan.yaml")
+    assert run([*PLAN, "--framework", "megatron-lm", "--out", path, "--json"], monkeypatch) == 0
+    planned = printed_json(capsys)
+    assert run(["simulate", path, "--json"], monkeypatch) == 0
+    simulated = printed_json(capsys)
+    assert planned["framework"] == simulated["framework"] == "megatron-lm"
+    assert simulated["predicted"] == planned["predicted"]
+    assert run(["simulate", path, "--set", "framework=meshwright", "--json"], monkeypatch) == 0
+    assert printed_json(capsys)["predicted"]["memory"] != planned["predicted"]["memory"]
+
+
+def test_an_unknown_framework_is_told_with_everything_else_that_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*PLAN, "--framework", "megatron", "--pin", "tp=x"], monkeypatch) == 2
+    report = capsys.readouterr().err
+    assert "--framework = 'megatron'" in report
+    assert "did you mean 'megatron-" in report
+    assert "--pin tp" in report

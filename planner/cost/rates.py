@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ...clusters.schema import Cluster, Device, Dtype, Origin
 from ...errors import InputError
@@ -35,7 +35,7 @@ class Rates:
     accumulate_bytes: float = 0.0  # per parameter and microbatch, to add its gradient to those before
     experts: float = 1.0  # share of the matmul rate that grouped matmuls of experts reach
     dispatch: float = 1.0  # time of expert dispatch over the links' own
-    routing: Experts = Experts()
+    routing: Experts = field(default_factory=Experts)
     cast_bytes: float = 4.0  # per element of an operand that is narrower than 16 bits
     sixteen_bit: Rates | None = None  # of what stays in 16 bits where the layers' matmuls are in 8
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from ...errors import InputError, did_you_mean
 from ...schema import Frozen, dump_yaml, load_mapping, parse
@@ -188,6 +189,17 @@ class Framework(Frozen):
 def names() -> list[str]:
     """Bundled frameworks."""
     return sorted(path.stem for path in _CATALOGUE.glob("*.yaml"))
+
+
+def _bundled(name: str) -> str:
+    if name not in names():
+        expected = ", ".join(f"{each!r}" for each in names())
+        raise PydanticCustomError("literal_error", "must be a bundled framework", {"expected": expected})
+    return name
+
+
+FrameworkName = Annotated[str, AfterValidator(_bundled)]
+"""Of a bundled framework, as a field of a file."""
 
 
 @cache

@@ -66,7 +66,7 @@ def _experts(experts: Experts, row: Row) -> Experts:
         update["dispatch"] = "distinct"
     elif re.search("recipe preset|alltoall", features):
         update["dispatch"] = "copies"
-    if "a2a_overlap=true" in features or _whole_step_graphs(row):
+    if "a2a_overlap=true" in features or ("recipe preset" not in features and _whole_step_graphs(row)):
         update["overlaps"] = True
     return experts.model_copy(update=update)
 
@@ -89,7 +89,7 @@ def _whole_step_graphs(row: Row) -> bool:
     """Stated; where nothing is, Megatron-Bridge's recipes of experts for NVLink racks have them from release 26.06 on
     (its verification cards are of that age)."""
     if row.features and "recipe preset" in row.features:
-        return "full_iteration" in row.features
+        return "full_iteration" in row.features and "cuda_graph_impl=none" not in row.features
     if row.gpu not in ("GB200", "GB300") or not row.experts:
         return False
     if row.features:

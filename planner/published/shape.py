@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from ..model import Architecture, Attention, Latent, Layer, Mlp, Moe
 from .row import Row
@@ -10,9 +11,6 @@ from .row import Row
 _LATENT = {"kv_rank": 512, "rope_dim": 64, "nope_dim": 128}
 """Latent attention of every published model that has it so far: DeepSeek-V2 and V3 (arXiv:2405.04434, 2412.19437),
 Moonlight and Kimi-K2; they differ only in whether queries have a latent too (rank 1536)."""
-
-_GROUPS = {"groups": 8, "top_groups": 4}
-"""Group-limited routing of DeepSeek-V3 (arXiv:2412.19437, section 4.2)."""
 
 _VALUE_DIM = 128  # of latent attention
 _HEAD_DIM = 128  # assumed where a row does not state the heads
@@ -108,5 +106,7 @@ def _moe(row: Row) -> Moe | None:
         return None
     expert = Mlp(width=row.expert_ffn or row.ffn_hidden or 0, gated=row.mlp == "swiglu")
     shared = Mlp(width=row.shared_ffn, gated=row.mlp == "swiglu") if row.shared_ffn else None
-    limited = _GROUPS if row.model.startswith("deepseek-v3") else {}
-    return Moe(experts=row.experts, top_k=row.top_k or 1, expert=expert, shared=shared, **limited)
+    routed = Moe(experts=row.experts, top_k=row.top_k or 1, expert=expert, shared=shared)
+    if not row.model.startswith("deepseek-v3"):
+        return routed
+    return replace(routed, groups=8, top_groups=4)  # group-limited routing: arXiv:2412.19437, section 4.2

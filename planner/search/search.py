@@ -18,6 +18,7 @@ from ..cost.setting import Setting
 from ..cost.step import price
 from ..explain import Objective, explain
 from ..families import architecture
+from ..frameworks.framework import DEFAULT, framework
 from ..job import Job
 from ..pins import Pins
 from ..plan import MeshDegrees, ModelSpec, Plan, Prediction, Proof, RunnerUp, ScheduleChoice
@@ -41,6 +42,7 @@ class Request:
     gap: float = 0.01
     top: int = 3  # runners-up
     runnable: bool = False  # only what the built-in runtime can execute
+    framework: str = DEFAULT  # what the step is priced as
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,11 @@ def find_plan(request: Request, progress: Progress | None = None) -> Plan:
     started = time.perf_counter()
     _check(request)
     setting = Setting(
-        architecture(request.model), request.cluster, request.job, every_device=request.objective == "time"
+        architecture(request.model),
+        request.cluster,
+        request.job,
+        every_device=request.objective == "time",
+        framework=framework(request.framework),
     )
     pins, found = request.pins, survey(setting, request.pins, request.runnable)
     if not found.fitting:
@@ -176,6 +182,7 @@ def _plan(request: Request, setting: Setting, best: Priced, others: list[Priced]
         model=request.model,
         cluster=request.cluster,
         job=request.job,
+        framework=request.framework,
         mesh=_degrees(configuration.mesh),
         schedule=_schedule(configuration),
         stage_layers=configuration.stage_layers,

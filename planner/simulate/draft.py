@@ -13,7 +13,7 @@ from .machines import SettingError, device_count, device_named, in_nodes_of, res
 
 # What a setting may change: the input of a plan, not its outcome.
 SECTIONS = (
-    "model", "cluster", "job", "mesh", "schedule", "stage_layers", "microbatch", "zero", "sp", "recompute",
+    "model", "cluster", "job", "framework", "mesh", "schedule", "stage_layers", "microbatch", "zero", "sp", "recompute",
     "offload", "cp_algorithm",
 )  # fmt: skip
 

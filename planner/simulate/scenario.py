@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 from ...clusters.schema import Cluster, NodeGroup
 from ..configuration import Configuration
-from ..families import ModelSpec
+from ..cost.setting import Setting
+from ..families import ModelSpec, architecture
+from ..frameworks.framework import DEFAULT, framework
 from ..job import Job
 from ..plan import Plan
 
@@ -22,11 +24,23 @@ class Scenario:
     cluster: Cluster
     job: Job
     configuration: Configuration
+    framework: str = DEFAULT  # what the step is priced as
 
     @classmethod
     def of(cls, plan: Plan) -> Scenario:
         """What a plan would run."""
-        return cls(model=plan.model, cluster=plan.cluster, job=plan.job, configuration=plan.configuration)
+        return cls(
+            model=plan.model,
+            cluster=plan.cluster,
+            job=plan.job,
+            configuration=plan.configuration,
+            framework=plan.framework,
+        )
+
+    @property
+    def setting(self) -> Setting:
+        """What the step is priced in."""
+        return Setting(architecture(self.model), self.cluster, self.job, framework=framework(self.framework))
 
     @property
     def devices_used(self) -> tuple[tuple[NodeGroup, int], ...]:

@@ -8,9 +8,7 @@ from typing import Any
 
 from ...units import format_bytes
 from ..contract import configuration_json, predicted_json, proof_json, runner_up_json
-from ..cost.setting import Setting
 from ..cost.step import price, work_of
-from ..families import architecture
 from ..plan import Plan, Prediction, Proof, RunnerUp
 from ..schedule import build
 from .energy import Bill, Energy, step_energy
@@ -103,6 +101,7 @@ class Simulation:
             "cluster": scenario.cluster.name,
             "devices": scenario.configuration.mesh.world,
             "job": scenario.job.model_dump(mode="json"),
+            "framework": scenario.framework,
             "settings": list(self.settings),
             "tokens_per_s": self.tokens_per_s,
             "price_per_hour": scenario.price_per_hour,
@@ -119,7 +118,7 @@ def simulate(plan: Plan, settings: Sequence[str] = (), tokens: float | None = No
     setting. What does not fit in memory is simulated all the same: `prediction.fits` says so.
     """
     scenario = apply_settings(plan, settings)
-    setting = Setting(architecture(scenario.model), scenario.cluster, scenario.job)
+    setting = scenario.setting
     configuration = scenario.configuration
     work = work_of(setting, configuration)
     return Simulation(

@@ -17,9 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import InputError
-from ..cost.setting import Setting
 from ..cost.step import work_of
-from ..families import architecture
 from ..schedule import build
 from .engine import step_time
 from .scenario import Scenario
@@ -145,7 +143,7 @@ def _on_slow_network(simulation: Simulation, slow: float) -> Work:
         for group in scenario.cluster.node_groups
     )
     cluster = scenario.cluster.model_copy(update={"node_groups": groups})
-    return work_of(Setting(architecture(scenario.model), cluster, scenario.job), scenario.configuration)
+    return work_of(replace(scenario, cluster=cluster).setting, scenario.configuration)
 
 
 def _slowness(simulation: Simulation, part: Part, ranks: tuple[int, ...], slow: float, network: Work) -> Slowness:

@@ -58,9 +58,7 @@ def apply_settings(plan: Plan, settings: Sequence[str]) -> Scenario:
     every_device = draft.counts_devices or uses_every_device(plan)
     configuration = _consistent(plan, changed_plan, draft.named, every_device)
     _check(changed_plan, configuration, "settings", every_device=every_device)
-    return Scenario(
-        model=changed_plan.model, cluster=changed_plan.cluster, job=changed_plan.job, configuration=configuration
-    )
+    return replace(Scenario.of(changed_plan), configuration=configuration)
 
 
 def _check(plan: Plan, configuration: Configuration, source: str, every_device: bool = False) -> None:

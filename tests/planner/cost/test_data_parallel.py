@@ -8,6 +8,7 @@ import pytest
 
 from meshwright.planner.configuration import Configuration, Mesh
 from meshwright.planner.cost.data_parallel import rank_parameters, stage_parameters, with_data_parallelism
+from meshwright.planner.cost.rates import PLAIN
 from meshwright.planner.cost.step import work_of
 from meshwright.planner.schedule import build
 from meshwright.planner.simulate.engine import step_time
@@ -29,7 +30,7 @@ def exposed_s(setting, zero: int) -> float:
 
 def test_every_layer_pays_the_latency_of_its_collective(make_setting):
     """32 layers, each gathered twice and reduced once over a ring of 16 nodes with 8 rings side by side."""
-    setting = make_setting("llama-3.1-8b", "dgx-h100:16", 4096, 128)
+    setting = replace(make_setting("llama-3.1-8b", "dgx-h100:16", 4096, 128), framework=PLAIN)
     network = setting.cluster.node_groups[0].nics
     fabric = setting.cluster.node_groups[0].fabric
     parameters, node_bytes_per_s = setting.architecture.parameters, 8 * network.rate_bytes_per_s * network.efficiency

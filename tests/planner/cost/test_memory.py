@@ -113,9 +113,9 @@ def test_more_tensor_parallelism_never_takes_more_memory(name, make_setting, con
 @pytest.mark.parametrize("name", ["llama-3.1-8b", "gpt-3-175b", "deepseek-v2-lite"])
 def test_recomputing_more_never_takes_more_memory(name, make_setting, configure):
     setting = make_setting(name, "dgx-h100:1", 2048, 64)
+    split = configure(setting, "tp=1 pp=8 ep=1 etp=1 schedule=1f1b microbatch=1 recompute=none")
     none, selective, full = (
-        footprint(setting, configure(setting, f"tp=1 pp=8 ep=1 etp=1 schedule=1f1b microbatch=1 recompute={choice}"))
-        for choice in ("none", "selective", "full")
+        footprint(setting, replace(split, recompute=(choice,) * 8)) for choice in ("none", "selective", "full")
     )
     for rank in range(7):  # the last rank holds one microbatch, of which full recomputation needs a layer too
         assert full[rank].activations < selective[rank].activations < none[rank].activations

@@ -9,10 +9,11 @@ import pytest
 
 from meshwright.clusters.schema import Cluster
 from meshwright.errors import InputError
-from meshwright.planner.plan import Plan
+from meshwright.planner.plan import Plan, load_plan
 from meshwright.planner.simulate.draft import MACHINES
 from meshwright.planner.simulate.fields import SHORT_NAMES
 from meshwright.planner.simulate.scenario import Scenario
+from meshwright.planner.simulate.simulation import simulate
 from meshwright.planner.simulate.whatif import apply_settings
 
 from .conftest import node_group
@@ -232,3 +233,20 @@ def test_a_plan_file_edited_by_hand_is_checked(plan: Plan) -> None:
 def test_a_device_is_swapped_by_its_name(plan: Plan) -> None:
     found = apply_settings(plan, ["cluster.device=h200-sxm-141gb"]).cluster.node_groups
     assert {group.device.name for group in found} == {"h200-sxm-141gb"}
+
+
+def test_a_framework_is_a_setting_with_a_price_of_its_own(plan: Plan) -> None:
+    """Megatron-LM before fused attention writes its scores: slower, and fuller memory, than the built-in runtime."""
+    assert plan.framework == Scenario.of(plan).framework == "meshwright"
+    old = simulate(plan, ["framework=megatron-lm"])
+    assert old.scenario.framework == old.to_json()["framework"] == "megatron-lm"
+    assert old.prediction.memory[0].activations > simulate(plan).prediction.memory[0].activations
+    with pytest.raises(InputError, match="framework = 'megatron-ln': must be a bundled framework; did you mean"):
+        apply_settings(plan, ["framework=megatron-ln"])
+
+
+def test_a_framework_prices_the_run_but_does_not_change_it(plan: Plan, tmp_path: Path) -> None:
+    other = plan.model_copy(update={"framework": "nanotron"})
+    assert other.fingerprint == plan.fingerprint
+    other.save(tmp_path / "plan.yaml")
+    assert load_plan(tmp_path / "plan.yaml").framework == "nanotron"
