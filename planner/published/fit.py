@@ -81,13 +81,14 @@ class Run:
         return self.case.setting.device.name.split("-")[0]
 
 
-def fitted(runs: Sequence[Run], base: Framework) -> Framework:
-    """The framework with its costs fitted on runs."""
+def fitted(runs: Sequence[Run], base: Framework, start: Framework | None = None) -> Framework:
+    """The framework with its costs fitted on runs; the descent begins at the prior, or at those of `start`."""
     drawn = random.Random(0).sample(list(runs), min(len(runs), MOST_RUNS))
     names = _names(drawn)
     prior = np.log([PRIOR[name.split(".")[-1]] for name in names])
     spread = np.array([PRIOR_SPREAD.get(name.split(".")[-1], PRIOR_SPREAD_ELSE) for name in names])
-    at = _descend(lambda x: _residuals(drawn, _framework(base, names, x)), prior, spread, _limits(names))
+    first = prior if start is None else _figures(start, names, prior)
+    at = _descend(lambda x: _residuals(drawn, _framework(base, names, x)), first, prior, spread, _limits(names))
     return _framework(base, names, at)
 
 
@@ -97,6 +98,15 @@ def _names(runs: Sequence[Run]) -> list[str]:
     routed = any(run.row.experts for run in runs)
     figures = [name for name in PRIOR if routed or name not in OF_EXPERTS]
     return [*figures, *(f"{kind}.{figure}" for kind in kinds[1:] for figure in ("matmul", "attention"))]
+
+
+def _figures(of: Framework, names: Sequence[str], prior: Vector) -> Vector:
+    """Logarithms of a framework's fitted figures; the prior's where it has none."""
+    values: list[float | None] = []
+    for name in names:
+        kind, dot, figure = name.partition(".")
+        values.append(getattr(of.on.get(kind), figure, None) if dot else getattr(of.costs, name))
+    return np.array([math.log(value) if value else known for value, known in zip(values, prior, strict=True)])
 
 
 def _limits(names: Sequence[str]) -> tuple[Vector, Vector]:
@@ -126,10 +136,14 @@ def _residuals(runs: Sequence[Run], under: Framework) -> Vector:
 
 
 def _descend(
-    residuals: Callable[[Vector], Vector], prior: Vector, spread: Vector, limits: tuple[Vector, Vector]
+    residuals: Callable[[Vector], Vector],
+    first: Vector,
+    prior: Vector,
+    spread: Vector,
+    limits: tuple[Vector, Vector],
 ) -> Vector:
     """Levenberg and Marquardt's descent, with the weights of a Cauchy loss."""
-    at, damping = prior.copy(), 1e-2
+    at, damping = first.copy(), 1e-2
     now = residuals(at)
     best = _loss(now, at, prior, spread)
     for _ in range(15):
@@ -157,15 +171,16 @@ def _loss(residuals: Vector, at: Vector, prior: Vector, spread: Vector) -> float
     return float(np.sum(np.log1p((residuals / RESIDUAL_SCALE) ** 2)) + np.sum(((at - prior) / spread) ** 2))
 
 
-def held_out(runs: Sequence[Run], base: Framework) -> Vector:
-    """Residuals of every run under costs that were fitted without its source, or without its group."""
+def held_out(runs: Sequence[Run], whole: Framework) -> Vector:
+    """Residuals of every run under costs that were fitted without its source, or without its group. `whole` was fitted
+    on all of them: each descent begins there and ends where the runs that are left lead it."""
     found = np.zeros(len(runs))
     most = max(Counter(run.row.source for run in runs).values())
     folds = [_fold(run, most <= DOMINANT * len(runs)) for run in runs]
     for fold in sorted(set(folds)):
         inside = [index for index, other in enumerate(folds) if other == fold]
         rest = [run for run, other in zip(runs, folds, strict=True) if other != fold]
-        found[inside] = _residuals([runs[index] for index in inside], fitted(rest, base))
+        found[inside] = _residuals([runs[index] for index in inside], fitted(rest, whole, whole))
     return found
 
 
@@ -225,7 +240,7 @@ def main(arguments: Sequence[str]) -> None:
         base = framework(name)
         result = fitted(runs, base)
         inside = _residuals(runs, result)
-        outside = inside if "--quick" in arguments else held_out(runs, base)
+        outside = inside if "--quick" in arguments else held_out(runs, result)
         result = result.model_copy(update={"spread": spread_of(outside)})
         _print(name, runs, result, inside, outside)
         if "--write" in arguments:
