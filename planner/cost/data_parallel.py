@@ -101,7 +101,15 @@ def _collectives_s(setting: Setting, configuration: Configuration, held: Held, l
     zero, element = configuration.zero, setting.element_bytes
     gather = _over_data(setting, configuration, held, element, all_gather_s, layers) if zero else 0.0
     reduction = reduce_scatter_s if zero else all_reduce_s
-    return gather, _over_data(setting, configuration, held, GRADIENT_BYTES, reduction, layers)
+    return gather, _over_data(
+        setting, configuration, held, _gradient_bytes(setting), reduction, layers
+    )
+
+
+def _gradient_bytes(setting: Setting) -> int:
+    """Of a gradient that travels: fp32, or 16 bits where the framework accumulates in them."""
+    keeps = setting.framework.keeps
+    return GRADIENT_BYTES if setting.job.precision == "fp32" else min(GRADIENT_BYTES, keeps.gradient_bytes)
 
 
 def _regather_s(setting: Setting, configuration: Configuration) -> tuple[float, ...]:

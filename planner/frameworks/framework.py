@@ -76,6 +76,9 @@ class Experts(Frozen):
     overlaps: bool = Field(
         default=False, description="beside the compute of another microbatch (Megatron's overlap_moe_expert_parallel_comm)"
     )
+    spread: float = Field(
+        default=0.0, ge=0, description="standard deviation of the experts' loads over their mean; 0: balanced routing"
+    )
 
 
 class Graphs(Frozen):
@@ -146,6 +149,9 @@ class Framework(Frozen):
     keeps: Keeps = Keeps()
     experts: Experts = Experts()
     graphs: Graphs = Graphs()
+    narrow_heads: float = Field(
+        default=1.0, gt=0, le=1, description="rate of fused attention with heads of 64 over that with heads of 128"
+    )
     accumulate_bytes: float = Field(
         default=0.0, ge=0, description="memory traffic per parameter to add one microbatch's gradient to the sum"
     )
