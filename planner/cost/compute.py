@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from ..model import Attention, Latent, Layer, Mlp, Moe
 from .activations import Module
 from .core import core_s
+from .dispatch import imbalance
 from .kernels import Matmul, elementwise_s, matmul_s
 from .rates import Rates
 from .sharding import Sharding
@@ -109,7 +110,8 @@ def _activation(mlp: Mlp, tokens: float) -> float:
 def layer_compute(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates) -> Compute:
     """One layer on one microbatch, recomputation not included."""
     found = layer_matmuls(layer, sharding, seq_len)
-    matmuls = sum(matmul_s(rates, matmul) for matmul in found)
+    skew = imbalance(layer.ffn, sharding.ep, rates.routing.spread) if isinstance(layer.ffn, Moe) else 1.0
+    matmuls = sum(matmul_s(rates, matmul) * (skew if matmul.routed else 1.0) for matmul in found)
     moved = layer_elementwise_bytes(layer, sharding, seq_len, rates.element_bytes)
     kernels = layer.norms + 4 + (6 if layer.moe else 0)
     forward = elementwise_s(rates, moved, kernels)
