@@ -101,9 +101,7 @@ def _collectives_s(setting: Setting, configuration: Configuration, held: Held, l
     zero, element = configuration.zero, setting.element_bytes
     gather = _over_data(setting, configuration, held, element, all_gather_s, layers) if zero else 0.0
     reduction = reduce_scatter_s if zero else all_reduce_s
-    return gather, _over_data(
-        setting, configuration, held, _gradient_bytes(setting), reduction, layers
-    )
+    return gather, _over_data(setting, configuration, held, _gradient_bytes(setting), reduction, layers)
 
 
 def _gradient_bytes(setting: Setting) -> int:

@@ -82,9 +82,7 @@ def _tp_regions(layer: Layer) -> int:
     return 2 if moe is None or moe.shared is not None else 1
 
 
-def _experts_s(
-    moe: Moe, activation_bytes: float, sharding: Sharding, groups: Groups, routing: Experts
-) -> float:
+def _experts_s(moe: Moe, activation_bytes: float, sharding: Sharding, groups: Groups, routing: Experts) -> float:
     """Dispatch and combine, forward or backward; expert-tensor ranks gather what they compute together."""
     own = activation_bytes / sharding.sequence_split
     gathered = own * moe.top_k * sharding.etp

@@ -74,7 +74,8 @@ class Experts(Frozen):
         "visits (DeepEP, HybridEP)",
     )
     overlaps: bool = Field(
-        default=False, description="beside the compute of another microbatch (Megatron's overlap_moe_expert_parallel_comm)"
+        default=False,
+        description="beside the compute of another microbatch (Megatron's overlap_moe_expert_parallel_comm)",
     )
     spread: float = Field(
         default=0.0, ge=0, description="standard deviation of the experts' loads over their mean; 0: balanced routing"
@@ -101,7 +102,9 @@ class Costs(Frozen):
     tensor: float = Field(
         default=1.0, gt=0, description="time of exposed tensor-parallel collectives over the links' own"
     )
-    experts: float = Field(default=1.0, gt=0, description="share of `matmul`'s rate that grouped matmuls of experts reach")
+    experts: float = Field(
+        default=1.0, gt=0, description="share of `matmul`'s rate that grouped matmuls of experts reach"
+    )
     dispatch: float = Field(default=1.0, gt=0, description="time of exposed expert dispatch over the links' own")
     network: float = Field(default=1.0, gt=0, description="time of data-parallel collectives over the links' own")
     steal: float = Field(default=0.0, ge=0, lt=1, description="share of compute lost while a collective is in flight")

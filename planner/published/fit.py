@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..configuration import Configuration
+from ..cost.setting import Setting
 from ..cost.step import step_s
 from ..frameworks.framework import Costs, Framework, Overrides, Spread, framework, save
 from .case import Case, make_case
@@ -47,7 +49,15 @@ PRIOR = {
 fused, links a little slower than alone, some 60 launches of 5 us a layer."""
 
 OF_EXPERTS = ("experts", "dispatch", "host_moe_s")
-PRIOR_SPREAD = {"host_layer_s": 1.0, "host_moe_s": 1.0, "dispatch": 0.6, "host_microbatch_s": 1.0, "step_s": 1.0, "steal": 0.7, "network": 0.6}
+PRIOR_SPREAD = {
+    "host_layer_s": 1.0,
+    "host_moe_s": 1.0,
+    "dispatch": 0.6,
+    "host_microbatch_s": 1.0,
+    "step_s": 1.0,
+    "steal": 0.7,
+    "network": 0.6,
+}
 PRIOR_SPREAD_ELSE = 0.35  # of the logarithm
 RESIDUAL_SCALE = 0.08  # of the logarithm; beyond it a residual counts less and less
 MOST_RUNS = 450  # a generation is fitted on so many, drawn at random
@@ -107,7 +117,20 @@ def _framework(base: Framework, names: Sequence[str], at: Vector) -> Framework:
 def predicted_s(run: Run, under: Framework) -> float:
     """Step time of a run under other costs."""
     setting = replace(run.case.setting, framework=as_row_ran(under, run.row), _costs={})
-    return step_s(setting, run.case.configuration)
+    return settled_step_s(setting, run.case.configuration)
+
+
+SETTLED = (4, 5)  # microbatches over pipeline ranks, between which each further one adds the same
+
+
+def settled_step_s(setting: Setting, configuration: Configuration) -> float:
+    """`step_s`, of many microbatches by as few as it takes until each further round of the pipeline adds the same."""
+    pp, count = configuration.mesh.pp, configuration.microbatches
+    fewer, more = (each * pp + count % pp for each in SETTLED)
+    if count <= more:
+        return step_s(setting, configuration)
+    before_s, then_s = (step_s(setting, replace(configuration, microbatches=each)) for each in (fewer, more))
+    return then_s + (then_s - before_s) * (count - more) / (more - fewer)
 
 
 def _residuals(runs: Sequence[Run], under: Framework) -> Vector:

@@ -55,7 +55,9 @@ def row_cluster(row: Row, assumptions: list[str]) -> Cluster:
     nodes, left = divmod(row.gpus, devices)
     update: dict[str, object] = {"nodes": nodes + (1 if left else 0), "devices_per_node": devices}
     if domain := group.fabric.domain_devices:
-        update["fabric"] = group.fabric.model_copy(update={"domain_devices": _segment(nodes, domain // devices) * devices})
+        update["fabric"] = group.fabric.model_copy(
+            update={"domain_devices": _segment(nodes, domain // devices) * devices}
+        )
     if network and group.nics:
         update["nics"] = _nics(group.nics, network)
     if nodes > 1 and not row.interconnect:
