@@ -90,7 +90,7 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
         late_reduce_s=_late_s(configuration, [known[key][1] for key in keys]) if late else (),
         pieces=pieces,
         zero=configuration.zero,
-        hides=setting.hides_communication,
+        hides=setting.hides_communication and (configuration.zero < 2 or setting.framework.overlaps_shards),
         tied_s=_tied_s(setting, configuration),
         optimizer_s=optimizers,
         offload_s=offloads,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ...clusters.schema import Cluster, Device, Dtype, Origin
@@ -126,7 +126,8 @@ class Setting:
         span = stride * count
         starts = self._sample_starts(span)
         groups = [self.topology.group(range(start, start + span, stride)) for start in starts]
-        return min(groups, key=_narrowest)
+        slowest = min(groups, key=_narrowest)
+        return _flat(slowest) if self.framework.flat_rings else slowest
 
     def _sample_starts(self, span: int) -> list[int]:
         """Where to look for the slowest group: the first one does on a regular grid, else up to 64 over the cluster."""
@@ -173,6 +174,16 @@ class Setting:
             groups, modules = self.groups(sharding), self.recompute_modules
             self._costs[sharding] = model_costs(self.architecture, self.shape(sharding), self.rates, groups, modules)
         return self._costs[sharding]
+
+
+def _flat(group: GroupPaths) -> GroupPaths:
+    """One ring through all n members instead of rings inside and between d domains: its network links carry (n-1)/n of
+    the data, not (d-1)/d, and the links inside move as much at the same time (github.com/NVIDIA/nccl, issue 569)."""
+    if group.outer is None or group.inner is None:
+        return group
+    more = (1 - 1 / group.size) / (1 - 1 / group.domains)
+    outer = replace(group.outer, bandwidth_bytes_per_s=group.outer.bandwidth_bytes_per_s / more)
+    return replace(group, inner=None, outer=outer)
 
 
 def _narrowest(group: GroupPaths) -> tuple[float, float]:

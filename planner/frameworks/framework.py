@@ -150,7 +150,15 @@ class Framework(Frozen):
     overlaps_reduce: bool = Field(
         default=True, description="gradients are reduced beside the last backward (ZeRO 0 and 1), not after it"
     )
+    overlaps_shards: bool = Field(
+        default=True, description="ZeRO 2 and 3 gather and reduce beside compute, not before and after it"
+    )
     wire_bytes: int = Field(default=4, ge=2, le=4, description="of a reduced gradient in 16-bit recipes")
+    flat_rings: bool = Field(
+        default=False,
+        description="a collective over nodes is one ring through all members: each network card carries it whole (NCCL "
+        "before its trees took large messages on two nodes)",
+    )
     waits_for_rings: bool = Field(
         default=False,
         description="with a pipeline over nodes, tensor-parallel rings pay the network's latency at every step",

@@ -150,7 +150,7 @@ def _sequence_parallel(row: Row, mesh: Mesh, assumptions: list[str]) -> bool:
 def _recompute(row: Row, assumptions: list[str]) -> Recompute:
     text = row.recompute.lower()
     if not text:
-        default = recompute_default(generation(row))
+        default = recompute_default(row)
         assumptions.append(f"recompute: {default}")
         return default
     if re.match(r"full x\d+ layers", text):

@@ -28,7 +28,7 @@ def as_row_ran(framework: Framework, row: Row) -> Framework:
     features = row.features.lower()
     if re.search(r"(?<!no )flash attention", features):
         update |= {"scores": False, "dropout": False}
-    elif "no flash attention" in features:
+    elif "no flash attention" in features or _plain_jax(row):
         update["scores"] = True
     elif (row.year or FUSED_ATTENTION) < FUSED_ATTENTION:
         update |= {"scores": True, "dropout": True}
@@ -46,6 +46,11 @@ def as_row_ran(framework: Framework, row: Row) -> Framework:
     return framework.model_copy(update=changed) if changed else framework
 
 
+def _plain_jax(row: Row) -> bool:
+    """Pax leaves attention to XLA unless Transformer Engine is on (ENABLE_TE in JAX-Toolbox's README)."""
+    return "pax" in row.framework.lower() and "(te)" not in row.precision.lower()
+
+
 def _experts(experts: Experts, row: Row) -> Experts:
     """Dispatch as the row states it; a recipe preset that names no flexible dispatcher uses the plain all-to-all."""
     features = row.features.lower()
@@ -54,7 +59,7 @@ def _experts(experts: Experts, row: Row) -> Experts:
         update["dispatch"] = "distinct"
     elif re.search("recipe preset|alltoall", features):
         update["dispatch"] = "copies"
-    if "a2a_overlap=true" in features or _whole_step_graphs(row):
+    if "a2a_overlap=true" in features or ("recipe preset" not in features and _whole_step_graphs(row)):
         update["overlaps"] = True
     return experts.model_copy(update=update)
 
@@ -77,7 +82,7 @@ def _whole_step_graphs(row: Row) -> bool:
     """Stated; where nothing is, Megatron-Bridge's recipes of experts for NVLink racks have them from release 26.06 on
     (its verification cards are of that age)."""
     if row.features and "recipe preset" in row.features:
-        return "full_iteration" in row.features
+        return "full_iteration" in row.features and "cuda_graph_impl=none" not in row.features
     if row.gpu not in ("GB200", "GB300") or not row.experts:
         return False
     if row.features:

@@ -30,7 +30,7 @@ EXPECTED = {
     "dgx-1-v100",
     "jean-zay-v100",
 }
-NO_BF16 = {"v100-sxm-16gb", "v100-sxm-32gb"}  # Volta's tensor cores take fp16 alone
+NO_BF16 = {"v100-sxm-16gb", "v100-sxm-32gb", "v100h-sxm3-32gb"}  # Volta's tensor cores take fp16 alone
 # Dense bf16 peaks as other people's planners and papers use them (Llama 3, Megatron-Bridge, OLCF).
 DENSE_BF16 = {
     "a100-sxm-80gb": 312e12,

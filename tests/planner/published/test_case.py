@@ -120,7 +120,7 @@ def test_tf32_is_fp32_with_products_at_that_rate():
 
 MACHINES = {
     "dgx-1-v100": {"gpu": "V100-16GB"},
-    "dgx-2-v100": {"gpu": "V100-32GB"},
+    "dgx-2h-v100": {"gpu": "V100-32GB"},
     "jean-zay-v100": {"gpu": "V100-16GB", "gpus_per_node": 4},
     "dgx-a800": {"gpu": "A800"},
 }

@@ -1,0 +1,73 @@
+"""What a token's dispatch sends, against every choice of experts counted one by one."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from math import comb
+
+import pytest
+
+from meshwright.clusters.topology import GroupPaths, Path
+from meshwright.planner.cost.dispatch import dispatch_s, visited_share
+from meshwright.planner.model import Mlp, Moe
+
+EXPERT = Mlp(width=64, gated=True)
+NVLINK = Path(bandwidth_bytes_per_s=450e9, latency_s=0.0, link="nvswitch")
+NETWORK = Path(bandwidth_bytes_per_s=50e9, latency_s=0.0, link="infiniband", is_network=True)
+
+
+def choices(moe: Moe) -> list[tuple[int, ...]]:
+    """Every choice of experts that group-limited routing allows, as often as it is equally likely."""
+    each = moe.experts // moe.groups
+    found = []
+    for groups in combinations(range(moe.groups), moe.top_groups):
+        eligible = [group * each + expert for group in groups for expert in range(each)]
+        found += list(combinations(eligible, moe.top_k))
+    return found
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+@pytest.mark.parametrize(("groups", "top_groups"), [(1, 1), (4, 2), (2, 1), (4, 4)])
+@pytest.mark.parametrize("parts", [1, 2, 4, 8])
+def test_share_of_tokens_that_visit_a_part(top_k: int, groups: int, top_groups: int, parts: int) -> None:
+    moe = Moe(experts=8, top_k=top_k, expert=EXPERT, groups=groups, top_groups=top_groups)
+    every, inside = choices(moe), 8 // parts
+    visits = sum(any(expert // inside == 0 for expert in chosen) for chosen in every)
+    assert visited_share(moe, parts) == pytest.approx(visits / len(every), rel=1e-12)
+
+
+def test_deepseek_v3_visits_at_most_four_of_eight_nodes() -> None:
+    moe = Moe(experts=256, top_k=8, expert=EXPERT, groups=8, top_groups=4)
+    assert 8 * visited_share(moe, 8) == pytest.approx(4 * (1 - comb(96, 8) / comb(128, 8)), rel=1e-12)
+
+
+@pytest.mark.parametrize("domains", [1, 2, 4])
+def test_sends_a_token_once_to_each_domain_and_rank(domains: int) -> None:
+    """Sent by all ranks together, counted token by token: to the rank of equal place in each other domain that holds
+    one of its experts, and from the rank where it entered a domain to each other rank there that does."""
+    moe, ranks, token_bytes = Moe(experts=8, top_k=3, expert=EXPERT), 8, 4096.0
+    local = ranks // domains
+    crossed = passed = 0
+    every = choices(moe)
+    for source in range(ranks):
+        for chosen in every:  # one expert a rank
+            crossed += len({expert // local for expert in chosen} - {source // local})
+            passed += sum(expert % local != source % local for expert in chosen)
+    outer, inner = (count * token_bytes / len(every) / ranks for count in (crossed, passed))
+    group = GroupPaths(ranks, domains, NVLINK if local > 1 else None, NETWORK if domains > 1 else None)
+    expected = max(outer / NETWORK.bandwidth_bytes_per_s, inner / NVLINK.bandwidth_bytes_per_s)
+    assert dispatch_s(moe, group, token_bytes, "distinct") == pytest.approx(expected, rel=1e-12)
+
+
+def test_copies_are_an_all_to_all_of_every_copy() -> None:
+    moe = Moe(experts=8, top_k=2, expert=EXPERT)
+    group = GroupPaths(8, 1, NVLINK, None)
+    assert dispatch_s(moe, group, 1e9, "copies") == pytest.approx(2e9 * 7 / 8 / 450e9)
+    assert dispatch_s(moe, GroupPaths(1, 1, None, None), 1e9, "copies") == 0.0
+
+
+def test_never_sends_more_than_copies() -> None:
+    moe = Moe(experts=64, top_k=6, expert=EXPERT)
+    for size in (2, 8, 16, 64):
+        group = GroupPaths(size, max(1, size // 8), NVLINK, NETWORK if size > 8 else None)
+        assert dispatch_s(moe, group, 1e6, "distinct") <= dispatch_s(moe, group, 1e6, "copies")
