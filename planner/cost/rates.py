@@ -16,6 +16,8 @@ ELEMENT_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2
 
 PLAIN = Framework(name="plain", title="what the kernel tables promise", source="")
 
+BALANCED = Experts()
+
 ORIGIN_RANK: tuple[Origin, ...] = ("measured", "calibrated", "analytical")
 
 
@@ -36,7 +38,7 @@ class Rates:
     accumulate_bytes: float = 0.0  # per parameter and microbatch, to add its gradient to those before
     experts: float = 1.0  # share of the matmul rate that grouped matmuls of experts reach
     dispatch: float = 1.0  # time of expert dispatch over the links' own
-    routing: Experts = Experts()
+    routing: Experts = BALANCED
     cast_bytes: float = 4.0  # per element of an operand that is narrower than 16 bits
     sixteen_bit: Rates | None = None  # of what stays in 16 bits where the layers' matmuls are in 8
 

@@ -11,8 +11,9 @@ _LATENT = {"kv_rank": 512, "rope_dim": 64, "nope_dim": 128}
 """Latent attention of every published model that has it so far: DeepSeek-V2 and V3 (arXiv:2405.04434, 2412.19437),
 Moonlight and Kimi-K2; they differ only in whether queries have a latent too (rank 1536)."""
 
-_GROUPS = {"groups": 8, "top_groups": 4}
-"""Group-limited routing of DeepSeek-V3 (arXiv:2412.19437, section 4.2)."""
+_GROUPS = 8, 4
+"""Groups of experts, and how many of them a token may visit: group-limited routing of DeepSeek-V3 (arXiv:2412.19437,
+section 4.2)."""
 
 _VALUE_DIM = 128  # of latent attention
 _HEAD_DIM = 128  # assumed where a row does not state the heads
@@ -109,5 +110,7 @@ def _moe(row: Row) -> Moe | None:
     biased = row.model.startswith("gpt-oss")
     expert = Mlp(width=row.expert_ffn or row.ffn_hidden or 0, gated=row.mlp == "swiglu", bias=biased)
     shared = Mlp(width=row.shared_ffn, gated=row.mlp == "swiglu") if row.shared_ffn else None
-    limited = _GROUPS if row.model.startswith("deepseek-v3") else {}
-    return Moe(experts=row.experts, top_k=row.top_k or 1, expert=expert, shared=shared, **limited)
+    groups, top_groups = _GROUPS if row.model.startswith("deepseek-v3") else (1, 1)
+    return Moe(
+        experts=row.experts, top_k=row.top_k or 1, expert=expert, shared=shared, groups=groups, top_groups=top_groups
+    )

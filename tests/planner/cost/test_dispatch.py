@@ -6,6 +6,7 @@ from itertools import combinations
 from math import comb
 
 import pytest
+
 from meshwright.clusters.topology import GroupPaths, Path
 from meshwright.planner.cost.dispatch import dispatch_s, imbalance, visited_share
 from meshwright.planner.model import Mlp, Moe

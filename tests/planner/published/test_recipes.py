@@ -1,10 +1,11 @@
-"""What rows of Megatron-Bridge say about their recipes, against the recipes themselves (NVIDIA-NeMo/Megatron-Bridge)."""
+"""What rows of Megatron-Bridge say of their recipes, against the recipes (github.com/NVIDIA-NeMo/Megatron-Bridge)."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
+
 from meshwright.planner.frameworks.framework import framework
 from meshwright.planner.published.case import make_case
 from meshwright.planner.published.machine import row_cluster
