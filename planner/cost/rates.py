@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ...clusters.schema import Cluster, Device, Dtype, Origin
 from ...errors import InputError
@@ -15,6 +15,8 @@ ELEMENT_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2
 """Bytes of an activation. In fp8 recipes only the operands of matmuls are 8 bits wide (Transformer Engine)."""
 
 PLAIN = Framework(name="plain", title="what the kernel tables promise", source="")
+
+BALANCED = Experts()
 
 ORIGIN_RANK: tuple[Origin, ...] = ("measured", "calibrated", "analytical")
 
@@ -36,7 +38,7 @@ class Rates:
     accumulate_bytes: float = 0.0  # per parameter and microbatch, to add its gradient to those before
     experts: float = 1.0  # share of the matmul rate that grouped matmuls of experts reach
     dispatch: float = 1.0  # time of expert dispatch over the links' own
-    routing: Experts = field(default_factory=Experts)
+    routing: Experts = BALANCED
     cast_bytes: float = 4.0  # per element of an operand that is narrower than 16 bits
     sixteen_bit: Rates | None = None  # of what stays in 16 bits where the layers' matmuls are in 8
 

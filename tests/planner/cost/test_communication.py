@@ -65,3 +65,9 @@ def test_a_reduce_scatter_may_be_slower_than_an_all_gather():
     assert reduce_scatter_s(even, 1e6) == all_gather_s(even, 1e6)
     assert reduce_scatter_s(slow, 1e6) == pytest.approx(2.5 * all_gather_s(slow, 1e6))
     assert all_reduce_s(slow, 1e6) == all_reduce_s(even, 1e6)
+
+
+def test_an_all_to_all_in_a_domain_reaches_all_peers_at_once():
+    """Published: 64 bytes to each of 8 B200 take 10 us, to each of 2 8 us; the latency of the link counts once."""
+    small = 8 * 64.0
+    assert all_to_all_s(group(1, 8), small) < 1.1 * all_to_all_s(group(1, 2), small)
