@@ -30,6 +30,10 @@ class EfficiencyPoint(Frozen):
     fraction: float = Field(gt=0, le=1)
 
 
+_OVER_SIXTEEN_BIT: dict[Dtype, int] = {"fp8": 2, "fp4": 4}
+"""Rate of narrow formats over that of 16-bit ones on every device that has them."""
+
+
 class Calibration(Frozen):
     """What a device sustains, beside what its datasheet promises."""
 
@@ -42,8 +46,14 @@ class Calibration(Frozen):
     launch_s: Seconds = Field(alias="launch", description="fixed cost of one kernel")
 
     def points(self, dtype: Dtype) -> tuple[EfficiencyPoint, ...]:
-        """The curve of a number format: fp8's own where it is known, else the one of `matmul`."""
-        return self.matmul_fp8 if dtype == "fp8" and self.matmul_fp8 else self.matmul
+        """The curve of a number format: fp8's own where it is known, else that of `matmul` by how long a kernel runs:
+        at twice the rate twice the FLOPs fill the device as well (at four times, in fp4, four times as many)."""
+        if dtype == "fp8" and self.matmul_fp8:
+            return self.matmul_fp8
+        times = _OVER_SIXTEEN_BIT.get(dtype, 1)
+        if times == 1:
+            return self.matmul
+        return tuple(EfficiencyPoint(flops=times * point.flops, fraction=point.fraction) for point in self.matmul)
 
     @field_validator("matmul", "matmul_fp8")
     @classmethod

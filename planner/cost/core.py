@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ..model import Attention
 from .kernels import Matmul, elementwise_s, matmul_s
 from .rates import Rates
@@ -23,8 +25,14 @@ def core_s(attention: Attention, sharding: Sharding, seq_len: int, rates: Rates)
     if rates.scores:
         return _separate_s(attention, sharding, seq_len, rates)
     flops = attention.score_flops(seq_len) * sharding.microbatch / (sharding.cp * sharding.tp)
-    forward = flops / rates.attention_flops
+    forward = flops / (rates.attention_flops * _width_share(attention.head_dim, rates))
     return forward + rates.launch_s, FUSED_BACKWARD * forward + rates.launch_s
+
+
+def _width_share(head_dim: int, rates: Rates) -> float:
+    """Rate of fused attention at a head's width over that at 128: narrower heads take as many exponentials for fewer
+    FLOPs. A power of the width, through the rates at 64 and 128."""
+    return min(1.0, (head_dim / 128) ** -math.log2(rates.narrow_heads))
 
 
 def _separate_s(attention: Attention, sharding: Sharding, seq_len: int, rates: Rates) -> tuple[float, float]:

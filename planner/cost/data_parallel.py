@@ -108,8 +108,11 @@ def _collectives_s(setting: Setting, configuration: Configuration, held: Held, l
 
 
 def _wire_bytes(setting: Setting) -> int:
-    """Of a gradient on its way. In fp32 recipes it is always whole."""
-    return GRADIENT_BYTES if setting.job.precision == "fp32" else setting.framework.wire_bytes
+    """Of a gradient on its way: whole in fp32, else as the framework sends or, where that is not said, accumulates it."""
+    framework = setting.framework
+    if setting.job.precision == "fp32":
+        return GRADIENT_BYTES
+    return framework.wire_bytes or min(GRADIENT_BYTES, framework.keeps.gradient_bytes)
 
 
 def _late_s(configuration: Configuration, reduce_s: list[float]) -> tuple[float, ...]:

@@ -8,6 +8,7 @@ experts' outputs sends the same back.
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import Literal
 
 from ...clusters.topology import GroupPaths
@@ -35,6 +36,15 @@ def dispatch_s(moe: Moe, group: GroupPaths, own_bytes: float, dispatch: Literal[
         copies = (group.domains - 1) * domains
         outer = copies * own_bytes / group.outer.bandwidth_bytes_per_s + group.outer.latency_s
     return max(inner, outer)
+
+
+def imbalance(moe: Moe, ep: int, spread: float) -> float:
+    """Load of the busiest of `ep` ranks over their mean, for which all others wait: the expected largest of so many
+    normal values (Blom 1958), each a mean over the experts of a rank, whose own loads deviate by `spread`."""
+    if ep == 1 or spread == 0:
+        return 1.0
+    largest = NormalDist().inv_cdf((ep - 0.375) / (ep + 0.25))
+    return 1.0 + spread * largest / math.sqrt(moe.experts / ep)
 
 
 def visited_share(moe: Moe, parts: int) -> float:

@@ -9,7 +9,7 @@ from ..frameworks.framework import Experts
 from ..model import Attention, Layer, Moe
 from .communication import all_gather_s, all_reduce_s, all_to_all_s, reduce_scatter_s, ring_exchange_s
 from .compute import Compute
-from .dispatch import dispatch_s
+from .dispatch import dispatch_s, imbalance
 from .rates import Rates
 from .sharding import Sharding
 
@@ -55,7 +55,8 @@ def layer_exchange(
     tp = region_s(groups.tp, activation, sharding.sp) * _tp_regions(layer)
     ep = 0.0
     if isinstance(layer.ffn, Moe):
-        ep = rates.dispatch * _experts_s(layer.ffn, activation, sharding, groups, rates.routing)
+        skew = imbalance(layer.ffn, sharding.ep, rates.routing.spread)
+        ep = skew * rates.dispatch * _experts_s(layer.ffn, activation, sharding, groups, rates.routing)
         if rates.routing.overlaps:
             ep = max(0.0, ep - (compute.forward_s + compute.backward_s) / 2)
     cp_forward, cp_backward = _context_s(layer.attention, sharding, seq_len, element_bytes, groups.cp, compute)

@@ -30,6 +30,7 @@ class Rates:
     elementwise_bytes_per_s: float  # of memory, as element-wise kernels reach it
     launch_s: float
     element_bytes: int
+    narrow_heads: float = 1.0  # rate of attention with heads of 64 over that with heads of 128
     scores: bool = False  # attention is not fused: its score matrices are written and read
     dropout: bool = False
     accumulate_bytes: float = 0.0  # per parameter and microbatch, to add its gradient to those before
@@ -70,6 +71,7 @@ def device_rates(
         elementwise_bytes_per_s=device.memory_bandwidth_bytes_per_s * calibration.memory / costs.elementwise,
         launch_s=calibration.launch_s,
         element_bytes=ELEMENT_BYTES[precision],
+        narrow_heads=framework.narrow_heads,
         scores=framework.keeps.scores,
         dropout=framework.keeps.dropout,
         accumulate_bytes=framework.accumulate_bytes,

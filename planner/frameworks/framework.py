@@ -82,6 +82,9 @@ class Experts(Frozen):
         default=False,
         description="beside the compute of another microbatch (Megatron's overlap_moe_expert_parallel_comm)",
     )
+    spread: float = Field(
+        default=0.0, ge=0, description="standard deviation of the experts' loads over their mean; 0: balanced routing"
+    )
 
 
 class Graphs(Frozen):
@@ -153,7 +156,9 @@ class Framework(Frozen):
     overlaps_shards: bool = Field(
         default=True, description="ZeRO 2 and 3 gather and reduce beside compute, not before and after it"
     )
-    wire_bytes: int = Field(default=4, ge=2, le=4, description="of a reduced gradient in 16-bit recipes")
+    wire_bytes: Literal[2, 4] | None = Field(
+        default=None, description="of a reduced gradient in 16-bit recipes; not said: as it is accumulated"
+    )
     flat_rings: bool = Field(
         default=False,
         description="a collective over nodes is one ring through all members: each network card carries it whole (NCCL "
@@ -168,6 +173,9 @@ class Framework(Frozen):
     keeps: Keeps = Keeps()
     experts: Experts = Experts()
     graphs: Graphs = Graphs()
+    narrow_heads: float = Field(
+        default=1.0, gt=0, le=1, description="rate of fused attention with heads of 64 over that with heads of 128"
+    )
     accumulate_bytes: float = Field(
         default=0.0, ge=0, description="memory traffic per parameter to add one microbatch's gradient to the sum"
     )

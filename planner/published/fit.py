@@ -5,8 +5,8 @@
 A few figures a generation, and a share of the kernel tables for each further kind of device: never one for a model or
 a row. Robust maximum a posteriori: residuals are log(predicted / measured) under a Cauchy loss (stalled runs and wrong
 rows pull little), figures have a log-normal prior around `PRIOR`, so that a generation with few runs stays near it.
-Printed beside the fit: the error of the same runs when their source (where there is only one: their group of model and
-GPU count) was left out, and the spread that becomes the interval. `--write` puts the figures into the catalogue.
+Printed beside the fit: the error of the same runs when their source (where nearly all have one: their group of model
+and GPU count) was left out, and the spread that becomes the interval. `--write` puts the figures into the catalogue.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ import math
 import random
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..configuration import Configuration
+from ..cost.setting import Setting
 from ..cost.step import step_s
 from ..frameworks.framework import Costs, Framework, Overrides, Spread, framework, save
 from .case import Case, make_case
+from .generation import generation
 from .recipe import as_row_ran
 from .row import Row, read_rows
 from .shape import NotModelledError
@@ -60,6 +63,8 @@ PRIOR_SPREAD_ELSE = 0.35  # of the logarithm
 RESIDUAL_SCALE = 0.08  # of the logarithm; beyond it a residual counts less and less
 MOST_RUNS = 450  # a generation is fitted on so many, drawn at random
 FOLDS = 5
+DOMINANT = 0.9
+"""Share of the runs above which a source is not left out whole: the others would say nothing of it."""
 BOUNDS = {"steal": (1e-3, 0.8), "matmul": (0.2, 1.6), "attention": (0.1, 2.5)}
 
 Vector = NDArray[np.float64]
@@ -78,13 +83,14 @@ class Run:
         return self.case.setting.device.name.split("-")[0]
 
 
-def fitted(runs: Sequence[Run], base: Framework) -> Framework:
-    """The framework with its costs fitted on runs."""
+def fitted(runs: Sequence[Run], base: Framework, start: Framework | None = None) -> Framework:
+    """The framework with its costs fitted on runs; the descent begins at the prior, or at those of `start`."""
     drawn = random.Random(0).sample(list(runs), min(len(runs), MOST_RUNS))
     names = _names(drawn)
     prior = np.log([PRIOR[name.split(".")[-1]] for name in names])
     spread = np.array([PRIOR_SPREAD.get(name.split(".")[-1], PRIOR_SPREAD_ELSE) for name in names])
-    at = _descend(lambda x: _residuals(drawn, _framework(base, names, x)), prior, spread, _limits(names))
+    first = prior if start is None else _figures(start, names, prior)
+    at = _descend(lambda x: _residuals(drawn, _framework(base, names, x)), first, prior, spread, _limits(names))
     return _framework(base, names, at)
 
 
@@ -94,6 +100,15 @@ def _names(runs: Sequence[Run]) -> list[str]:
     routed = any(run.row.experts for run in runs)
     figures = [name for name in PRIOR if routed or name not in OF_EXPERTS]
     return [*figures, *(f"{kind}.{figure}" for kind in kinds[1:] for figure in ("matmul", "attention"))]
+
+
+def _figures(of: Framework, names: Sequence[str], prior: Vector) -> Vector:
+    """Logarithms of a framework's fitted figures; the prior's where it has none."""
+    values: list[float | None] = []
+    for name in names:
+        kind, dot, figure = name.partition(".")
+        values.append(getattr(of.on.get(kind), figure, None) if dot else getattr(of.costs, name))
+    return np.array([math.log(value) if value else known for value, known in zip(values, prior, strict=True)])
 
 
 def _limits(names: Sequence[str]) -> tuple[Vector, Vector]:
@@ -115,7 +130,20 @@ def _framework(base: Framework, names: Sequence[str], at: Vector) -> Framework:
 def predicted_s(run: Run, under: Framework) -> float:
     """Step time of a run under other costs."""
     setting = replace(run.case.setting, framework=as_row_ran(under, run.row), _costs={})
-    return step_s(setting, run.case.configuration)
+    return settled_step_s(setting, run.case.configuration)
+
+
+SETTLED = (4, 5)  # microbatches over pipeline ranks, between which each further one adds the same
+
+
+def settled_step_s(setting: Setting, configuration: Configuration) -> float:
+    """`step_s`, of many microbatches by as few as it takes until each further round of the pipeline adds the same."""
+    pp, count = configuration.mesh.pp, configuration.microbatches
+    fewer, more = (each * pp + count % pp for each in SETTLED)
+    if count <= more:
+        return step_s(setting, configuration)
+    before_s, then_s = (step_s(setting, replace(configuration, microbatches=each)) for each in (fewer, more))
+    return then_s + (then_s - before_s) * (count - more) / (more - fewer)
 
 
 def _residuals(runs: Sequence[Run], under: Framework) -> Vector:
@@ -123,10 +151,14 @@ def _residuals(runs: Sequence[Run], under: Framework) -> Vector:
 
 
 def _descend(
-    residuals: Callable[[Vector], Vector], prior: Vector, spread: Vector, limits: tuple[Vector, Vector]
+    residuals: Callable[[Vector], Vector],
+    first: Vector,
+    prior: Vector,
+    spread: Vector,
+    limits: tuple[Vector, Vector],
 ) -> Vector:
     """Levenberg and Marquardt's descent, with the weights of a Cauchy loss."""
-    at, damping = prior.copy(), 1e-2
+    at, damping = first.copy(), 1e-2
     now = residuals(at)
     best = _loss(now, at, prior, spread)
     for _ in range(15):
@@ -154,14 +186,16 @@ def _loss(residuals: Vector, at: Vector, prior: Vector, spread: Vector) -> float
     return float(np.sum(np.log1p((residuals / RESIDUAL_SCALE) ** 2)) + np.sum(((at - prior) / spread) ** 2))
 
 
-def held_out(runs: Sequence[Run], base: Framework) -> Vector:
-    """Residuals of every run under costs that were fitted without its source, or without its group."""
+def held_out(runs: Sequence[Run], whole: Framework) -> Vector:
+    """Residuals of every run under costs that were fitted without its source, or without its group. `whole` was fitted
+    on all of them: each descent begins there and ends where the runs that are left lead it."""
     found = np.zeros(len(runs))
-    folds = [_fold(run, len({each.row.source for each in runs}) > 1) for run in runs]
+    most = max(Counter(run.row.source for run in runs).values())
+    folds = [_fold(run, most <= DOMINANT * len(runs)) for run in runs]
     for fold in sorted(set(folds)):
         inside = [index for index, other in enumerate(folds) if other == fold]
         rest = [run for run, other in zip(runs, folds, strict=True) if other != fold]
-        found[inside] = _residuals([runs[index] for index in inside], fitted(rest, base))
+        found[inside] = _residuals([runs[index] for index in inside], fitted(rest, whole, whole))
     return found
 
 
@@ -172,8 +206,9 @@ def _fold(run: Run, by_source: bool) -> str:
     return str(random.Random(f"{row.model} {row.gpus}").randrange(FOLDS))
 
 
-def usable_runs(rows: Iterable[Row]) -> dict[str, list[Run]]:
-    """Runs by the framework that prices them; what contradicts itself, repeats or cannot be priced is left out."""
+def usable_runs(rows: Iterable[Row], wanted: Collection[str] = ()) -> dict[str, list[Run]]:
+    """Runs by the framework that prices them (of some alone, if any are wanted); what contradicts itself, repeats or
+    cannot be priced is left out."""
     found: dict[str, list[Run]] = defaultdict(list)
     seen: set[str] = set()
     for row in rows:
@@ -181,6 +216,8 @@ def usable_runs(rows: Iterable[Row]) -> dict[str, list[Run]]:
         if measured is None or row.consistent == "no" or (row.dup_group and row.dup_group in seen):
             continue
         seen.add(row.dup_group)
+        if wanted and generation(row) not in wanted:
+            continue
         try:
             case = make_case(row)
             step_s(case.setting, case.configuration)
@@ -214,13 +251,11 @@ def _errors(residuals: Vector) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     path, *wanted = [each for each in arguments if not each.startswith("--")]
-    for name, runs in usable_runs(read_rows(Path(path))).items():
-        if wanted and name not in wanted:
-            continue
+    for name, runs in usable_runs(read_rows(Path(path)), wanted).items():
         base = framework(name)
         result = fitted(runs, base)
         inside = _residuals(runs, result)
-        outside = inside if "--quick" in arguments else held_out(runs, base)
+        outside = inside if "--quick" in arguments else held_out(runs, result)
         result = result.model_copy(update={"spread": spread_of(outside)})
         _print(name, runs, result, inside, outside)
         if "--write" in arguments:

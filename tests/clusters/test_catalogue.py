@@ -162,10 +162,21 @@ def test_the_documented_example_and_catalogue_are_real():
 
 
 def test_fp8_has_its_own_curve_where_it_is_known():
-    hopper = Device.model_validate(device_mapping("h100-sxm-80gb")).calibration
-    ampere = Device.model_validate(device_mapping("a100-sxm-80gb")).calibration
-    assert hopper.points("fp8") == hopper.matmul_fp8 != hopper.points("bf16")
-    assert ampere.points("fp8") == ampere.points("bf16") == ampere.matmul
+    device = device_mapping("h100-sxm-80gb")
+    device["calibration"]["matmul_fp8"] = [{"flops": 1e9, "fraction": 0.5}]
+    hopper = Device.model_validate(device).calibration
+    assert hopper.points("fp8") == hopper.matmul_fp8 != hopper.points("bf16") == hopper.matmul
+
+
+@pytest.mark.parametrize(("dtype", "times"), [("bf16", 1), ("fp8", 2), ("fp4", 4)])
+def test_a_narrow_product_is_as_efficient_as_a_16_bit_one_that_takes_as_long(dtype: str, times: int) -> None:
+    device = Device.model_validate(device_mapping("b200-sxm-180gb"))
+    peak, sixteen = device.peak_flops, device.calibration.matmul
+    for point, narrow in zip(sixteen, device.calibration.points(dtype), strict=True):
+        assert narrow.flops / (peak[dtype] * narrow.fraction) == pytest.approx(
+            point.flops / (peak["bf16"] * point.fraction)
+        )
+        assert narrow.flops == times * point.flops
 
 
 def test_local_takes_a_number_of_workers() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from meshwright.planner.cost.communication import all_reduce_s
 from meshwright.planner.cost.step import step_s, work_of
 from meshwright.planner.published.case import Case, make_case
 from meshwright.planner.published.row import Row
@@ -111,11 +112,64 @@ def test_offload_is_read_from_the_features():
     assert case(features="opt offload=N, param offload=N").configuration.offload == 0
 
 
+def test_pax_fuses_attention_with_transformer_engine_alone():
+    pax = {"framework": "Paxml (JAX)", "year": 2024, "recompute": ""}
+    assert case(**pax, precision="bf16").setting.framework.keeps.scores
+    assert not case(**pax, precision="bf16 (TE)").setting.framework.keeps.scores
+    assert case(**pax).configuration.recompute == ("full",)
+    assert case(**pax | {"mlp": "swiglu"}).configuration.recompute == ("none",)  # LLaMA
+
+
+GENERATIONS = {
+    ("Megatron-LM", 2022): "megatron-lm",
+    ("Megatron-LM", 2023): "megatron-core",
+    ("Megatron-LM + DeepSpeed", 2021): "megatron-deepspeed-2021",
+    ("Megatron-DeepSpeed", 2024): "megatron-deepspeed",
+    ("HF Trainer + DeepSpeed", 2021): "deepspeed-2021",
+    ("DeepSpeed 0.11 + HF", 2024): "deepspeed",
+    ("PaddleNLP", 2024): "paddle",
+    ("MaxText (JAX)", 2025): "jax",
+    ("", None): "megatron-core",
+}
+
+
+@pytest.mark.parametrize(("stated", "name"), GENERATIONS.items())
+def test_generations_go_by_name_and_year(stated, name):
+    text, year = stated
+    assert case(framework=text, year=year).setting.framework.name == name
+
+
+def test_tensor_parallelism_over_two_nodes_was_one_flat_ring():
+    """NCCL's ring through all sixteen members: 15/16 of the data leave a node twice, where trees need half of it."""
+    tp = {"tp": 16, "dp": 1, "gpus": 16, "gpu": "V100-16GB", "interconnect": "IB EDR 100 Gb/s per node"}
+    path = case(**tp).setting.group(1, 16)
+    nics = case(**tp).setting.cluster.node_groups[0].nics
+    assert nics is not None
+    node_bytes_per_s = nics.rate_bytes_per_s * nics.efficiency
+    data = 1e9
+    assert all_reduce_s(path, data) == pytest.approx(2 * 15 / 16 * data / node_bytes_per_s, rel=0.001)
+    assert case(**tp | {"year": 2024, "precision": "fp16"}).setting.group(1, 16).inner is not None
+
+
+def test_deepspeed_of_2021_waits_for_its_shards():
+    """ZeRO 3 with one layer at a time: gathered before a forward and a backward, reduced after, nothing beside it."""
+    zero3 = {"framework": "Megatron-LM + DeepSpeed", "zero_stage": 3, "recompute": "none"}
+    found = case(**zero3)
+    work = work_of(found.setting, found.configuration)
+    assert not work.hides
+    computed = work.forward_s[0] + work.backward_s[0]
+    moved = 2 * work.gather_s[0] + work.reduce_s[0]
+    whole = step_s(found.setting, found.configuration)
+    assert whole == pytest.approx(computed + moved + work.optimizer_s[0], rel=1e-9)
+    assert work_of(case(**zero3 | {"year": 2024}).setting, found.configuration).hides
+
+
 def test_tf32_is_fp32_with_products_at_that_rate():
     plain = case(precision="fp32").setting.device.peak_flops
     tf32 = case(precision="fp32 (tf32)").setting
     assert tf32.job.precision == "fp32"
     assert tf32.device.peak_flops["fp32"] == plain["tf32"] == 156e12
+    assert case(precision="fp32 (tf32)", year=2024).setting.framework.keeps.scores  # FlashAttention is for 16 bits
 
 
 MACHINES = {

@@ -255,3 +255,18 @@ def test_a_slow_network_card_slows_its_ranks_collectives() -> None:
 def test_work_must_match_the_schedule(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run(gpipe(2, 1), replace(Work((1.0, 1.0), (1.0, 1.0)), **changes))  # type: ignore[arg-type]
+
+
+@settings(max_examples=40, deadline=None)
+@given(ranks=st.integers(1, 4), microbatches=st.integers(1, 8), reduce_s=seconds, slow=st.floats(1.0, 3.0))
+def test_reductions_that_nothing_hides_follow_the_last_backward(
+    ranks: int, microbatches: int, reduce_s: float, slow: float
+) -> None:
+    """Rank 0 ends last in 1F1B: all of its reduction is seen, and of a slower rank's what ends later."""
+    schedule = one_forward_one_backward(ranks, microbatches)
+    work = Work((1.0,) * ranks, (2.0,) * ranks, late_reduce_s=(reduce_s,) * ranks, optimizer_s=(0.5,) * ranks)
+    assert step_time(schedule, work).exposed_s == pytest.approx(reduce_s, rel=1e-9)
+    assert run(schedule, work).step_s == pytest.approx(step_time(schedule, work).total_s, rel=1e-9)
+    straggler = replace(work, slow=Slowness(data=(1.0,) * (ranks - 1) + (slow,)))
+    late = max(reduce_s, slow * reduce_s - 2.0 * (ranks - 1)) if ranks > 1 else slow * reduce_s
+    assert step_time(schedule, straggler).exposed_s == pytest.approx(late, rel=1e-9)
