@@ -105,9 +105,9 @@ def layer_elementwise_bytes(layer: Layer, sharding: Sharding, seq_len: int, elem
 
 
 BIASED_EXPERTS_BYTES = 28 + 40
-"""Per element of the experts' outputs, forward and backward, where experts have biases: Megatron-Core (TEGroupedMLP) adds
-bias times probability expert by expert in fp32. Forward: the product is written (4), added (10), concatenated (8) and cast
-(6); backward: casts (12), a product and its sum for each factor (24), and the parts joined (4)."""
+"""Per element of the experts' outputs, forward and backward, where experts have biases: Megatron-Core (TEGroupedMLP)
+adds bias times probability expert by expert in fp32. Forward: the product is written (4), added (10), concatenated (8)
+and cast (6); backward: casts (12), a product and its sum for each factor (24), and the parts joined (4)."""
 
 
 def _activation(mlp: Mlp, tokens: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from meshwright.planner.cost.step import step_s
 from meshwright.planner.published.case import make_case
 from meshwright.planner.published.fit import settled_step_s

@@ -210,4 +210,3 @@ def test_the_reasons_say_what_recomputation_costs_and_what_a_runner_up_saves():
         (reason,) = [each for each in plan.why if each.startswith(f"{describe(runner.mesh)} is ")]
         assert f"is {runner.slower_by:.1%} slower: it spends" in reason
         assert " s more on " in reason
-
