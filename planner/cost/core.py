@@ -32,7 +32,8 @@ def core_s(attention: Attention, sharding: Sharding, seq_len: int, rates: Rates)
 def _width_share(head_dim: int, rates: Rates) -> float:
     """Rate of fused attention at a head's width over that at 128: narrower heads take as many exponentials for fewer
     FLOPs. A power of the width, through the rates at 64 and 128."""
-    return min(1.0, (head_dim / 128) ** -math.log2(rates.narrow_heads))
+    share: float = (head_dim / 128) ** -math.log2(rates.narrow_heads)
+    return min(1.0, share)
 
 
 def _separate_s(attention: Attention, sharding: Sharding, seq_len: int, rates: Rates) -> tuple[float, float]:
