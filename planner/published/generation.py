@@ -55,7 +55,7 @@ def _of_year(name: str, year: int | None) -> str:
 
 
 def recompute_default(row: Row) -> Recompute:
-    """What a row recomputes that does not say so. Pax's LLaMA rows reach 60 % MFU, which leaves room for attention alone
-    (SAVE_DOT_WITH_NO_BATCH_DIM: what weights were multiplied with is kept)."""
+    """What a row recomputes that does not say so. Pax's LLaMA rows reach 60 % MFU, which leaves room for attention
+    alone (SAVE_DOT_WITH_NO_BATCH_DIM: what weights were multiplied with is kept)."""
     name = generation(row)
     return "selective" if name == "jax" and row.mlp == "swiglu" else _RECOMPUTES.get(name, "none")

@@ -90,10 +90,10 @@ def _print(runs: Sequence[Played]) -> None:
     if len(stalled) > 1:
         tenth, *_, last = quantiles([run.longer_s for run in stalled], n=10)
         print(f"{len(stalled)} runs stall: {tenth:.2f} to {last:.2f} s longer by microbatch (10-90 %)")
-        for name, of in (("GPUs", lambda run: run.row.gpus), ("microbatch", lambda run: run.row.mbs)):
+        for name, column in (("GPUs", "gpus"), ("microbatch", "mbs")):
             counts = defaultdict(list)
             for run in runs:
-                counts[of(run)].append(run.stalled)
+                counts[getattr(run.row, column) or 0].append(run.stalled)
             print(f"  by {name}: " + ", ".join(f"{key}: {sum(c)} of {len(c)}" for key, c in sorted(counts.items())))
     for name, chosen in (("all", runs), ("not stalled", [run for run in runs if not run.stalled])):
         errors = [abs(run.predicted_s / run.measured_s - 1) for run in chosen]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from meshwright.planner.frameworks.framework import names
@@ -42,5 +44,15 @@ def test_every_generation_is_bundled() -> None:
     assert {name for _, name in _NAMES} | {"megatron-lm"} <= set(names())
 
 
-def test_what_old_scripts_recompute_unasked() -> None:
-    assert (recompute_default("megatron-lm"), recompute_default("nanotron")) == ("full", "none")
+@pytest.mark.parametrize(
+    ("columns", "choice"),
+    [
+        ({"framework": "Megatron-LM", "year": 2021}, "full"),
+        ({"framework": "Megatron-LM", "year": 2024}, "none"),
+        ({"framework": "nanotron"}, "none"),
+        ({"framework": "Paxml (JAX)", "mlp": "gelu"}, "full"),
+        ({"framework": "Paxml (JAX)", "mlp": "swiglu"}, "none"),
+    ],
+)
+def test_what_scripts_recompute_unasked(columns: dict[str, Any], choice: str) -> None:
+    assert recompute_default(Row(row_id="R", source="S", gpu="A100", **columns)) == choice

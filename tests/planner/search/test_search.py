@@ -12,6 +12,7 @@ from meshwright.errors import InfeasibleError, InputError
 from meshwright.planner.cost.footprint import fits
 from meshwright.planner.cost.setting import Setting
 from meshwright.planner.cost.step import price
+from meshwright.planner.explain import describe
 from meshwright.planner.families import architecture, load_model
 from meshwright.planner.job import Job
 from meshwright.planner.legality import is_legal, problems, runtime_problems
@@ -199,12 +200,13 @@ def test_a_plan_says_in_json_what_the_contract_asks():
 
 
 def test_the_reasons_say_what_recomputation_costs_and_what_a_runner_up_saves():
-    """70B on 64 devices, everything recomputed."""
+    """70B on 64 devices with full recomputation: whichever mesh wins, each runner-up loses by what it says."""
     plan = find_plan(ask("llama-3.1-70b", "dgx-h100:8", 8192, 512, pins=["recompute=full"]))
-    assert set(plan.recompute) == {"full"}
     repeated = 1 - plan.predicted.mfu / plan.predicted.hfu
+    assert repeated > 0.2
     assert f"recomputation is {repeated:.0%} of its FLOPs" in " ".join(plan.why)
-    other = next(reason for reason in plan.why if reason.startswith("pp8 dp4 tp2 is"))
-    more = float(other.split(" s more")[0].split()[-1])
-    slower = plan.runners_up[[r.mesh.pp for r in plan.runners_up].index(8)].slower_by * plan.predicted.step_time_s
-    assert more == pytest.approx(slower, abs=0.5)
+    assert len(plan.runners_up) > 1
+    for runner in plan.runners_up:
+        (reason,) = [each for each in plan.why if each.startswith(f"{describe(runner.mesh)} is ")]
+        assert f"is {runner.slower_by:.1%} slower: it spends" in reason
+        assert " s more on " in reason
