@@ -100,7 +100,14 @@ def layer_elementwise_bytes(layer: Layer, sharding: Sharding, seq_len: int, elem
     elements += _activation(moe.expert, routed / sharding.etp) + 2 * 2 * routed * layer.hidden
     if moe.shared:
         elements += _activation(moe.shared, tokens / sharding.tp)
-    return element * elements + 3 * 4 * own * moe.experts  # the router's softmax is in fp32
+    biased = BIASED_EXPERTS_BYTES / (1 + ELEMENTWISE_BACKWARD) * routed * layer.hidden if moe.expert.bias else 0.0
+    return element * elements + 3 * 4 * own * moe.experts + biased  # the router's softmax is in fp32
+
+
+BIASED_EXPERTS_BYTES = 28 + 40
+"""Per element of the experts' outputs, forward and backward, where experts have biases: Megatron-Core (TEGroupedMLP)
+adds bias times probability expert by expert in fp32. Forward: the product is written (4), added (10), concatenated (8)
+and cast (6); backward: casts (12), a product and its sum for each factor (24), and the parts joined (4)."""
 
 
 def _activation(mlp: Mlp, tokens: float) -> float:

@@ -108,7 +108,7 @@ def _collectives_s(setting: Setting, configuration: Configuration, held: Held, l
 
 
 def _wire_bytes(setting: Setting) -> int:
-    """Of a gradient on its way: whole in fp32, else as the framework sends it, or as it accumulates it."""
+    """Of a gradient on its way: whole in fp32, else as the framework sends it, or else accumulates it."""
     framework = setting.framework
     if setting.job.precision == "fp32":
         return GRADIENT_BYTES

@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..configuration import Configuration
+from ..cost.setting import Setting
 from ..cost.step import step_s
 from ..frameworks.framework import Costs, Framework, Overrides, Spread, framework, save
 from .case import Case, make_case
@@ -128,7 +130,20 @@ def _framework(base: Framework, names: Sequence[str], at: Vector) -> Framework:
 def predicted_s(run: Run, under: Framework) -> float:
     """Step time of a run under other costs."""
     setting = replace(run.case.setting, framework=as_row_ran(under, run.row), _costs={})
-    return step_s(setting, run.case.configuration)
+    return settled_step_s(setting, run.case.configuration)
+
+
+SETTLED = (4, 5)  # microbatches over pipeline ranks, between which each further one adds the same
+
+
+def settled_step_s(setting: Setting, configuration: Configuration) -> float:
+    """`step_s`, of many microbatches by as few as it takes until each further round of the pipeline adds the same."""
+    pp, count = configuration.mesh.pp, configuration.microbatches
+    fewer, more = (each * pp + count % pp for each in SETTLED)
+    if count <= more:
+        return step_s(setting, configuration)
+    before_s, then_s = (step_s(setting, replace(configuration, microbatches=each)) for each in (fewer, more))
+    return then_s + (then_s - before_s) * (count - more) / (more - fewer)
 
 
 def _residuals(runs: Sequence[Run], under: Framework) -> Vector:

@@ -104,7 +104,8 @@ def _mlp(row: Row, width: int) -> Mlp:
 def _moe(row: Row) -> Moe | None:
     if not row.experts:
         return None
-    expert = Mlp(width=row.expert_ffn or row.ffn_hidden or 0, gated=row.mlp == "swiglu")
+    biased = row.model.startswith("gpt-oss")
+    expert = Mlp(width=row.expert_ffn or row.ffn_hidden or 0, gated=row.mlp == "swiglu", bias=biased)
     shared = Mlp(width=row.shared_ffn, gated=row.mlp == "swiglu") if row.shared_ffn else None
     routed = Moe(experts=row.experts, top_k=row.top_k or 1, expert=expert, shared=shared)
     if not row.model.startswith("deepseek-v3"):

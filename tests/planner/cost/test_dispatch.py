@@ -8,8 +8,9 @@ from math import comb
 import pytest
 
 from meshwright.clusters.topology import GroupPaths, Path
-from meshwright.planner.cost.dispatch import dispatch_s, visited_share
+from meshwright.planner.cost.dispatch import dispatch_s, imbalance, visited_share
 from meshwright.planner.model import Mlp, Moe
+from meshwright.planner.published.recipe import NATURAL_SPREAD
 
 EXPERT = Mlp(width=64, gated=True)
 NVLINK = Path(bandwidth_bytes_per_s=450e9, latency_s=0.0, link="nvswitch")
@@ -71,3 +72,12 @@ def test_never_sends_more_than_copies() -> None:
     for size in (2, 8, 16, 64):
         group = GroupPaths(size, max(1, size // 8), NVLINK, NETWORK if size > 8 else None)
         assert dispatch_s(moe, group, 1e6, "distinct") <= dispatch_s(moe, group, 1e6, "copies")
+
+
+def test_the_busiest_rank_of_a_real_trace() -> None:
+    """Busiest over mean of 8, 16 and 32 ranks with the 64 experts of DeepSeek-V2-Lite, 32768 tokens at a time, in a
+    public trace of its routing (ngavhane/moe-beyond, mean of 26 layers)."""
+    moe = Moe(experts=64, top_k=6, expert=EXPERT)
+    for ranks, measured in ((8, 1.12), (16, 1.22), (32, 1.42)):
+        assert imbalance(moe, ranks, NATURAL_SPREAD) == pytest.approx(measured, abs=0.06)
+    assert imbalance(moe, 1, NATURAL_SPREAD) == imbalance(moe, 8, 0.0) == 1.0

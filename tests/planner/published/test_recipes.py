@@ -1,4 +1,4 @@
-"""What rows of Megatron-Bridge say about their recipes, against the recipes themselves (NVIDIA-NeMo/Megatron-Bridge)."""
+"""What rows of Megatron-Bridge say of their recipes, against the recipes themselves (NVIDIA-NeMo/Megatron-Bridge)."""
 
 from __future__ import annotations
 
