@@ -43,4 +43,7 @@ def test_every_generation_is_bundled() -> None:
 
 
 def test_what_old_scripts_recompute_unasked() -> None:
-    assert (recompute_default("megatron-lm"), recompute_default("nanotron")) == ("full", "none")
+    def default(framework: str, year: int) -> str:
+        return recompute_default(Row(row_id="R", source="s", gpu="A100", framework=framework, year=year))
+
+    assert (default("Megatron-LM", 2021), default("nanotron", 2024)) == ("full", "none")
