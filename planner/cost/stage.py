@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..configuration import Configuration
+from ..model import Architecture
 from ..simulate.work import Work
 from .blocks import Block, ModelCosts
 from .communication import ALONE, pipeline_transfer_s
@@ -32,7 +33,8 @@ def _stage_s(setting: Setting, configuration: Configuration, stage: int) -> tupl
     waits_back = _of(costs.exposed_backward[choice], layers) + sum(block.exchange.backward_s for block in ends)
     host, rings = _host_s(setting, layers), _rings_s(setting, configuration, len(layers))
     again = 2 if choice == "full" else 1  # the host issues the forward once more
-    return _issued(forward, waits, host, rings), _issued(backward, waits_back, again * host, again * rings)
+    alone = _waits_s(setting, layers)
+    return _issued(forward, waits, host, rings) + alone, _issued(backward, waits_back, again * host, again * rings)
 
 
 def _of(sums: list[float], layers: range) -> float:
@@ -48,9 +50,21 @@ def _issued(device_s: float, waits_s: float, host_s: float, rings_s: float) -> f
 def _host_s(setting: Setting, layers: range) -> float:
     """Seconds that the host takes to issue one direction of a microbatch through a stage."""
     costs, graphs, model = setting.execution, setting.framework.graphs, setting.architecture
-    routed = sum(model.layers[index].moe is not None for index in layers)
     layers_s = len(layers) * graphs.layer * costs.host_layer_s
-    return layers_s + routed * graphs.moe * costs.host_moe_s + costs.host_microbatch_s
+    return layers_s + _routed(model, layers) * graphs.moe * costs.host_moe_s + costs.host_microbatch_s
+
+
+def _waits_s(setting: Setting, layers: range) -> float:
+    """Seconds of a forward in which the device has nothing to do because the host waited for it in every layer."""
+    if not setting.framework.experts.synchronises:
+        return 0.0
+    moe_s = setting.framework.graphs.moe * setting.execution.host_moe_s
+    return _routed(setting.architecture, layers) * moe_s
+
+
+def _routed(model: Architecture, layers: range) -> int:
+    """Layers with experts."""
+    return sum(model.layers[index].moe is not None for index in layers)
 
 
 def _rings_s(setting: Setting, configuration: Configuration, layers: int) -> float:

@@ -73,6 +73,7 @@ def _experts(experts: Experts, row: Row) -> Experts:
         update["dispatch"] = "distinct"
     elif "tokendrop" in row.notes or re.search("recipe preset|alltoall|natural routing", features):
         update["dispatch"] = "copies"
+    update["synchronises"] = update.get("dispatch") == "copies" and "tokendrop" not in row.notes
     if "natural routing" in features:
         update["spread"] = NATURAL_SPREAD
     if "a2a_overlap=true" in features or ("recipe preset" not in features and _whole_step_graphs(row)):
