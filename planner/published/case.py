@@ -156,6 +156,6 @@ def _recompute(row: Row, assumptions: list[str]) -> Recompute:
     if re.match(r"full x\d+ layers", text):
         assumptions.append(f"recompute: none, for {text}")
         return "none"
-    if text.startswith("full"):
+    if text.startswith(("full", "yes", "true", "all", "1")):
         return "full"
-    return "selective" if text.startswith("selective") else "none"
+    return "selective" if text.startswith(("selective", "op")) else "none"

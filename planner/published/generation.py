@@ -12,12 +12,12 @@ _NAMES: tuple[tuple[str, str], ...] = (
     (r"llm-foundry|composer|mosaic", "llm-foundry"),
     (r"bridge", "megatron-bridge"),
     (r"nemo", "nemo"),
-    (r"megatron-deepspeed|megatron-lm \+ deepspeed", "megatron-deepspeed"),
+    (r"megatron-deepspeed|megatron-lm \+ deepspeed|neox", "megatron-deepspeed"),
     (r"hf|transformers|deepspeed", "deepspeed"),
     (r"oneflow|libai", "oneflow"),
     (r"paddle", "paddle"),
     (r"pax|maxtext|jax", "jax"),
-    (r"titan|fsdp", "torchtitan"),
+    (r"titan|fsdp|fairscale|pytorch", "torchtitan"),
     (r"megatron|flagscale", "megatron-core"),
 )
 """First match wins. Megatron-LM until 2022 had no fused attention: see `generation`."""

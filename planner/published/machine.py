@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ...clusters.catalogue import load_cluster
 from ...clusters.devices import device_mapping
 from ...clusters.schema import Cluster, Device, Nics
@@ -9,24 +11,24 @@ from ...units import parse_rate
 from .row import Row
 from .shape import NotModelledError
 
-_CLUSTERS = {
-    "A100": "dgx-a100-80g",
-    "A100-80GB": "dgx-a100-80g",
-    "A100-40GB": "dgx-a100-40g",
-    "A800": "dgx-a800",
-    "H100": "dgx-h100",
-    "H100-80GB": "dgx-h100",
-    "H200": "dgx-h200",
-    "H800": "h800",
-    "B200": "dgx-b200",
-    "B300": "dgx-b300",
-    "GB200": "gb200-nvl72",
-    "GB300": "gb300-nvl72",
-    "V100": "dgx-1-v100",
-    "V100-16GB": "dgx-1-v100",
-    "V100-32GB": "dgx-2h-v100",
-    "MI300X": "mi300x",
-}
+_CLUSTERS: tuple[tuple[str, str], ...] = (
+    ("gb300", "gb300-nvl72"),
+    ("gb200", "gb200-nvl72"),
+    ("b300", "dgx-b300"),
+    ("b200", "dgx-b200"),
+    ("h800", "h800"),
+    ("h200", "dgx-h200"),
+    (r"\bh100", "dgx-h100"),
+    ("a800", "dgx-a800"),
+    ("a100.*40 ?gb", "dgx-a100-40g"),
+    ("a100", "dgx-a100-80g"),
+    ("v100.*32 ?gb", "dgx-2h-v100"),
+    ("v100", "dgx-1-v100"),
+    ("mi300x", "mi300x"),
+    ("mi250x", "mi250x-frontier"),
+    ("4090", "rtx4090-ethernet"),
+)
+"""What `gpu` says, as people write it (A100-80GB, NVIDIA H100 SXM): first match wins."""
 
 _NETWORKS: tuple[tuple[str, str | None, dict[str, str]], ...] = (
     ("AWS-class Ethernet/EFA", "p5-h100-efa", {}),
@@ -48,8 +50,6 @@ NODE_DEVICES = 8  # assumed where a row does not state it
 
 def row_cluster(row: Row, assumptions: list[str]) -> Cluster:
     """The machine of a row. Raises NotModelledError for a GPU that no bundled cluster has."""
-    if row.gpu not in _CLUSTERS:
-        raise NotModelledError(f"GPU {row.gpu or 'not stated'}")
     if not row.gpus:
         raise NotModelledError("the number of GPUs is not stated")
     name, network = _named(row)
@@ -77,7 +77,7 @@ def row_cluster(row: Row, assumptions: list[str]) -> Cluster:
 
 def _named(row: Row) -> tuple[str, dict[str, str]]:
     """The bundled cluster, and what is known of its network beside it."""
-    name, network = _CLUSTERS[row.gpu], {}
+    name, network = _bundled(row), {}
     if row.gpus_per_node == 4 and row.gpu.startswith("V100-"):
         name = _NODES_OF_FOUR
     unnamed = next((text for source, text in _UNNAMED_NETWORKS.items() if source in row.source.lower()), "")
@@ -85,6 +85,15 @@ def _named(row: Row) -> tuple[str, dict[str, str]]:
         if text in (row.interconnect or unnamed):
             name, network = other or name, rate
     return name, network
+
+
+def _bundled(row: Row) -> str:
+    memory = f" {row.gpu_mem_gb:.0f}GB" if row.gpu_mem_gb and "gb" not in row.gpu.lower()[2:] else ""
+    text = f"{row.gpu}{memory}".lower()
+    found = next((name for pattern, name in _CLUSTERS if re.search(pattern, text)), None)
+    if found is None:
+        raise NotModelledError(f"GPU {row.gpu or 'not stated'}")
+    return found
 
 
 def _device(row: Row, device: Device) -> Device:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from meshwright.clusters.schema import NodeGroup
-from meshwright.planner.published.machine import _CLUSTERS, row_cluster
+from meshwright.planner.published.machine import row_cluster
 from meshwright.planner.published.row import Row
 from meshwright.planner.published.shape import NotModelledError
 
@@ -34,10 +34,22 @@ def test_as_many_nodes_as_the_row_used(columns: dict[str, Any], nodes: int, devi
     assert (group.nodes, group.devices_per_node) == (nodes, devices)
 
 
-@pytest.mark.parametrize("gpu", _CLUSTERS)
-def test_every_gpu_has_a_machine(gpu: str) -> None:
-    group, _ = machine(gpu=gpu)
-    assert gpu.split("-")[0].lower().replace("a800", "a100") in group.device.name
+@pytest.mark.parametrize(
+    ("gpu", "device"),
+    [
+        ("A100", "a100-sxm-80gb"), ("A100-40GB", "a100-sxm-40gb"), ("NVIDIA A100-SXM4-80GB", "a100-sxm-80gb"),
+        ("A800", "a100-sxm-80gb"), ("H100-80GB", "h100-sxm-80gb"), ("NVIDIA H100 80GB HBM3", "h100-sxm-80gb"),
+        ("H200", "h200-sxm-141gb"), ("H800", "h800-sxm-80gb"), ("B200", "b200-sxm-180gb"), ("B300", "b300-sxm-288gb"),
+        ("GB200", "gb200-186gb"), ("GB300", "gb300-288gb"), ("V100-16GB", "v100-sxm-16gb"), ("MI300X", "mi300x-192gb"),
+        ("RTX 4090", "rtx-4090-24gb"),
+    ],
+)  # fmt: skip
+def test_a_gpu_has_its_machine_however_it_is_written(gpu: str, device: str) -> None:
+    assert machine(gpu=gpu)[0].device.name == device
+
+
+def test_the_memory_tells_two_kinds_of_a_gpu_apart() -> None:
+    assert machine(gpu="A100", gpu_mem_gb=40)[0].device.name == "a100-sxm-40gb"
 
 
 def test_a_stated_network_is_that_of_all_cards_together() -> None:
