@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from ...errors import InputError, did_you_mean
 from ...schema import Frozen, dump_yaml, load_mapping, parse
+from .typical import Figure, compared
 
 _CATALOGUE = Path(__file__).parent / "catalogue"
 
@@ -24,6 +25,10 @@ DEFAULT = "meshwright"
 
 
 WeightGradients = Literal["shape", "layer", "model"]
+
+
+SAME_CHIP = {"h200": "h100"}
+"""Kinds of devices that compute as another does: H200 is H100 with other memory (NVIDIA H200 datasheet)."""
 
 
 class Keeps(Frozen):
@@ -190,17 +195,30 @@ class Framework(Frozen):
     )
     like: str = Field(default="", description="nothing was fitted for it: costs and spread are those of this one")
     costs: Costs = Costs()
-    on: dict[str, Overrides] = Field(default={}, description="by kind of device, the first word of its name: h100")
-
+    fitted_on: str = Field(default="", description="kind of device, the first word of its name, that `costs` are of")
+    on: dict[str, Overrides] = Field(default={}, description="by further kinds of device: h100")
     spread: Spread = Spread(low=0.8, high=1.6)
 
     def costs_on(self, device: str) -> Costs:
-        """Costs on a device: `h100-sxm-80gb` is of kind h100. Nothing was fitted on a CPU; there they are nil."""
-        kind = device.split("-")[0]
+        """Costs on a device: `h100-sxm-80gb` is of kind h100. On a kind without runs its kernels compare with those of
+        the kind that was fitted as they do for other frameworks (`typical.py`). On a CPU nothing was fitted: none."""
+        kind = SAME_CHIP.get(device.split("-")[0], device.split("-")[0])
         if kind == "cpu":
             return Costs()
-        own = self.on.get(kind, Overrides())
+        own = self.on.get(kind)
+        if own is None:
+            return self.costs.model_copy(update=self._compared(kind))
         return self.costs.model_copy(update={name: value for name, value in own if value is not None})
+
+    def _compared(self, kind: str) -> dict[str, float]:
+        """Shares of the kernel tables on a kind of device that this framework was not fitted on."""
+        figures: tuple[Figure, ...] = ("matmul", "attention")
+        known = {figure: compared(figure) for figure in figures if self.fitted_on and kind != self.fitted_on}
+        return {
+            figure: getattr(self.costs, figure) * parts[kind] / parts[self.fitted_on]
+            for figure, parts in known.items()
+            if kind in parts and self.fitted_on in parts
+        }
 
 
 def names() -> list[str]:
@@ -231,11 +249,13 @@ def framework(name: str = DEFAULT) -> Framework:
     if not found.like:
         return found
     model = framework(found.like)
-    return found.model_copy(update={"costs": model.costs, "on": model.on, "spread": model.spread})
+    return found.model_copy(
+        update={"costs": model.costs, "fitted_on": model.fitted_on, "on": model.on, "spread": model.spread}
+    )
 
 
 def save(changed: Framework) -> None:
     """Write a bundled framework's costs and spread, as `planner/published/fit.py` found them."""
     path = _CATALOGUE / f"{changed.name}.yaml"
-    fitted = changed.model_dump(include={"costs", "on", "spread"}, exclude_none=True)
+    fitted = changed.model_dump(include={"costs", "fitted_on", "on", "spread"}, exclude_none=True)
     path.write_text(dump_yaml(load_mapping(path) | fitted))

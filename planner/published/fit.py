@@ -90,6 +90,8 @@ def fitted(runs: Sequence[Run], base: Framework, start: Framework | None = None)
     prior = np.log([PRIOR[name.split(".")[-1]] for name in names])
     spread = np.array([PRIOR_SPREAD.get(name.split(".")[-1], PRIOR_SPREAD_ELSE) for name in names])
     first = prior if start is None else _figures(start, names, prior)
+    (common, _), *_ = Counter(run.kind for run in drawn).most_common(1)
+    base = base.model_copy(update={"fitted_on": common})
     at = _descend(lambda x: _residuals(drawn, _framework(base, names, x)), first, prior, spread, _limits(names))
     return _framework(base, names, at)
 
