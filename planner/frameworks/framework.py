@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from ...clusters.schema import Device
 from ...errors import InputError, did_you_mean
 from ...schema import Frozen, dump_yaml, load_mapping, parse
 
@@ -194,12 +195,12 @@ class Framework(Frozen):
 
     spread: Spread = Spread(low=0.8, high=1.6)
 
-    def costs_on(self, device: str) -> Costs:
-        """Costs on a device: `h100-sxm-80gb` is of kind h100. Nothing was fitted on a CPU; there they are nil."""
-        kind = device.split("-")[0]
-        if kind == "cpu":
+    def costs_on(self, device: Device) -> Costs:
+        """Costs on a device: `h100-sxm-80gb` is of kind h100. Nothing was fitted on a CPU, whatever it is called;
+        there they are nil."""
+        if device.kind == "cpu":
             return Costs()
-        own = self.on.get(kind, Overrides())
+        own = self.on.get(device.name.split("-")[0], Overrides())
         return self.costs.model_copy(update={name: value for name, value in own if value is not None})
 
 
