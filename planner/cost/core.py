@@ -44,7 +44,7 @@ def _separate_s(attention: Attention, sharding: Sharding, seq_len: int, rates: R
         Matmul(rows, seq_len, attention.head_dim, heads, True),
         Matmul(rows, attention.value_dim, seq_len, heads, True),
     ]
-    matmuls = sum(matmul_s(rates, each) for each in products)
+    matmuls = sum(matmul_s(rates.sixteen_bit or rates, each) for each in products)
     scores = heads * rows * seq_len * rates.element_bytes / 2
     dropout = DROPOUT_BYTES if rates.dropout else (0, 0)
     kernels = 2 if rates.dropout else 1

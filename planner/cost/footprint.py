@@ -80,7 +80,7 @@ def rank_memory(setting: Setting, configuration: Configuration, rank: int) -> St
         context=setting.context_bytes,
     )
     room = setting.memory_limit_bytes - setting.context_bytes - memory.allocated
-    reserve = max(STUCK * comes_and_goes, min(fragments, room))
+    reserve = min(fragments, max(STUCK * comes_and_goes, room))
     return memory.model_copy(update={"reserve": round(reserve)})
 
 

@@ -63,7 +63,7 @@ def device_rates(
     """Rates of one kind of device under a framework. In fp8 attention and the output head run in bf16; `narrow` is
     what the layers' matmuls run in where that is yet narrower."""
     operand: Dtype = narrow or precision
-    calibration, costs = device.calibration, framework.costs_on(device.name)
+    calibration, costs = device.calibration, framework.costs_on(device)
     core: Dtype = "bf16" if precision == "fp8" else precision
     return Rates(
         peak_flops=device.peak_flops[operand],

@@ -55,7 +55,7 @@ class Setting:
     @cached_property
     def execution(self) -> Costs:
         """What the framework's execution costs on the device."""
-        return self.framework.costs_on(self.device.name)
+        return self.framework.costs_on(self.device)
 
     @cached_property
     def rates(self) -> Rates:

@@ -34,7 +34,8 @@ def _stage_s(setting: Setting, configuration: Configuration, stage: int) -> tupl
     host, rings = _host_s(setting, layers), _rings_s(setting, configuration, len(layers))
     again = 2 if choice == "full" else 1  # the host issues the forward once more
     alone = _waits_s(setting, layers)
-    return _issued(forward, waits, host, rings) + alone, _issued(backward, waits_back, again * host, again * rings)
+    issued_back = _issued(backward, waits_back, again * host, again * rings)
+    return _issued(forward, waits, host, rings) + alone, issued_back + (again - 1) * alone
 
 
 def _of(sums: list[float], layers: range) -> float:
@@ -55,7 +56,7 @@ def _host_s(setting: Setting, layers: range) -> float:
 
 
 def _waits_s(setting: Setting, layers: range) -> float:
-    """Seconds of a forward in which the device has nothing to do because the host waited for it in every layer."""
+    """Seconds of a forward (repeated ones too) in which the device has nothing to do because the host waited for it in every layer."""
     if not setting.framework.experts.synchronises:
         return 0.0
     moe_s = setting.framework.graphs.moe * setting.execution.host_moe_s

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from ...clusters.schema import Device
 from ...errors import InputError, did_you_mean
 from ...schema import Frozen, dump_yaml, load_mapping, parse
 from .typical import Figure, compared
@@ -199,12 +200,13 @@ class Framework(Frozen):
     on: dict[str, Overrides] = Field(default={}, description="by further kinds of device: h100")
     spread: Spread = Spread(low=0.8, high=1.6)
 
-    def costs_on(self, device: str) -> Costs:
+    def costs_on(self, device: Device) -> Costs:
         """Costs on a device: `h100-sxm-80gb` is of kind h100. On a kind without runs its kernels compare with those of
-        the kind that was fitted as they do for other frameworks (`typical.py`). On a CPU nothing was fitted: none."""
-        kind = SAME_CHIP.get(device.split("-")[0], device.split("-")[0])
-        if kind == "cpu":
+        the kind that was fitted as they do for other frameworks (`typical.py`). On a CPU, whatever it is called, nothing
+        was fitted: none."""
+        if device.kind == "cpu":
             return Costs()
+        kind = SAME_CHIP.get(device.name.split("-")[0], device.name.split("-")[0])
         own = self.on.get(kind)
         if own is None:
             return self.costs.model_copy(update=self._compared(kind))

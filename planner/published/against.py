@@ -23,9 +23,9 @@ WIDER = 1.5
 """Factor on the distance of both ends of an interval from its prediction where a configuration had to be completed."""
 
 _OUTCOMES: dict[str, Outcome] = {
-    "oom": "oom",
+    **dict.fromkeys(("oom", "out of memory", "yes", "true", "1"), "oom"),
     "crashed_or_oom": "crashed_or_oom",
-    "would_not_fit_80GB": "crashed_or_oom",
+    "would_not_fit_80gb": "crashed_or_oom",
 }
 """A figure of a paper that would not fit was not tried: as weak a label as a crash."""
 
@@ -60,10 +60,10 @@ def compare_row(row: Row) -> Comparison:
         source=row.source,
         gpu=row.gpu,
         status="skipped",
-        outcome=_OUTCOMES.get(row.oom, "ran"),
+        outcome=_OUTCOMES.get(row.oom.lower(), "ran"),
         group=_group(row),
-        measured_step_time_s=row.measured_step_time_s,
-        measured_peak_memory_gb=row.peak_mem_gb,
+        measured_step_time_s=row.measured_step_time_s or None,  # of nothing there is no error
+        measured_peak_memory_gb=row.peak_mem_gb or None,
     )
     try:
         case = make_case(row)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from .machine import row_cluster
 from .recipe import as_row_ran, offload, recompute_modules, shards_optimizer
 from .row import Row
 from .shape import NotModelledError, row_architecture
+from .sound import refuse_too_long, refuse_unsound
 from .stages import stage_layers
 
 _PRECISIONS: tuple[tuple[str, Precision], ...] = (
@@ -44,6 +44,7 @@ def make_case(row: Row) -> Case:
     if row.train_mode == "lora":
         raise NotModelledError("LoRA: gradients of frozen weights are not computed")
     row = completed(row, assumptions)
+    refuse_unsound(row)
     if not row.seq_len or not row.gbs:
         raise NotModelledError("the batch is not stated" if row.seq_len else "the sequence length is not stated")
     shape, cluster = row_architecture(row, assumptions), row_cluster(row, assumptions)
@@ -61,7 +62,7 @@ def make_case(row: Row) -> Case:
     return Case(setting, configuration, tuple(assumptions), complete)
 
 
-_WEAK = ("recompute:", "microbatch of", "the network of", "feed-forward width", "tp ", "sequence length of")
+_WEAK = ("recompute:", "microbatch of", "batch of", "the network of", "feed-forward width", "tp ", "sequence length of")
 """How the assumptions begin that leave a configuration incomplete."""
 
 
@@ -117,7 +118,13 @@ def _batch(row: Row, mesh: Mesh, assumptions: list[str]) -> tuple[int, int]:
     if row.mbs is None:
         assumptions.append("microbatch of 1")
     microbatch = row.mbs or 1
-    return microbatch, max(1, math.ceil(row.gbs / mesh.dp / microbatch))
+    microbatches = -(-row.gbs // (mesh.dp * microbatch))
+    refuse_too_long(microbatches, mesh.pp * (row.vpp or 1))
+    if (whole := microbatches * microbatch * mesh.dp) != row.gbs:
+        assumptions.append(
+            f"batch of {whole} for {row.gbs}, in whole microbatches of {microbatch} on {mesh.dp} replicas"
+        )
+    return microbatch, microbatches
 
 
 def _schedule(row: Row, vpp: int) -> ScheduleName:
@@ -130,11 +137,19 @@ def _zero(row: Row, mesh: Mesh, assumptions: list[str]) -> int:
     if mesh.pp == 1 and "use_megatron_fsdp" in row.features:
         return 3
     if row.zero_stage is not None:
-        return min(row.zero_stage, 1) if mesh.pp > 1 else row.zero_stage
+        return _legal_zero(row.zero_stage, mesh, assumptions)
     modern = shards_optimizer(framework(generation(row)), row)
     if mesh.dp * mesh.cp > 1:
         assumptions.append(f"ZeRO {int(modern)}")
     return int(modern)
+
+
+def _legal_zero(stage: int, mesh: Mesh, assumptions: list[str]) -> int:
+    """Under a pipeline gradients stay whole until the last microbatch, whatever a row says."""
+    if stage < 2 or mesh.pp == 1:
+        return stage
+    assumptions.append(f"ZeRO 1 for {stage}, under a pipeline")
+    return 1
 
 
 def _sequence_parallel(row: Row, mesh: Mesh, assumptions: list[str]) -> bool:

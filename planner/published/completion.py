@@ -56,7 +56,7 @@ def _model_parallel(row: Row, assumptions: list[str]) -> Row:
         return row
     size = row.gpus // row.dp
     tp = min(LARGEST_TP, size)
-    if size % tp:
+    if not size or size % tp:
         return row
     assumptions.append(f"tp {tp}, pp {size // tp} of a model-parallel size of {size}")
     return replace(row, tp=tp, pp=size // tp)

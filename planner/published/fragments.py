@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..cost.footprint import rank_memory
+from ..cost.footprint import STUCK, rank_memory
 from ..frameworks.framework import framework
 from .case import make_case
 from .generation import generation
@@ -39,7 +39,8 @@ class Peak:
 
     def error(self, fragments: float, gathers: float) -> float:
         """Predicted / published - 1. Cached segments go back before the device is full."""
-        reserve = min(fragments * self.comes_and_goes + gathers * self.gathered, self.room)
+        wanted = fragments * self.comes_and_goes + gathers * self.gathered
+        reserve = min(wanted, max(STUCK * self.comes_and_goes, self.room))
         return (self.allocated + reserve) / self.published - 1
 
 

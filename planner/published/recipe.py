@@ -113,7 +113,7 @@ def offload(row: Row) -> float:
     text = row.features.lower()
     share = re.search(r"optimizer offload (\d+)%", text)
     if share:
-        return int(share[1]) / 100
+        return min(1.0, int(share[1]) / 100)
     return 1.0 if "full cpu offload" in text or "opt offload=y" in text else 0.0
 
 

@@ -13,6 +13,9 @@ from ...errors import InputError, Problem
 SHOWN = 20
 """Of many problems of one file: a wrong column would fill the screen."""
 
+MOST = 1e15
+"""Nothing that is counted or measured of a run comes near it."""
+
 Line = tuple[int, dict[str, str]]
 
 
@@ -45,6 +48,8 @@ def number(text: str, whole: bool) -> float | int | None:
         raise ValueError("must be a number, or empty") from None
     if not math.isfinite(value) or value < 0:
         raise ValueError("must be a number of 0 or more")
+    if value > MOST:
+        raise ValueError(f"must be at most {MOST:g}")
     if whole and not value.is_integer():
         raise ValueError("must be a whole number")
     return int(value) if whole else value

@@ -47,6 +47,11 @@ def test_products_are_those_that_pytorch_counts(microbatch: int) -> None:
     assert backward_s * 1e12 == pytest.approx(backward)
 
 
+def test_products_stay_in_16_bits_where_the_layers_are_in_8() -> None:
+    narrow = replace(SEPARATE, peak_flops=2e12, sixteen_bit=SEPARATE)
+    assert core_s(ATTENTION, Sharding(), SEQ_LEN, narrow) == core_s(ATTENTION, Sharding(), SEQ_LEN, SEPARATE)
+
+
 def test_scores_are_read_and_written_in_softmax_and_dropout() -> None:
     """16-bit scores: 4 bytes forward and 6 backward, with dropout 5 more in each direction."""
     scores = HEADS * SEQ_LEN**2

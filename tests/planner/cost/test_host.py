@@ -21,8 +21,8 @@ ROW = Row(
 HOST = Costs(host_layer_s=0.1, host_moe_s=0.2, host_microbatch_s=0.05)  # far above what the device takes
 
 
-def forward_and_backward(graphs: Graphs, *, waits: bool = False) -> tuple[float, float]:
-    case, experts = make_case(ROW), Experts(synchronises=waits)
+def forward_and_backward(graphs: Graphs, *, waits: bool = False, recompute: str = "") -> tuple[float, float]:
+    case, experts = make_case(replace(ROW, recompute=recompute or ROW.recompute)), Experts(synchronises=waits)
     framework = Framework(name="host", title="", source="", costs=HOST, graphs=graphs, experts=experts)
     setting: Setting = replace(case.setting, framework=framework, _costs={})
     work = stage_times(setting, case.configuration)
@@ -42,3 +42,9 @@ def test_a_forward_that_waits_for_counts_adds_host_and_device() -> None:
     waits = forward_and_backward(Graphs(), waits=True)
     assert waits[0] - plain[0] == pytest.approx(3 * 0.2)
     assert waits[1] == plain[1]
+
+
+def test_a_repeated_forward_waits_again() -> None:
+    plain = forward_and_backward(Graphs(), recompute="full")
+    waits = forward_and_backward(Graphs(), waits=True, recompute="full")
+    assert [b - a for a, b in zip(plain, waits, strict=True)] == pytest.approx([3 * 0.2, 3 * 0.2])

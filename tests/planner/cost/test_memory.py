@@ -53,6 +53,18 @@ def test_activations_of_a_gpt_layer_are_those_of_korthikanti(tp, sp):
     assert kept_bytes(layer, sharding, seq_len, framework("megatron-lm").keeps) == pytest.approx(wanted)
 
 
+def test_fragments_count_as_fitted_where_there_is_room(make_setting, configure):
+    """Also where they are fewer than what a full device cannot give back."""
+    for fragments in (0.01, 0.2):
+        setting = make_setting("llama-3.1-8b", "dgx-h100:1")
+        configuration = configure(setting, "tp=8")
+        traits = setting.framework.model_copy(update={"keeps": Keeps(fragments=fragments)})
+        (memory,) = footprint(replace(setting, framework=traits, _costs={}), configuration)
+        assert memory.total < setting.memory_limit_bytes
+        comes_and_goes = memory.activations + memory.logits + memory.buffers
+        assert memory.reserve == pytest.approx(fragments * comes_and_goes, abs=2)
+
+
 def test_eighteen_bytes_a_parameter_in_mixed_precision_and_sixteen_in_fp32():
     mixed, single = RECIPES["bf16"], RECIPES["fp32"]
     assert mixed.weight + mixed.gradient + mixed.states == 18

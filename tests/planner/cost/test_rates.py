@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshwright.clusters.devices import device_mapping
+from meshwright.clusters.local import cpu_cluster
 from meshwright.clusters.schema import Device
 from meshwright.planner.cost.rates import PLAIN, device_rates
 from meshwright.planner.frameworks.framework import Costs, Framework, Keeps, Overrides
@@ -44,11 +45,16 @@ def test_a_kind_of_device_has_figures_of_its_own_for_what_is_named() -> None:
     """Every H100 alike; A100 and H200 take the general figure, and so does what is not overridden."""
     for name, share in (("h100-sxm-80gb", 0.75), ("h200-sxm-141gb", 0.5), ("a100-sxm-40gb", 0.5)):
         assert fractions(name, SLOW) == pytest.approx([share * each for each in fractions(name, PLAIN)])
-    assert SLOW.costs_on("h100-sxm-80gb") == SLOW.costs.model_copy(update={"matmul": 0.75, "host_layer_s": 2e-3})
+    assert SLOW.costs_on(device("h100-sxm-80gb")) == SLOW.costs.model_copy(
+        update={"matmul": 0.75, "host_layer_s": 2e-3}
+    )
 
 
 def test_nothing_fitted_reaches_a_cpu() -> None:
-    assert SLOW.costs_on("cpu-core") == Costs()
+    """Neither the bundled share of one nor this machine's, which is named after its processor."""
+    detected = cpu_cluster(2).node_groups[0].device
+    assert SLOW.costs_on(detected) == SLOW.costs_on(device("cpu-core")) == Costs()
+    assert device_rates(detected, "bf16", SLOW).matmul == device_rates(detected, "bf16", PLAIN).matmul
     assert fractions("cpu-core", SLOW) == fractions("cpu-core", PLAIN)
 
 

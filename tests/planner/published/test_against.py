@@ -54,6 +54,19 @@ def test_what_a_row_does_not_say_is_assumed_and_widens_its_interval() -> None:
         ({"dp": 3}, "not modelled: 6 ranks on 8 GPUs"),
         ({"attn": "hybrid mamba + attention"}, "not modelled: state-space"),
         ({"gpu": "V100-32GB", "precision": "bf16"}, "cannot be priced: "),
+        ({"hidden": 4}, "not modelled: a hidden size of 4, less than 8 heads"),
+        ({"hidden": 100, "heads": None}, "not modelled: a hidden size of 100, less than its heads"),
+        ({"heads": 7}, "not modelled: 7 heads over tp 2"),
+        ({"kv_heads": 3}, "not modelled: 8 heads on 3 key and value heads"),
+        ({"experts": 8}, "not modelled: 8 experts of which a token visits an unknown number"),
+        ({"experts": 8, "top_k": 9}, "not modelled: 9 of 8 experts"),
+        ({"experts": 6, "top_k": 2, "ep": 4}, "not modelled: 6 experts over ep 4"),
+        ({"ep": 4}, "not modelled: an unknown number of experts"),
+        ({"ffn_hidden": None, "expert_ffn": 512}, "not modelled: an unknown number of experts"),
+        ({"zero_stage": 4}, "not modelled: ZeRO 4"),
+        ({"layers": 10**8}, "not modelled: more than 10,000 layers"),
+        ({"gpus": 10**8, "dp": 10**8 // 2}, "not modelled: more than 1,000,000 GPUs"),
+        ({"gbs": 10**8}, "not modelled: a step of 25,000,000 microbatches"),
     ],
 )
 def test_a_skipped_row_says_why_and_keeps_what_was_measured(changes: dict[str, Any], reason: str) -> None:
@@ -71,9 +84,28 @@ def test_what_does_not_fit_says_what_is_short_and_is_timed_all_the_same() -> Non
 
 
 def test_outcomes() -> None:
-    labels = ("", "no", "oom", "crashed_or_oom", "would_not_fit_80GB")
+    labels = ("", "no", "oom", "OOM", "yes", "crashed_or_oom", "would_not_fit_80GB")
     outcomes = [compare_row(row(oom=label)).outcome for label in labels]
-    assert outcomes == ["ran", "ran", "oom", "crashed_or_oom", "crashed_or_oom"]
+    assert outcomes == ["ran", "ran", "oom", "oom", "oom", "crashed_or_oom", "crashed_or_oom"]
+
+
+def test_what_was_measured_as_nothing_has_no_error() -> None:
+    for found in (compare_row(row(step_time_s=None, derived_step_time_s=0.0)), compare_row(row(step_time_s=0.0))):
+        assert (found.status, found.measured_step_time_s, found.error) == ("predicted", None, None)
+    assert compare_row(row(peak_mem_gb=0.0)).memory_error is None
+
+
+def test_a_batch_that_does_not_divide_is_priced_whole_and_said() -> None:
+    found, whole = compare_row(row(gbs=30)), compare_row(row(gbs=32))
+    assert found.assumptions == ("batch of 32 for 30, in whole microbatches of 1 on 4 replicas",)
+    assert (found.complete, whole.complete) == (False, True)
+    assert found.predicted_step_time_s == whole.predicted_step_time_s
+
+
+def test_zero_under_a_pipeline_is_the_stage_that_is_legal_there() -> None:
+    found, legal = (compare_row(row(pp=2, dp=2, zero_stage=stage)) for stage in (3, 1))
+    assert "ZeRO 1 for 3, under a pipeline" in found.assumptions
+    assert found.predicted_step_time_s == legal.predicted_step_time_s
 
 
 def test_repetitions_and_contradictions_are_not_judged() -> None:

@@ -106,6 +106,11 @@ def test_a_run_without_fused_attention_takes_longer():
     assert step_s(one.setting, one.configuration) > 1.1 * step_s(other.setting, other.configuration)
 
 
+def test_more_replicas_than_devices_leave_nothing_to_assume():
+    with pytest.raises(NotModelledError, match="the parallel layout is not stated"):
+        case(tp=None, pp=None, dp=16)
+
+
 def test_offload_is_read_from_the_features():
     assert case(features="full CPU offload").configuration.offload == 1
     assert case(features="opt offload=Y, param offload=N").configuration.offload == 1
