@@ -163,8 +163,9 @@ def test_simulate(refused: Refused, plan_file: Path, arguments: list[str], told:
 
 def test_wrong_options_of_simulate_are_told_together(refused: Refused, plan_file: Path) -> None:
     options = ["--scaling", "x", "--straggler", "y", "--tokens", "z", "--electricity", "-1", "--failures", "mtbf=0s"]
+    options += ["--set", "devices=20"]
     report = refused(2, "simulate", str(plan_file), *options)
-    assert all(option in report for option in options[::2])
+    assert all(option in report for option in [*options[:-2:2], "devices = '20'"])
 
 
 def test_a_plan_whose_nodes_are_not_joined_names_the_cluster_and_not_its_sources(

@@ -202,8 +202,8 @@ class Framework(Frozen):
 
     def costs_on(self, device: Device) -> Costs:
         """Costs on a device: `h100-sxm-80gb` is of kind h100. On a kind without runs its kernels compare with those of
-        the kind that was fitted as they do for other frameworks (`typical.py`). On a CPU, whatever it is called, nothing
-        was fitted: none."""
+        the kind that was fitted as they do for other frameworks (`typical.py`). On a CPU, whatever it is called,
+        nothing was fitted: none."""
         if device.kind == "cpu":
             return Costs()
         kind = SAME_CHIP.get(device.name.split("-")[0], device.name.split("-")[0])

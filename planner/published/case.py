@@ -11,7 +11,7 @@ from ..frameworks.framework import framework
 from ..job import Job, Precision
 from ..model import Architecture
 from .completion import completed
-from .generation import generation, recompute_default
+from .generation import ASSUMED, generation, recognized, recompute_default
 from .machine import row_cluster
 from .recipe import as_row_ran, offload, recompute_modules, shards_optimizer
 from .row import Row
@@ -57,12 +57,23 @@ def make_case(row: Row) -> Case:
         recompute_modules=recompute_modules(row),
         narrow="fp4" if "fp4" in row.precision.lower() else None,
     )
+    if not recognized(row):
+        assumptions.append(f"the framework {ASSUMED}")
     configuration = _configuration(row, shape, assumptions)
     complete = row.layout_complete == "yes" and not any(note.startswith(_WEAK) for note in assumptions)
     return Case(setting, configuration, tuple(assumptions), complete)
 
 
-_WEAK = ("recompute:", "microbatch of", "batch of", "the network of", "feed-forward width", "tp ", "sequence length of")
+_WEAK = (
+    "recompute:",
+    "microbatch of",
+    "batch of",
+    "the network of",
+    "the framework",
+    "feed-forward width",
+    "tp ",
+    "sequence length of",
+)
 """How the assumptions begin that leave a configuration incomplete."""
 
 

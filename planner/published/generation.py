@@ -8,6 +8,7 @@ from ..configuration import Recompute
 from .row import Row
 
 _NAMES: tuple[tuple[str, str], ...] = (
+    (r"meshwright", "meshwright"),
     (r"nanotron", "nanotron"),
     (r"llm-foundry|composer|mosaic", "llm-foundry"),
     (r"bridge", "megatron-bridge"),
@@ -21,6 +22,9 @@ _NAMES: tuple[tuple[str, str], ...] = (
     (r"megatron|flagscale", "megatron-core"),
 )
 """First match wins. Megatron-LM until 2022 had no fused attention: see `generation`."""
+
+ASSUMED = "megatron-core"
+"""What prices a row whose framework is not recognized; said among its assumptions."""
 
 FUSED_ATTENTION = 2023
 """Year from which Megatron-LM runs fused attention (FlashAttention-2, Transformer Engine)."""
@@ -40,12 +44,19 @@ _OLDER = {
 
 
 def generation(row: Row) -> str:
-    """Name of the framework file that prices a row; the default one where nothing is stated."""
+    """Name of the framework file that prices a row; that of most published runs where none is recognized."""
+    name = _named(row)
+    return _of_year(name, row.year) if name else ASSUMED
+
+
+def recognized(row: Row) -> bool:
+    """Whether a row says what ran it, in a word that is known here."""
+    return _named(row) is not None
+
+
+def _named(row: Row) -> str | None:
     text = row.framework.lower()
-    for pattern, name in _NAMES:
-        if re.search(pattern, text):
-            return _of_year(name, row.year)
-    return "megatron-core"
+    return next((name for pattern, name in _NAMES if re.search(pattern, text)), None)
 
 
 def _of_year(name: str, year: int | None) -> str:

@@ -90,7 +90,7 @@ def _named(row: Row) -> tuple[str, dict[str, str]]:
 def _bundled(row: Row) -> str:
     memory = f" {row.gpu_mem_gb:.0f}GB" if row.gpu_mem_gb and "gb" not in row.gpu.lower()[2:] else ""
     text = f"{row.gpu}{memory}".lower()
-    found = next((name for pattern, name in _CLUSTERS if re.search(pattern, text)), None)
+    found = next((name for pattern, name in _CLUSTERS if re.search(rf"{pattern}(?!\d)", text)), None)
     if found is None:
         raise NotModelledError(f"GPU {row.gpu or 'not stated'}")
     return found

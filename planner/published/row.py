@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ...errors import Problem
+from ...errors import Problem, did_you_mean
 from .sheet import number, read_sheet, refuse
 
 
@@ -74,6 +74,9 @@ class Row:
         return self.step_time_s or self.derived_step_time_s
 
 
+OUTCOMES = ("", "no", "oom", "crashed_or_oom", "would_not_fit_80GB")
+"""What the column `oom` may say: any other word would count a run as one that ran."""
+
 REQUIRED = ("row_id", "source", "gpu", "gpus", "layers", "hidden", "heads", "seq_len", "gbs")
 _KINDS = {field.name: str(field.type) for field in fields(Row)}
 
@@ -94,6 +97,9 @@ def _row(cells: Mapping[str, str], line: int, problems: list[Problem]) -> Row:
             values[name] = text if kind == "str" else number(text, whole=kind.startswith("int"))
         except ValueError as error:
             problems.append(Problem(f"line {line}: {name}", text, str(error)))
+    rule = "must be empty or a known outcome"
+    if (oom := str(values.get("oom", ""))) not in OUTCOMES:
+        problems.append(Problem(f"line {line}: oom", oom, rule, did_you_mean(oom, OUTCOMES[1:])))
     return Row(**values) if values.keys() == _KINDS.keys() else _UNREADABLE  # type: ignore[arg-type]
 
 

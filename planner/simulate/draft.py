@@ -42,10 +42,14 @@ class Draft:
         if not (field and equals and text):
             self.problems.append(Problem("--set", setting, "must be field=value", "job.seq_len=32768"))
         elif field.split(".")[0].split("[")[0] not in _FIRST_PARTS:
-            fix = did_you_mean(field.split(".")[0], _FIRST_PARTS)
-            self.problems.append(Problem(field, text, "unknown field", fix))
+            self.problems.append(Problem(field, text, "unknown field", self._nearest(field.split(".")[0])))
         else:
             self._put(field, text)
+
+    def _nearest(self, word: str) -> str:
+        """The field that `tp` or `vpp` alone means: a part of a section of the configuration; else the nearest word."""
+        parts = [f"{name}.{word}" for name in ("mesh", "schedule") if word in self.data[name]]
+        return f"did you mean {parts[0]!r}" if parts else did_you_mean(word, _FIRST_PARTS)
 
     def _put(self, field: str, text: str) -> None:
         try:
@@ -71,14 +75,21 @@ class Draft:
         self.named |= {f"cluster.node_groups[{index}].nodes": field for index in range(len(groups))}
 
     def parsed(self) -> Plan:
-        """The mapping as a plan whose prediction is out of date. Names fields as the user wrote them."""
+        """The mapping as a plan whose prediction is out of date.
+
+        Raises InputError with every problem, of settings that could not be put in and of what the others hold, and
+        names fields as the user wrote them.
+        """
         if isinstance(self.data["recompute"], str):
             self.data["recompute"] = [self.data["recompute"]]
         try:
-            return parse(Plan, self.data, "settings")
+            plan = parse(Plan, self.data, "settings")
         except InputError as error:
             renamed = {str(problem): problem for problem in map(self._renamed, error.problems)}
-            raise InputError("settings", renamed.values()) from None
+            raise InputError("settings", [*self.problems, *renamed.values()]) from None
+        if self.problems:
+            raise InputError("settings", self.problems)
+        return plan
 
     def _renamed(self, problem: Problem) -> Problem:
         return replace(problem, field=self.named.get(problem.field, problem.field))

@@ -91,7 +91,7 @@ def parse_failures(text: str) -> FailureModel:
         except ValueError as error:
             problems.append(Problem(f"--failures {name}", value, str(error), f"{name}=10m, {_MEANINGS[name]}"))
     if {"mtbf_s", "device_mtbf_s"} <= set(given):
-        problems.append(Problem("--failures", text, "takes mtbf or device_mtbf, not both"))
+        problems.append(Problem("--failures", text, "takes mtbf or device_mtbf, not both", "one of them"))
     if problems:
         raise InputError("failures", problems)
     return FailureModel(**given)

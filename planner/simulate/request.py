@@ -17,6 +17,7 @@ from .simulation import Simulation, simulate
 from .straggler import StragglerModel, parse_straggler
 from .stragglers import Stragglers, stragglers
 from .sweep import Sweep, parse_sweep, sweep
+from .whatif import apply_settings
 
 Given = TypeVar("Given")
 Parsed = TypeVar("Parsed")
@@ -71,13 +72,14 @@ class Answer:
 
 def answer(plan: Plan, request: Request) -> Answer:
     """Simulate a plan and everything asked about it. Raises InputError with all problems of the options."""
-    tokens, dollars_per_kwh, failures, straggler, _, _ = gather(
+    tokens, dollars_per_kwh, failures, straggler, *_ = gather(
         lambda: _optional(_tokens, request.tokens),
         lambda: _optional(_electricity, request.electricity),
         lambda: _optional(parse_failures, request.failures),
         lambda: _optional(parse_straggler, request.straggler),
         lambda: _optional(parse_sweep, request.sweep),
         lambda: _optional(parse_scaling, request.scaling),
+        lambda: apply_settings(plan, request.settings),
     )
     simulation = simulate(plan, request.settings, tokens)
     asks_energy = request.energy or dollars_per_kwh is not None

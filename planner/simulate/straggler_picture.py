@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .chart import Canvas
 
 MOST_BARS = 32
+_SLOW = {"node": "the network of one node"}  # what is slow, where it is not the place itself
 
 
 def straggler_height(subject: Stragglers | Redundancy) -> float:
@@ -30,7 +31,8 @@ def draw_stragglers(canvas: Canvas, found: Stragglers) -> None:
     colours = [COLOURS[7], *(BAD if place.asked else GOOD for place in places)]
     bars(axes, names, times, labels, colours)
     axes.axvline(found.step_time_s, color="black", linestyle="--", linewidth=1)
-    axes.set(title=f"one {found.part} {found.slow:g} times slower", xlabel="step time, s")
+    what = _SLOW.get(found.part, f"one {found.part}")
+    axes.set(title=f"{what} {found.slow:g} times slower", xlabel="step time, s")
 
 
 def _shown(found: Stragglers) -> list[int]:

@@ -52,8 +52,6 @@ def apply_settings(plan: Plan, settings: Sequence[str]) -> Scenario:
     draft = Draft(plan)
     for text in settings:
         draft.set(text)
-    if draft.problems:
-        raise InputError("settings", draft.problems)
     changed_plan = draft.parsed()
     every_device = draft.counts_devices or uses_every_device(plan)
     configuration = _consistent(plan, changed_plan, draft.named, every_device)

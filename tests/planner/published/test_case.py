@@ -249,3 +249,11 @@ def test_megatron_of_2021_reduces_fp16_gradients_after_the_backward():
     seconds = moved / (fabric.bandwidth_bytes_per_s * fabric.efficiency) + latency_s
     assert work.reduce_s == ()
     assert work.late_reduce_s == pytest.approx((seconds * found.setting.execution.network,), rel=0.01)
+
+
+def test_a_framework_that_is_not_known_is_assumed_and_said():
+    for unknown in ("", "our own"):
+        found = case(framework=unknown)
+        assert found.setting.framework.name == "megatron-core"
+        assert "the framework megatron-core" in found.assumptions
+        assert not found.complete

@@ -16,6 +16,7 @@ def of(framework: str, year: int | None = None) -> str:
 @pytest.mark.parametrize(
     ("text", "name"),
     [
+        ("meshwright 0.1", "meshwright"),
         ("nanotron", "nanotron"),
         ("llm-foundry (Composer + PyTorch FSDP)", "llm-foundry"),  # not torchtitan, though it says FSDP
         ("Megatron-Bridge (Megatron-Core)", "megatron-bridge"),

@@ -67,7 +67,10 @@ def test_a_network_is_assumed_only_where_there_is_one_and_it_is_not_stated() -> 
     assert machine(interconnect="", gpus=8)[1] == []
 
 
-@pytest.mark.parametrize(("columns", "told"), [({"gpu": "TPUv4"}, "GPU TPUv4"), ({"gpus": None}, "number of GPUs")])
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [({"gpu": "TPUv4"}, "GPU TPUv4"), ({"gpu": "H1000"}, "GPU H1000"), ({"gpus": None}, "number of GPUs")],
+)
 def test_what_has_no_machine_is_named(columns: dict[str, Any], told: str) -> None:
     with pytest.raises(NotModelledError, match=told):
         machine(**columns)

@@ -47,6 +47,7 @@ def test_every_column_that_is_missing_is_named_with_the_nearest(tmp_path: Path) 
         (f"{HEADER}\n{RUN}\n".replace(",", ";"), "with commas"),
         (f"{HEADER}\n{RUN},9\n", "line 2: has cells without a column"),
         (f"{HEADER}\n\n{RUN}\na,ours,H100,eight,2,64,2,128,8\n", "line 4: gpus = 'eight': must be a number"),
+        (f"{HEADER},oom\n{RUN},oon\n", "line 2: oom = 'oon': must be empty or a known outcome; did you mean 'oom'"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, content: str | bytes, told: str) -> None:

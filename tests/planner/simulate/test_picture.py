@@ -61,6 +61,19 @@ def test_axes_say_what_they_show(plan: Plan) -> None:
     assert [tick.get_text() for tick in speed.get_xticklabels()] == ["1", "3\n(illegal)", "4"]
 
 
+def test_titles_and_ticks_are_as_exact_as_what_they_name(plan: Plan) -> None:
+    simulation = simulate(plan)
+    axes = draw([reliability(simulation, FailureModel(mtbf_s=3600.0))]).axes[0]
+    told = [float(axes.yaxis.get_major_formatter()(share).rstrip("%")) for share in axes.get_yticks()]
+    assert told == pytest.approx([100 * share for share in axes.get_yticks()], rel=1e-3)  # 97.5 % is not 98 %
+    assert (
+        draw([stragglers(simulation, parse_straggler("node=0,slow=2x"))])
+        .axes[0]
+        .get_title()
+        .startswith("the network of one node")
+    )
+
+
 def test_several_subjects_stand_one_under_another(plan: Plan) -> None:
     one, other = draw([simulate(plan)]), draw([sweep(plan, "microbatch=1,2")])
     both = draw([simulate(plan), sweep(plan, "microbatch=1,2")])

@@ -136,6 +136,8 @@ def test_short_names_reach_every_group(plan: Plan) -> None:
         ("price=-1", "price = -1: should be greater than or equal to 0"),
         ("network=fast", "network = 'fast': must be a rate"),
         ("seqlen=1", "unknown field; did you mean 'seq_len'"),
+        ("tp=4", "unknown field; did you mean 'mesh.tp'"),
+        ("vpp=2", "unknown field; did you mean 'schedule.vpp'"),
         ("cluster.host=big", "is a section. Try: one of its fields: cores"),
         ("job.seq_len", "must be field=value"),
         ("job.precision=0.5x", "holds 'bf16', which cannot be scaled"),
@@ -174,6 +176,9 @@ def test_all_mistakes_are_told_together(plan: Plan) -> None:
     with pytest.raises(InputError) as caught:
         apply_settings(plan, ["job.seq_len=-1", "zero=7", "cluster.device.memory=none"])
     assert {problem.field for problem in caught.value.problems} == {"job.seq_len", "zero", "cluster.device.memory"}
+    with pytest.raises(InputError) as caught:  # of the first kind and of the second
+        apply_settings(plan, ["price=-3", "precision=fp4", "framework=megtron", "devices=13"])
+    assert {problem.field for problem in caught.value.problems} == {"price", "precision", "framework", "devices"}
 
 
 def test_recompute_that_differs_by_rank_needs_saying_when_ranks_change(plan: Plan) -> None:
