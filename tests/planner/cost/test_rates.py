@@ -42,8 +42,8 @@ def test_costs_scale_the_kernel_tables() -> None:
 
 
 def test_a_kind_of_device_has_figures_of_its_own_for_what_is_named() -> None:
-    """Every H100 alike; A100 and H200 take the general figure, and so does what is not overridden."""
-    for name, share in (("h100-sxm-80gb", 0.75), ("h200-sxm-141gb", 0.5), ("a100-sxm-40gb", 0.5)):
+    """Every H100 alike, and H200, which is the same chip; A100 takes the general figure, as what is not overridden."""
+    for name, share in (("h100-sxm-80gb", 0.75), ("h200-sxm-141gb", 0.75), ("a100-sxm-40gb", 0.5)):
         assert fractions(name, SLOW) == pytest.approx([share * each for each in fractions(name, PLAIN)])
     assert SLOW.costs_on(device("h100-sxm-80gb")) == SLOW.costs.model_copy(
         update={"matmul": 0.75, "host_layer_s": 2e-3}
