@@ -56,7 +56,7 @@ def _host_s(setting: Setting, layers: range) -> float:
 
 
 def _waits_s(setting: Setting, layers: range) -> float:
-    """Seconds of a forward (repeated ones too) in which the device has nothing to do, because the host waited for it in
+    """Seconds of a forward, repeated ones too, in which the device has nothing to do because the host waited for it in
     every layer."""
     if not setting.framework.experts.synchronises:
         return 0.0

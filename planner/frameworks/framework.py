@@ -150,6 +150,10 @@ class Spread(Frozen):
     high: float = Field(ge=1)
 
 
+UNKNOWN = Spread(low=0.8, high=1.6)
+"""Of a framework without published runs."""
+
+
 class Framework(Frozen):
     """One generation of a training framework."""
 
@@ -194,11 +198,13 @@ class Framework(Frozen):
     accumulate_bytes: float = Field(
         default=0.0, ge=0, description="memory traffic per parameter to add one microbatch's gradient to the sum"
     )
-    like: str = Field(default="", description="nothing was fitted for it: costs and spread are those of this one")
+    like: str = Field(
+        default="", description="nothing was fitted for it: costs are those of this one, the spread no narrower"
+    )
     costs: Costs = Costs()
     fitted_on: str = Field(default="", description="kind of device, the first word of its name, that `costs` are of")
     on: dict[str, Overrides] = Field(default={}, description="by further kinds of device: h100")
-    spread: Spread = Spread(low=0.8, high=1.6)
+    spread: Spread = UNKNOWN
 
     def costs_on(self, device: Device) -> Costs:
         """Costs on a device: `h100-sxm-80gb` is of kind h100. On a kind without runs its kernels compare with those of
@@ -252,8 +258,18 @@ def framework(name: str = DEFAULT) -> Framework:
         return found
     model = framework(found.like)
     return found.model_copy(
-        update={"costs": model.costs, "fitted_on": model.fitted_on, "on": model.on, "spread": model.spread}
+        update={
+            "costs": model.costs,
+            "fitted_on": model.fitted_on,
+            "on": model.on,
+            "spread": _unseen(model.spread),
+        }
     )
+
+
+def _unseen(spread: Spread) -> Spread:
+    """Where nothing was measured the interval is no narrower than where nothing is known."""
+    return Spread(low=min(spread.low, UNKNOWN.low), high=max(spread.high, UNKNOWN.high))
 
 
 def save(changed: Framework) -> None:

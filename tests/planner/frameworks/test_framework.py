@@ -11,6 +11,7 @@ from meshwright.errors import InputError
 from meshwright.planner.frameworks import framework as module
 from meshwright.planner.frameworks.framework import (
     DEFAULT,
+    UNKNOWN,
     Costs,
     Framework,
     Keeps,
@@ -79,7 +80,7 @@ def test_a_framework_without_runs_takes_the_costs_of_another_and_keeps_what_it_k
     save(framework("one").model_copy(update={"costs": Costs(matmul=0.7), "spread": Spread(low=0.8, high=1.1)}))
     framework.cache_clear()
     one, two = framework("one"), framework("two")
-    assert (two.costs, two.on, two.spread) == (one.costs, one.on, one.spread)
+    assert (two.costs, two.on) == (one.costs, one.on)
     assert two.keeps == Keeps() != one.keeps
 
 
@@ -89,3 +90,13 @@ def test_a_framework_without_runs_takes_the_costs_of_another_and_keeps_what_it_k
 def test_figures_without_sense_are_refused(wrong: dict) -> None:  # type: ignore[type-arg]
     with pytest.raises(ValidationError):
         Framework.model_validate({"name": "x", "title": "x", "source": "x", **wrong})
+
+
+def test_what_was_never_measured_has_no_narrow_interval(catalogue: Path) -> None:
+    """A narrow spread of the framework that lends its costs is widened, a wide one kept."""
+    save(framework("one").model_copy(update={"spread": Spread(low=0.95, high=1.05)}))
+    framework.cache_clear()
+    assert (framework("one").spread, framework("two").spread) == (Spread(low=0.95, high=1.05), UNKNOWN)
+    save(framework("one").model_copy(update={"spread": Spread(low=0.5, high=3.0)}))
+    framework.cache_clear()
+    assert framework("two").spread == Spread(low=0.5, high=3.0)
