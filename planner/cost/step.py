@@ -56,7 +56,7 @@ def _prediction(
     model_flops = setting.architecture.training_flops(job.seq_len) * job.global_batch
     repeated = _recomputed_flops(setting, configuration)
     peak = setting.rates.peak_flops * world * step_s
-    spread = MEASURED if setting.origin == "measured" else setting.framework.spread
+    spread = MEASURED if setting.origin == "measured" else setting.framework.spread_on(setting.device)
     return Prediction(
         step_time_s=step_s,
         step_time_interval_s=(step_s * spread.low, step_s * spread.high),

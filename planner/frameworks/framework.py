@@ -218,6 +218,11 @@ class Framework(Frozen):
             return self.costs.model_copy(update=self._compared(kind))
         return self.costs.model_copy(update={name: value for name, value in own if value is not None})
 
+    def spread_on(self, device: Device) -> Spread:
+        """The interval on a device: no narrower than where nothing is known on a kind without runs."""
+        kind = SAME_CHIP.get(device.name.split("-")[0], device.name.split("-")[0])
+        return self.spread if kind in {self.fitted_on, *self.on} else _unseen(self.spread)
+
     def _compared(self, kind: str) -> dict[str, float]:
         """Shares of the kernel tables on a kind of device that this framework was not fitted on."""
         figures: tuple[Figure, ...] = ("matmul", "attention")

@@ -38,6 +38,13 @@ def test_runs_of_its_own_count_more() -> None:
     assert own.costs_on(device("b200-sxm-180gb")).matmul == 0.7
 
 
+def test_a_kind_without_runs_has_a_wider_interval() -> None:
+    found = framework("llm-foundry")
+    seen, unseen = (found.spread_on(device(name)) for name in ("h100-sxm-80gb", "mi300x-192gb"))
+    assert seen == found.spread
+    assert unseen.low < seen.low < seen.high < unseen.high
+
+
 def test_h200_computes_as_h100() -> None:
     assert framework("llm-foundry").costs_on(device("h200-sxm-141gb")) == framework("llm-foundry").costs_on(
         device("h100-sxm-80gb")
