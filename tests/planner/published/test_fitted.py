@@ -52,7 +52,7 @@ def base() -> Framework:
 @pytest.fixture(scope="module")
 def runs(base: Framework) -> list[Run]:
     """From host-bound to compute-bound, timed by the model itself under TRUE with two percent of noise."""
-    under, noise = base.model_copy(update={"costs": TRUE, "on": {}}), random.Random(1)
+    under, noise = base.model_copy(update={"costs": TRUE, "fitted_on": "h100", "on": {}}), random.Random(1)
     shapes = product((512, 2048, 8192), (512, 2048, 8192), (1, 4), (2, 12))
     rows = [row(hidden, seq_len, tp, layers=layers) for hidden, seq_len, tp, layers in shapes]
     made = usable_runs(rows)["megatron-core"]
@@ -77,7 +77,8 @@ def test_a_few_stalled_runs_pull_little(runs: list[Run], base: Framework) -> Non
 def test_without_runs_figures_stay_at_their_prior(runs: list[Run], base: Framework) -> None:
     """One run that the prior explains exactly."""
     prior = {name: value for name, value in PRIOR.items() if name in TRUE.model_dump()}
-    explained = base.model_copy(update={"costs": Costs(**{**prior, "experts": 1, "dispatch": 1, "host_moe_s": 0})})
+    costs = Costs(**{**prior, "experts": 1, "dispatch": 1, "host_moe_s": 0})
+    explained = base.model_copy(update={"costs": costs, "fitted_on": "h100", "on": {}})
     only = [replace(runs[0], measured_s=predicted_s(runs[0], explained))]
     assert fitted(only, base).costs.matmul == pytest.approx(PRIOR["matmul"], rel=0.01)
 
