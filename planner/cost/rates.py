@@ -18,6 +18,10 @@ PLAIN = Framework(name="plain", title="what the kernel tables promise", source="
 
 BALANCED = Experts()
 
+CEILING = 0.85
+"""Of a matmul's share of the peak. A framework whose small products run better in a step than alone (shares above 1 of
+the kernel tables) does not lift large ones beyond what they reach anywhere: 0.81 is the most in the tables, on A100."""
+
 ORIGIN_RANK: tuple[Origin, ...] = ("measured", "calibrated", "analytical")
 
 
@@ -68,7 +72,10 @@ def device_rates(
     return Rates(
         peak_flops=device.peak_flops[operand],
         attention_flops=device.peak_flops[core] * calibration.attention * costs.attention,
-        matmul=tuple((math.log(point.flops), point.fraction * costs.matmul) for point in calibration.points(operand)),
+        matmul=tuple(
+            (math.log(point.flops), min(CEILING, point.fraction * costs.matmul))
+            for point in calibration.points(operand)
+        ),
         bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s,
         elementwise_bytes_per_s=device.memory_bandwidth_bytes_per_s * calibration.memory / costs.elementwise,
         launch_s=calibration.launch_s,

@@ -7,7 +7,7 @@ import pytest
 from meshwright.clusters.devices import device_mapping
 from meshwright.clusters.local import cpu_cluster
 from meshwright.clusters.schema import Device
-from meshwright.planner.cost.rates import PLAIN, device_rates
+from meshwright.planner.cost.rates import CEILING, PLAIN, device_rates
 from meshwright.planner.frameworks.framework import Costs, Framework, Keeps, Overrides
 
 SLOW = Framework(
@@ -48,6 +48,13 @@ def test_a_kind_of_device_has_figures_of_its_own_for_what_is_named() -> None:
     assert SLOW.costs_on(device("h100-sxm-80gb")) == SLOW.costs.model_copy(
         update={"matmul": 0.75, "host_layer_s": 2e-3}
     )
+
+
+def test_no_share_lifts_a_product_beyond_what_any_reaches() -> None:
+    fast = PLAIN.model_copy(update={"costs": Costs(matmul=1.2)})
+    plain, lifted = fractions("a100-sxm-80gb", PLAIN), fractions("a100-sxm-80gb", fast)
+    assert lifted[0] == pytest.approx(1.2 * plain[0])
+    assert max(lifted) == CEILING < 1.2 * max(plain)
 
 
 def test_nothing_fitted_reaches_a_cpu() -> None:
