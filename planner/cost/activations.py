@@ -87,11 +87,10 @@ def layer_kept(layer: Layer, shape: Shape) -> Kept:
     """Everything that a layer keeps when nothing is recomputed."""
     keeps, own, hidden = shape.keeps, shape.own, layer.hidden
     masks = 2 * own * hidden if keeps.dropout else 0.0
-    gathered = shape.tokens if keeps.gathered_inputs else own
     norm_input = shape.element + 4 if keeps.eager_norms else shape.element
     kept = {
         "residual": layer.norms * own * hidden * norm_input + masks,
-        "norm_outputs": layer.norms * gathered * hidden * shape.inputs,
+        "norm_outputs": layer.norms * own * hidden * shape.inputs,
         **_attention(layer, shape),
     }
     return Kept(**kept, **_feed_forward(layer, shape))
