@@ -32,6 +32,12 @@ SAME_CHIP = {"h200": "h100"}
 """Kinds of devices that compute as another does: H200 is H100 with other memory (NVIDIA H200 datasheet)."""
 
 
+def kind_of(device: Device) -> str:
+    """What figures of devices are kept by: the first word of its name, or that of the device with the same chip."""
+    word = device.name.split("-")[0]
+    return SAME_CHIP.get(word, word)
+
+
 class Keeps(Frozen):
     """What stands in memory beyond weights and what the mathematics needs; the defaults are those of Megatron-Core with
     Transformer Engine. `late_gathers` and `fragments` are fitted (`planner/published/fragments.py`), the rest is read
@@ -209,7 +215,7 @@ class Framework(Frozen):
         nothing was fitted: none."""
         if device.kind == "cpu":
             return Costs()
-        kind = SAME_CHIP.get(device.name.split("-")[0], device.name.split("-")[0])
+        kind = kind_of(device)
         own = self.on.get(kind)
         if own is None:
             return self.costs.model_copy(update=self._compared(kind))
@@ -217,7 +223,7 @@ class Framework(Frozen):
 
     def spread_on(self, device: Device) -> Spread:
         """The interval on a device: no narrower than where nothing is known on a kind without runs."""
-        kind = SAME_CHIP.get(device.name.split("-")[0], device.name.split("-")[0])
+        kind = kind_of(device)
         return self.spread if kind in {self.fitted_on, *self.on} else _unseen(self.spread)
 
     def _compared(self, kind: str) -> dict[str, float]:

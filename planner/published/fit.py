@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ..configuration import Configuration
 from ..cost.setting import Setting
 from ..cost.step import step_s
-from ..frameworks.framework import Costs, Framework, Overrides, Spread, framework, save
+from ..frameworks.framework import Costs, Framework, Overrides, Spread, framework, kind_of, save
 from .case import Case, make_case
 from .generation import generation
 from .recipe import as_row_ran
@@ -80,7 +80,7 @@ class Run:
 
     @property
     def kind(self) -> str:
-        return self.case.setting.device.name.split("-")[0]
+        return kind_of(self.case.setting.device)
 
 
 def fitted(runs: Sequence[Run], base: Framework, start: Framework | None = None) -> Framework:

@@ -1,4 +1,5 @@
-"""What a published row says about memory beyond its layout: which modules it recomputes, which kernels it fuses."""
+"""What a published row says of how it ran beyond its layout: which modules it recomputes, which kernels it fuses, how
+its experts are dispatched, what CUDA graphs replay, what lives on the host."""
 
 from __future__ import annotations
 
