@@ -9,6 +9,7 @@ from typing import Any, get_args
 from ..errors import InputError, Problem, did_you_mean
 from .configuration import Recompute, ScheduleName
 from .cost.sharding import CpAlgorithm
+from .schedule.table import names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +115,7 @@ _READERS: dict[str, Reader] = {
     **{name: _whole(name, 1) for name in ("pp", "vpp", "dp", "cp", "tp", "ep", "etp", "microbatch")},
     "zero": _whole("zero", 0, 3),
     "sp": _truth,
-    "schedule": _word("schedule", get_args(ScheduleName)),
+    "schedule": _word("schedule", names()),
     "recompute": _word("recompute", get_args(Recompute)),
     "offload": _fraction,
     "cp_algorithm": _word("cp_algorithm", get_args(CpAlgorithm)),
