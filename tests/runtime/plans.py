@@ -59,8 +59,10 @@ def make_plan(
     *,
     pp: int = 1,
     dp: int = 1,
+    cp: int = 1,
     tp: int = 1,
-    sp: bool = False,
+    ep: int = 1,
+    etp: int = 1,
     zero: int = 1,
     seq_len: int = 32,
     global_batch: int = 8,
@@ -70,8 +72,12 @@ def make_plan(
     stage_layers: tuple[int, ...] | None = None,
     recompute: Recompute = "none",
     precision: Precision = "fp32",
+    **levers: Any,
 ) -> Plan:
-    """A plan of `global_batch` sequences, with layers spread evenly (the first stages get what is left over)."""
+    """A plan of `global_batch` sequences, with layers spread evenly (the first stages get what is left over).
+
+    `levers` as in configuration.LEVERS.
+    """
     stages, layers = pp * vpp, config["num_hidden_layers"]
     even = tuple(layers // stages + (stage < layers % stages) for stage in range(stages))
     prediction = Prediction(
@@ -92,13 +98,13 @@ def make_plan(
         model=ModelSpec(name="test", config=config),
         cluster=Cluster.model_validate(CLUSTER),
         job=Job(seq_len=seq_len, global_batch=global_batch, precision=precision),
-        mesh=MeshDegrees(pp=pp, dp=dp, tp=tp),
+        mesh=MeshDegrees(pp=pp, dp=dp, cp=cp, tp=tp, ep=ep, etp=etp),
         schedule=ScheduleChoice(name=schedule, vpp=vpp, microbatches=global_batch // dp // microbatch),
         stage_layers=stage_layers or even,
         microbatch=microbatch,
         zero=zero,
-        sp=sp,
         recompute=(recompute,) * pp,
+        **levers,
         predicted=prediction,
         proof=Proof(candidates=1, pruned=0, lower_bound_s=1.0, gap=0.0),
     )
