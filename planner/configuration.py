@@ -14,7 +14,7 @@ from .schedule.placement import Placement, stages_of
 from .schedule.table import placement_of
 
 ScheduleName = str
-"""One of `schedule.names()`."""
+"""One of `schedule.names()`, or "custom"."""
 Recompute = Literal["none", "selective", "full"]
 CpAlgorithm = Literal["ring", "ulysses", "usp", "token-ring", "allgather"]
 OffloadTo = Literal["cpu", "nvme"]
@@ -65,6 +65,8 @@ class Configuration:
     microbatches: int  # per pipeline and step
     schedule: ScheduleName = "1f1b"
     vpp: int = 1
+    in_flight: tuple[int, ...] = ()  # the most stage inputs that each pipeline rank may hold; one for all; (): no limit
+    actions: tuple[str, ...] = ()  # of the custom schedule: cells like 0F0 with commas between, a row for each rank
     zero: int = 1
     sp: bool = False
     recompute: tuple[Recompute, ...] = ("none",)  # per pipeline rank
@@ -94,7 +96,12 @@ class Configuration:
     @property
     def placement(self) -> Placement:
         """The pipeline rank of every virtual stage."""
-        return placement_of(self.schedule, self.mesh.pp, self.vpp)
+        return placement_of(self.schedule, self.mesh.pp, self.vpp, self.actions)
+
+    @property
+    def stages(self) -> int:
+        """Virtual stages of the whole pipeline."""
+        return len(self.placement)
 
     def holds_last_stage(self, pp_rank: int) -> bool:
         """Whether a pipeline rank has the final norm and the head."""

@@ -15,9 +15,11 @@ from .builders.looped_bfs import looped_bfs
 from .builders.one_forward_one_backward import one_forward_one_backward
 from .builders.zero_bubble_h1 import zero_bubble_h1
 from .builders.zero_bubble_v import zero_bubble_v
+from .greedy import greedy, limited
+from .name import CUSTOM
 from .program import BACKWARD, FIRST_FORWARD, FORWARD, GRADIENT, HALF, LAST_BACKWARD, Instruction
 from .schedule import Schedule
-from .table import CUSTOM, build, held, make, names, placement_of, table
+from .table import build, held, held_of, make, names, placement_of, table
 from .validate import Fault, check, faults
 
 __all__ = [
@@ -39,8 +41,11 @@ __all__ = [
     "dual_pipe_v",
     "faults",
     "gpipe",
+    "greedy",
     "held",
+    "held_of",
     "interleaved",
+    "limited",
     "looped_bfs",
     "make",
     "names",

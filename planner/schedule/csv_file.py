@@ -14,8 +14,8 @@ from pathlib import Path
 from ...errors import InputError, Problem
 from ...schema import writing
 from .action import KINDS, Action
+from .name import CUSTOM
 from .schedule import Schedule
-from .table import CUSTOM
 from .validate import Fault, faults
 
 _CELL = re.compile(r"(\d+)(FORWARD|FULL_BACKWARD|BACKWARD_INPUT|BACKWARD_WEIGHT|[FBIW])(\d+)")

@@ -33,6 +33,25 @@ def backward_first(action: Action) -> tuple[int, ...]:
     return URGENCY[action.kind], action.microbatch, -action.stage
 
 
+def limited(schedule: Schedule, caps: Sequence[int]) -> Schedule:
+    """A schedule whose ranks hold no more stage inputs than `caps[r]`: itself where that is so, else its actions in the
+    order in which greedy ranks come to them, urgent as they were listed (F, I and W take one second, B two).
+
+    Raises ValueError for a cap below the number of the rank's stages.
+    """
+    if all(schedule.in_flight(rank) <= cap for rank, cap in enumerate(caps)):
+        return schedule
+    places = {action: place for row in schedule.actions for place, action in enumerate(row)}
+    whole = frozenset(action[1:] for action in places if action.kind == "B")
+    seconds: Seconds = {kind: (each,) * schedule.stages for kind, each in SECONDS.items()}
+    return greedy(
+        schedule.name, schedule.microbatches, schedule.places, caps, seconds, lambda each: (places[each],), whole
+    )
+
+
+SECONDS: dict[Kind, float] = {"F": 1.0, "B": 2.0, "I": 1.0, "W": 1.0}
+
+
 @dataclass(slots=True)
 class _Rank:
     """Where one rank is: what could begin (a heap for forwards of each stage, one for the rest) and what it holds."""

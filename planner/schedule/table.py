@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from . import builders
 from .builder import Builder, Held
+from .csv_file import read_cells
+from .greedy import limited
+from .name import CUSTOM
 from .placement import Placement
 from .schedule import Schedule
 
 if TYPE_CHECKING:
     from ..configuration import Configuration
-
-CUSTOM = "custom"
-"""The name of a schedule that was given as a list of actions."""
 
 
 @cache
@@ -46,9 +46,17 @@ def make(name: str, ranks: int, microbatches: int, chunks: int = 1) -> Schedule:
     return builder.make(ranks, microbatches, chunks)
 
 
-def placement_of(name: str, ranks: int, chunks: int) -> Placement:
-    """Which rank holds which stage under a schedule by name."""
+def placement_of(name: str, ranks: int, chunks: int, actions: tuple[str, ...] = ()) -> Placement:
+    """Which rank holds which stage under a schedule by name, or under the actions of a custom one."""
+    if name == CUSTOM:
+        return custom(actions).places
     return table()[name].place(ranks, ranks * chunks)
+
+
+@lru_cache(maxsize=16)
+def custom(actions: tuple[str, ...]) -> Schedule:
+    """The schedule of rows of cells. Raises InputError with every fault."""
+    return read_cells((row.split(",") for row in actions), CUSTOM)
 
 
 @lru_cache(maxsize=4096)
@@ -84,6 +92,33 @@ def _losses(schedule: Schedule) -> int:
     return most
 
 
+def splits(configuration: Configuration) -> bool:
+    """Whether the schedule of a configuration has backwards in two halves."""
+    if configuration.schedule == CUSTOM:
+        return custom(configuration.actions).splits
+    return table()[configuration.schedule].splits
+
+
 def build(configuration: Configuration) -> Schedule:
-    """The schedule that a configuration names."""
-    return make(configuration.schedule, configuration.mesh.pp, configuration.microbatches, configuration.vpp)
+    """The schedule that a configuration names, within its limits; or the one that it lists."""
+    if configuration.schedule == CUSTOM:
+        return custom(configuration.actions)
+    key = configuration.schedule, configuration.mesh.pp, configuration.microbatches, configuration.vpp
+    return within(*key, configuration.in_flight) if configuration.in_flight else make(*key)
+
+
+@lru_cache(maxsize=16)
+def within(name: str, ranks: int, microbatches: int, chunks: int, in_flight: tuple[int, ...]) -> Schedule:
+    """A schedule by name whose ranks hold no more than they may. Raises ValueError where that is too little."""
+    caps = in_flight * ranks if len(in_flight) == 1 else in_flight
+    return limited(make(name, ranks, microbatches, chunks), caps)
+
+
+_held_by = lru_cache(maxsize=256)(held_by)
+
+
+def held_of(configuration: Configuration, rank: int) -> Held:
+    """What one rank of a configuration holds at its fullest moments."""
+    if configuration.schedule == CUSTOM or configuration.in_flight:
+        return _held_by(build(configuration), rank)
+    return held(configuration.schedule, configuration.mesh.pp, configuration.microbatches, configuration.vpp, rank)
