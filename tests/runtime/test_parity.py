@@ -39,7 +39,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "pp2 interleaved": {"pp": 2, "schedule": "interleaved", "vpp": 2},
     "tp2 dp2 zero0": {"tp": 2, "dp": 2, "zero": 0, "microbatch": 4},
     "pp2 dp2 zero0": {"pp": 2, "dp": 2, "zero": 0},
-    "pp2 dp2 zero3": {"pp": 2, "dp": 2, "zero": 3},
 }
 TIED_MESHES: dict[str, dict[str, Any]] = {
     "dp2 zero2": {"dp": 2, "zero": 2},
