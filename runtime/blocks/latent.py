@@ -55,7 +55,8 @@ class LatentAttention(nn.Module):
             assert self.q_proj is not None
             whole = self.q_proj(x)
         else:
-            assert self.q_b_proj is not None and self.q_a_layernorm is not None
+            assert self.q_b_proj is not None
+            assert self.q_a_layernorm is not None
             whole = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
         heads = whole.view(x.shape[0], x.shape[1], -1, self.head_dim).transpose(1, 2)
         plain, placed = heads.split((self.latent.nope_dim, self.latent.rope_dim), dim=-1)

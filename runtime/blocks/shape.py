@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...planner.families import ModelSpec, architecture
-from ...planner.families.registry import FAMILIES as FAMILIES  # all of them have blocks
 from ...planner.model import Architecture, Latent, Mlp
 from .moe_shape import MoeShape, read_moe
 from .rope import Rope, read_rope, rope_parameters, sharpening
@@ -86,50 +85,63 @@ def read_shape(config: Mapping[str, Any]) -> Shape:
     `config_problems` says what of a config the blocks cannot compute.
     """
     model = architecture(ModelSpec(name="model", config=dict(config)))
-    first, family = model.layers[0].attention, model.family
+    family = model.family
     dense = [layer.ffn for layer in model.layers if isinstance(layer.ffn, Mlp)]
     return Shape(
         family=family,
         hidden=model.hidden,
         intermediate=dense[0].width if dense else 0,
         layers=len(model.layers),
-        heads=first.heads,
-        kv_heads=first.kv_heads,
-        head_dim=first.head_dim,
-        value_dim=first.value_dim,
         vocab=model.vocab,
-        windows=tuple(layer.attention.window for layer in model.layers),
         moe=read_moe(config),
-        latent=first.latent,
         norm=_NORMS.get(family, "rms"),
         norm_eps=_norm_eps(config, family),
         sandwich=family == "gemma2",
-        rope=_rope(config, model),
         learned_positions=model.learned_positions,
         activation=ACTIVATIONS[activation_name(config)],
         gated=dense[0].gated if dense else True,
-        tied_embeddings=model.tied_embeddings,
-        qkv_bias=first.qkv_bias,
-        out_bias=first.out_bias,
         mlp_bias=dense[0].bias if dense else False,
-        qk_norm="none" if not first.qk_norm_parameters else "whole" if family == "olmoe" else "head",
-        clip_qkv=config.get("clip_qkv") if family == "olmoe" else None,
-        score_scale=_score_scale(config, model),
-        score_scale_by_layer=family == "gpt2" and bool(config.get("scale_attn_by_inverse_layer_idx", False)),
-        score_softcap=config.get("attn_logit_softcapping", 50.0) if family == "gemma2" else None,
+        tied_embeddings=model.tied_embeddings,
         logit_softcap=config.get("final_logit_softcapping", 30.0) if family == "gemma2" else None,
         embedding_scale=model.hidden**0.5 if family == "gemma2" else 1.0,
         embedding_dropout=dropout(config, "embd_pdrop") if family == "gpt2" else 0.0,
         residual_dropout=dropout(config, "resid_pdrop"),
         initializer_range=config.get("initializer_range", 0.02),
+        **_attention(config, model),
     )
 
 
+def _attention(config: Mapping[str, Any], model: Architecture) -> dict[str, Any]:
+    """The fields of a shape that only attention looks at."""
+    first, family = model.layers[0].attention, model.family
+    whole = "whole" if family == "olmoe" else "head"
+    return {
+        "heads": first.heads,
+        "kv_heads": first.kv_heads,
+        "head_dim": first.head_dim,
+        "value_dim": first.value_dim,
+        "windows": tuple(layer.attention.window for layer in model.layers),
+        "latent": first.latent,
+        "rope": _rope(config, model),
+        "qkv_bias": first.qkv_bias,
+        "out_bias": first.out_bias,
+        "qk_norm": whole if first.qk_norm_parameters else "none",
+        "clip_qkv": config.get("clip_qkv") if family == "olmoe" else None,
+        "score_scale": _score_scale(config, model),
+        "score_scale_by_layer": family == "gpt2" and bool(config.get("scale_attn_by_inverse_layer_idx", False)),
+        "score_softcap": config.get("attn_logit_softcapping", 50.0) if family == "gemma2" else None,
+    }
+
+
+def activation_key(config: Mapping[str, Any]) -> str:
+    """What the family's config calls the activation of its feed-forward blocks."""
+    return {"gpt2": "activation_function", "gemma2": "hidden_activation"}.get(config["model_type"], "hidden_act")
+
+
 def activation_name(config: Mapping[str, Any]) -> str:
-    """The activation of feed-forward blocks, as the family's config class names it."""
-    names = {"gpt2": ("activation_function", "gelu_new"), "gemma2": ("hidden_activation", "gelu_pytorch_tanh")}
-    key, default = names.get(config["model_type"], ("hidden_act", "silu"))
-    name: str = config.get(key, default)
+    """The activation of feed-forward blocks; where the file is silent, the family's."""
+    default = {"gpt2": "gelu_new", "gemma2": "gelu_pytorch_tanh"}.get(config["model_type"], "silu")
+    name: str = config.get(activation_key(config), default)
     return name
 
 

@@ -27,7 +27,7 @@ HEAD = "lm_head.weight"
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward, each with a norm before it (and in some families after it) and the residual around."""
+    """Attention and feed-forward, each with a norm before it (in Gemma 2 also after it) and the residual around it."""
 
     def __init__(self, shape: Shape, index: int, rotary: Rotary | None):
         super().__init__()
@@ -39,14 +39,14 @@ class Layer(nn.Module):
         self.post_feedforward_layernorm = _norm(shape) if shape.sandwich else None
 
     def forward(self, x: Tensor, documents: Tensor | None = None) -> Tensor:
-        mixed = self.self_attn(self.input_layernorm(x), documents)
+        mixed: Tensor = self.self_attn(self.input_layernorm(x), documents)
         if self.pre_feedforward_layernorm is None or self.post_feedforward_layernorm is None:
             x = x + mixed
-            output: Tensor = x + self.mlp(self.post_attention_layernorm(x))
-            return output
-        x = x + self.post_attention_layernorm(mixed)
-        output = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
-        return output
+            written: Tensor = self.mlp(self.post_attention_layernorm(x))
+        else:
+            x = x + self.post_attention_layernorm(mixed)
+            written = self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+        return x + written
 
 
 def attention(shape: Shape, index: int, rotary: Rotary | None) -> Attention | LatentAttention:
