@@ -68,7 +68,9 @@ class Builder:
         self._cut(part)
         names = {parameter: name for name, parameter in named([part], self.shape)}
         for unit in (*part.model.layers.values(), part):
-            materialise(unit, names, self.device, seed=self.seed, std=self.shape.initializer_range)
+            materialise(
+                unit, names, self.device, seed=self.seed, std=self.shape.initializer_range, norm=self.shape.unit_norm
+            )
             self._dress(unit, root=unit is part)
         return part
 
