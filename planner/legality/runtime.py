@@ -32,7 +32,7 @@ def _window(setting: Setting, configuration: Configuration) -> Problem | None:
 
 def _degrees(setting: Setting, configuration: Configuration) -> Problem | None:
     mesh = configuration.mesh
-    for field, value in (("cp", mesh.cp), ("ep", mesh.ep), ("etp", mesh.etp)):
+    for field, value in (("ep", mesh.ep), ("etp", mesh.etp)):
         if value > 1:
             return _runtime(field, value, f"has no {field} yet", f"{field}=1")
     return None
@@ -79,7 +79,7 @@ def _precision(setting: Setting, configuration: Configuration) -> Problem | None
 RUNTIME_RULES: tuple[Rule, ...] = (
     Rule("family", "blocks exist for the llama family and its relatives", _family),
     Rule("window", "attention is full and causal", _window),
-    Rule("degrees", "dp, tp and pp are implemented", _degrees),
+    Rule("degrees", "dp, cp, tp and pp are implemented", _degrees),
     Rule("levers", "levers are built one after another", _levers),
     Rule("recompute", "checkpointing wraps whole layers", _recomputation),
     Rule("offload", "no host optimizer", _offloading),

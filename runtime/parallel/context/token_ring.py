@@ -33,8 +33,9 @@ class TokenRingCore(ContextCore):
             if following is not None:
                 [travelling] = following.wait()
         for tile, pending in returning:
+            returned = pending.wait()  # even if nothing comes: what was sent must live until it has arrived
             if tile:
-                merged.add(tile.rows, *pending.wait())
+                merged.add(tile.rows, *returned)
         return merged.result()
 
     def read_backward(
@@ -54,8 +55,9 @@ class TokenRingCore(ContextCore):
             if following is not None:
                 travelling = following.wait()
         for tile, pending in returning:
+            returned = pending.wait()
             if tile:
-                own[:, :, tile.rows] += pending.wait()[0]
+                own[:, :, tile.rows] += returned[0]
         return own, *found
 
     def _give_back(

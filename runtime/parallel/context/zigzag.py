@@ -8,12 +8,13 @@ A sequence that does not divide is padded at its end: no real query sees what co
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ....planner.sequence import local_tokens
 
 IGNORED = -100  # a target that adds nothing to the loss
 
@@ -30,8 +31,7 @@ class Zigzag:
     @property
     def local(self) -> int:
         """Tokens of each rank, padding included."""
-        unit = math.lcm(2 if self.size > 1 else 1, self.multiple)
-        return -(-self.seq_len // (self.size * unit)) * unit
+        return local_tokens(self.seq_len, self.size, self.multiple)
 
     @property
     def padded(self) -> int:
