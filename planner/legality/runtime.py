@@ -20,7 +20,7 @@ def _experts(setting: Setting, configuration: Configuration) -> Problem | None:
 
 def _degrees(setting: Setting, configuration: Configuration) -> Problem | None:
     mesh = configuration.mesh
-    for field, value in (("cp", mesh.cp), ("ep", mesh.ep), ("etp", mesh.etp)):
+    for field, value in (("ep", mesh.ep), ("etp", mesh.etp)):
         if value > 1:
             return _runtime(field, value, f"has no {field} yet", f"{field}=1")
     return None
@@ -59,7 +59,7 @@ def _precision(setting: Setting, configuration: Configuration) -> Problem | None
 
 RUNTIME_RULES: tuple[Rule, ...] = (
     Rule("experts", "blocks exist for dense feed-forward", _experts),
-    Rule("degrees", "dp, tp and pp are implemented", _degrees),
+    Rule("degrees", "dp, cp, tp and pp are implemented", _degrees),
     Rule("levers", "levers are built one after another", _levers),
     Rule("recompute", "checkpointing wraps whole layers", _recomputation),
     Rule("offload", "no host optimizer", _offloading),
