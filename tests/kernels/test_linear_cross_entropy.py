@@ -54,7 +54,8 @@ def test_gradient_of_the_weight_is_added_up_in_float32() -> None:
     loss = linear_cross_entropy(hidden, weight, torch.zeros(1, 1024, dtype=torch.int64), chunks=1024)
     loss.backward()
     assert loss.dtype == torch.float32
-    assert weight.grad is not None and weight.grad.dtype == torch.bfloat16
+    assert weight.grad is not None
+    assert weight.grad.dtype == torch.bfloat16
     assert weight.grad.flatten().tolist() == [-512.0, 512.0]
 
 
@@ -69,8 +70,10 @@ def test_nothing_but_padding_costs_nothing() -> None:
     loss = linear_cross_entropy(hidden, weight, torch.full_like(targets, -100), chunks=3)
     loss.backward()
     assert loss.item() == 0.0
-    assert hidden.grad is not None and not hidden.grad.any()
-    assert weight.grad is not None and not weight.grad.any()
+    assert hidden.grad is not None
+    assert not hidden.grad.any()
+    assert weight.grad is not None
+    assert not weight.grad.any()
 
 
 def test_large_logits_do_not_overflow() -> None:
