@@ -74,9 +74,9 @@ def _over_shares(
     if group is None:
         return total, highest, target
     own = torch.stack([total, highest, target])
-    every = own.new_empty(group.size() * 3, own.shape[-1])
-    dist.all_gather_into_tensor(every, own, group=group)
-    totals, maxima, targets = every.view(group.size(), 3, -1).unbind(1)
+    every = [torch.empty_like(own) for _ in range(group.size())]
+    dist.all_gather(every, own, group=group)
+    totals, maxima, targets = torch.stack(every, dim=1)
     most = maxima.max(dim=0).values
     return (totals * (maxima - most).exp()).sum(0), most, targets.sum(0)
 

@@ -7,21 +7,25 @@ norms and activation functions saves the same bytes).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.distributed.tensor import DTensor
+
+from .. import compat
 
 
 class Call:
-    """One call of a module. Its input stays; everything else is made once more for the first note that is opened, and
-    forgotten again with the last."""
+    """One call of a module. Its input stays, or is the output of another call; everything else is made once more for
+    the first note that is opened, and forgotten again with the last."""
 
-    def __init__(self, forward: Callable[[Tensor], Tensor], x: Tensor):
-        self._forward, self._x = forward, x.detach().requires_grad_(x.requires_grad)
+    def __init__(self, forward: Callable[[Tensor], Tensor], x: Tensor | Note):
+        self._forward = forward
+        self._x = x if isinstance(x, Note) else x.detach().requires_grad_(x.requires_grad)
         self._inside: list[Tensor] = []
         self._output: Tensor | None = None
         self._kept = self._notes = self._opened = 0
@@ -38,7 +42,7 @@ class Call:
     def note(self, view: Tensor) -> Note:
         """For the output, or a view of it, that another operation would save."""
         self._notes += 1
-        return Note(self, None, tuple(view.shape), view.stride(), view.storage_offset())
+        return Note(self, None, tuple(view.shape), view.stride(), int(view.storage_offset()))
 
     def open(self, note: Note) -> Tensor:
         """The tensor that a note stands for."""
@@ -46,7 +50,7 @@ class Call:
             self._again()
         assert self._output is not None
         output = self._output
-        found = self._inside[note.index] if note.index is not None else output.as_strided(*note[2:])
+        found = self._inside[note.inside] if note.inside is not None else output.as_strided(*note[2:])
         self._opened += 1
         if self._opened % self._notes == 0:  # a second backward pass would run the module once more
             self._inside, self._output = [], None
@@ -54,14 +58,14 @@ class Call:
 
     def _again(self) -> None:
         with torch.enable_grad(), saved_tensors_hooks(self._inside.append, _never):
-            self._output = self._forward(self._x).detach()
+            self._output = compat.waited(self._forward(open_note(self._x))).detach()
 
 
 class Note(NamedTuple):
-    """Stands for a saved tensor: the `index`-th that a call keeps inside, or (None) a view of its output."""
+    """Stands for a saved tensor: the `inside`-th that a call keeps inside, or (None) a view of its output."""
 
     call: Call
-    index: int | None
+    inside: int | None
     size: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
     offset: int = 0
@@ -79,6 +83,21 @@ class Scope:
         """Let nothing but the input of `module` stay. Its output must be a fresh tensor."""
         module.forward = partial(self._call, module.forward)
 
+    def forget_entry(self, block: nn.Module) -> None:
+        """Nor what the hooks before `block` make of its input: tokens that they gather are gathered again."""
+        hooks = compat.forward_pre_hooks(block)
+        if hooks:
+            before: list[Tensor] = []
+            block.register_forward_pre_hook(lambda _, inputs: before.append(inputs[0]), prepend=True)
+            block.register_forward_pre_hook(partial(self._entered, partial(_enter, block, hooks), before))
+
+    def _entered(
+        self, enter: Callable[[Tensor], Tensor], before: list[Tensor], _: nn.Module, inputs: tuple[Any, ...]
+    ) -> None:
+        source = before.pop()
+        if torch.is_grad_enabled():
+            self._know(inputs[0], Call(enter, self._note(source)))
+
     def _around(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with saved_tensors_hooks(self._note, open_note):
             result = forward(*args, **kwargs)
@@ -90,12 +109,26 @@ class Scope:
             return forward(x)
         call = Call(forward, x)
         output = call.run(x)
-        self._calls[output.untyped_storage().data_ptr()] = output.detach(), call
+        self._know(output, call)
         return output
 
+    def _know(self, output: Tensor, call: Call) -> None:
+        output = compat.waited(output).detach()
+        self._calls[output.untyped_storage().data_ptr()] = output, call
+
     def _note(self, tensor: Tensor) -> Tensor | Note:
-        known = self._calls.get(tensor.untyped_storage().data_ptr()) if type(tensor) is Tensor else None
-        return tensor if known is None else known[1].note(tensor)
+        if isinstance(tensor, DTensor):
+            return tensor
+        plain = compat.waited(tensor)
+        known = self._calls.get(plain.untyped_storage().data_ptr())
+        return tensor if known is None else known[1].note(plain)
+
+
+def _enter(block: nn.Module, hooks: Sequence[Callable[..., Any]], x: Tensor) -> Tensor:
+    """What the hooks before `block` make of its input."""
+    for hook in hooks:
+        x = hook(block, (x,))[0]
+    return x
 
 
 def open_note(saved: Any) -> Any:

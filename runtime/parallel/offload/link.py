@@ -13,7 +13,7 @@ class Link:
     """Copies in order on a stream of its own; on a CPU, whose memory is the host's, plain copies."""
 
     def __init__(self, device: torch.device):
-        self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._device = device
 
     def buffer(self, elements: int) -> Tensor:

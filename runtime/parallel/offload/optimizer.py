@@ -1,4 +1,4 @@
-"""AdamW (arXiv:1711.05101) with a fraction of its states on the host, which updates them while the device updates the rest.
+"""AdamW (arXiv:1711.05101) with a fraction of its states on the host: it updates them, and the device the rest.
 
 Deep Optimizer States (arXiv:2410.21316) splits the update into subgroups between host and device; ZeRO-Infinity
 (arXiv:2104.07857) keeps states on NVMe drives. A subgroup's parameters and gradients come down, the host updates, the

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -125,7 +125,7 @@ def _reserve(path: Path, size: int) -> None:
 
 def _read(path: Path, into: Tensor) -> None:
     with path.open("rb", buffering=0) as file:
-        rest = memoryview(into.numpy()).cast("B")
+        rest = _bytes(into)
         while rest:
             count = file.readinto(rest)
             if not count:
@@ -135,9 +135,14 @@ def _read(path: Path, into: Tensor) -> None:
 
 def _write(path: Path, source: Tensor) -> None:
     with path.open("r+b", buffering=0) as file:
-        rest = memoryview(source.numpy()).cast("B")
+        rest = _bytes(source)
         while rest:
             rest = rest[file.write(rest) :]
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    data: Any = tensor.numpy()
+    return memoryview(data).cast("B")
 
 
 def _wait(future: Future[None]) -> None:

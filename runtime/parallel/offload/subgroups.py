@@ -60,9 +60,7 @@ def offloaded(parameters: list[nn.Parameter], fraction: float) -> set[nn.Paramet
     return chosen
 
 
-def subgroups(
-    options: dict[str, Any], parameters: list[nn.Parameter], most: int = SUBGROUP_ELEMENTS
-) -> list[Subgroup]:
+def subgroups(options: dict[str, Any], parameters: list[nn.Parameter], most: int = SUBGROUP_ELEMENTS) -> list[Subgroup]:
     """Parameters of one group of options in order, at most so many elements together or a single parameter."""
     found: list[list[nn.Parameter]] = []
     size = most
