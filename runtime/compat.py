@@ -47,10 +47,10 @@ _reduce_scatter = (
 )
 
 
-def pipeline_action(kind: str, stage: int, microbatch: int) -> _Action:
-    """A forward (F) or full backward (B) as PyTorch's pipeline runtime spells it."""
-    computation = {"F": _ComputationType.FORWARD, "B": _ComputationType.FULL_BACKWARD}[kind]
-    return _Action(stage, computation, microbatch)
+def pipeline_action(kind: str, stage: int, microbatch: int | None = None) -> _Action:
+    """A step of a rank as PyTorch's pipeline runtime spells it: F, B, I, W, SEND_F, RECV_F, SEND_B or RECV_B of a
+    microbatch; UNSHARD, REDUCE_GRAD or RESHARD of a stage."""
+    return _Action(stage, _ComputationType(kind), microbatch)
 
 
 def unflatten(mesh: DeviceMesh, sizes: Mapping[str, int]) -> DeviceMesh:
