@@ -41,7 +41,7 @@ def build_model(plan: Plan, device: torch.device, *, seed: int = 0) -> ParallelM
     meshes = build_meshes(
         configuration.mesh,
         device,
-        tied=shape.tied_embeddings,
+        tied=(configuration.placement[0], configuration.placement[-1]) if shape.tied_embeddings else None,
         dp_replicate=configuration.dp_replicate,
         cp_ulysses=configuration.cp_ulysses,
     )

@@ -16,6 +16,7 @@ from .blocks.transformer import EMBEDDING, HEAD
 from .mesh import Meshes
 from .parallel.batch import Batch
 from .parallel.tensor import partial_parameters
+from .parallel.twin import twin_of
 
 
 class Executor(Protocol):
@@ -44,7 +45,10 @@ class ParallelModel:
         self.parts = parts
         self.meshes = meshes
         self._executor = executor
-        self._parameters = dict(named(parts, shape))
+        self._twin = twin_of(parts, tied=shape.tied_embeddings)
+        self._parameters: dict[str, nn.Parameter] = {}
+        for name, parameter in named(parts, shape):
+            self._parameters.setdefault(name, parameter)  # a twin's copy comes after it
         self._partial = [p for part in parts for p in partial_parameters(part)]
         last = plan.configuration.holds_last_stage(meshes.pp_rank)
         copy = self._parameters.get(EMBEDDING) if meshes.ends is not None and last else None
@@ -70,6 +74,8 @@ class ParallelModel:
             raise ValueError(f"tokens are {tuple(tokens.shape)}, not {(sequences, seq_len + 1)}")
         for parameter in self._parameters.values():
             parameter.grad = None
+        if self._twin is not None:
+            self._twin.spread()
         weight = sequences * seq_len / self.meshes.cp_size
         loss = self._executor.step(self._layout(Batch(tokens[:, :-1], tokens[:, 1:], documents, weight)))
         self._complete_gradients()
@@ -83,6 +89,8 @@ class ParallelModel:
         missing = [name for name, parameter in self._parameters.items() if parameter.grad is None]
         if missing:
             raise RunError(f"no gradient reached {', '.join(missing)}")
+        if self._twin is not None:
+            self._twin.add_up()
         if self.meshes.tp is not None:
             gradients.add_up(self._partial, self.meshes.tp.get_group())
         if self.meshes.ends is not None:

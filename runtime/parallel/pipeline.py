@@ -1,7 +1,7 @@
 """Pipeline parallelism: PyTorch's pipeline runtime executes the action lists of `planner.schedule`.
 
-Sends and receives stand where `planner/schedule/transfers.py` puts them, which proves that they never lock. Sharded weights
-are gathered once a step, when it begins, and gradients reduced after the last backward of their stage.
+Sends and receives stand where `planner/schedule/transfers.py` puts them, which proves that they never lock. Sharded
+weights are gathered once a step, when it begins, and gradients reduced after the last backward of their stage.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Weight gradients that are put off: the backward of a projection makes the gradient of its input and leaves a note.
 
-A schedule that splits backwards (zero bubble, arXiv:2401.10241) runs a stage's backward as the input gradient (I) and later
-the weight gradient (W). Here I is an ordinary backward pass of autograd, recomputation included, in which projections only
-note their input and the gradient of their output; W takes the products of the notes. What is not a projection (norms,
-biases, embedding, head, experts) has its gradient after I.
+A schedule that splits backwards (zero bubble, arXiv:2401.10241) runs a stage's backward as the input gradient (I) and
+later the weight gradient (W). Here I is an ordinary backward pass of autograd, recomputation included, in which
+projections only note their input and the gradient of their output; W takes the products of the notes. What is not a
+projection (norms, biases, embedding, head, experts) has its gradient after I.
 
-A note holds no weight, only the place in autograd's graph where its gradient enters: a cast, a slice or a tensor-parallel
-shard between parameter and product is gone through backwards as ever, and FSDP finds gradients where it looks for them.
-PyTorch's own split asks autograd for the weights after the inputs, and recomputes a checkpointed layer again for each of its
-parameters.
+A note holds no weight, only the place in autograd's graph where its gradient enters: a cast, a slice or a
+tensor-parallel shard between parameter and product is gone through backwards as ever, and FSDP finds gradients where
+it looks for them. PyTorch's own split asks autograd for the weights after the inputs, and recomputes a checkpointed
+layer again for each of its parameters.
 """
 
 from __future__ import annotations
