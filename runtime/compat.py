@@ -12,10 +12,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed._composable.replicate_with_fsdp import replicate
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining.schedules import _Action, _ComputationType, _PipelineScheduleRuntime
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "reduce_scatter",
     "replicate",
     "set_timeout",
+    "sum_gradients",
     "unflatten",
 ]
 
@@ -47,6 +49,18 @@ def pipeline_action(kind: str, stage: int, microbatch: int | None = None) -> _Ac
     """A step of a rank as PyTorch's pipeline runtime spells it: F, B, I, W, SEND_F, RECV_F, SEND_B or RECV_B of a
     microbatch; UNSHARD, REDUCE_GRAD or RESHARD of a stage."""
     return _Action(stage, _ComputationType(kind), microbatch)
+
+
+def sum_gradients(part: nn.Module) -> None:
+    """Add the gradients that FSDP's gathered parameters have got to their sums, in the precision of the reduction. FSDP
+    does so itself after each backward pass; what a later W leaves would be added up in that of compute."""
+    for module in part.modules():
+        if isinstance(module, FSDPModule):
+            state = module._get_fsdp_state()
+            groups = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]  # the latter in 2.11
+            for parameter in (each for group in groups if group is not None for each in group.fsdp_params):
+                parameter.accumulate_unsharded_grad_if_needed()
+                parameter.to_accumulated_grad_if_needed()
 
 
 def unflatten(mesh: DeviceMesh, sizes: Mapping[str, int]) -> DeviceMesh:

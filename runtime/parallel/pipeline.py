@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ class Pipeline:
                 input_args=tokens if index == 0 else hidden,
                 output_args=loss if index == schedule.stages - 1 else hidden,
                 group=meshes.pp.get_group(),
-                dw_builder=None if self.put_off is None else self.put_off.take,
+                dw_builder=None if self.put_off is None else partial(self.put_off.take, part),
             )
             for index, part in parts.items()
         ]
@@ -94,7 +95,7 @@ def _by_losses(schedule: Schedule) -> Schedule:
 def _steps(schedule: Schedule, rank: int, row: Iterable[Step]) -> list[Any]:
     """All that a rank does in a training step, as PyTorch's runtime spells it."""
     stages = schedule.stages_of(rank)
-    left = {stage: schedule.microbatches for stage in stages}
+    left = dict.fromkeys(stages, schedule.microbatches)
     steps = [compat.pipeline_action("UNSHARD", stage) for stage in stages]
     for step in row:
         if isinstance(step, Transfer):

@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from .. import compat
 from ..blocks.linear import use_product
 
 
@@ -46,13 +47,15 @@ class PutOff:
 
     notes: list[Note] = field(default_factory=list)
 
-    def take(self) -> Callable[[], None]:
-        """What settles the notes of the pass that has just ended; PyTorch's pipeline calls it in W."""
+    def take(self, part: nn.Module) -> Callable[[], None]:
+        """What settles the notes of the pass that has just gone backward through `part`; PyTorch's pipeline calls it in
+        W."""
         notes, self.notes = self.notes, []
 
         def settle() -> None:
             while notes:  # each lets go of its tensors before the next one's gradient is made
                 notes.pop().settle()
+            compat.sum_gradients(part)
 
         return settle
 
