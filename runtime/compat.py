@@ -5,7 +5,7 @@ Checked by the tests on torch 2.13.0 (CPU, gloo). 2.11.0 (CUDA) has the same nam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining.schedules import _Action, _ComputationType, _PipelineScheduleRuntime
+from torch.distributed.tensor import DTensor
 
 __all__ = [
     "PipelineRuntime",
@@ -26,13 +27,16 @@ __all__ = [
     "default_timeout",
     "flash",
     "flash_backward",
+    "forward_pre_hooks",
     "has_flash",
+    "like_sharded",
     "pipeline_action",
     "reduce_scatter",
     "replicate",
     "set_timeout",
     "sum_gradients",
     "unflatten",
+    "waited",
 ]
 
 PipelineRuntime: Any = _PipelineScheduleRuntime
@@ -144,3 +148,19 @@ def flash_backward(
         fused = torch.ops.aten._scaled_dot_product_flash_attention_backward
         gradients = fused(*given, *lengths, 0.0, causal, random, random, scale=scale)
     return gradients[0], gradients[1], gradients[2]
+
+
+def waited(x: Tensor) -> Tensor:
+    """The result of a collective itself, for what stands for it until somebody waits."""
+    plain: Tensor = x.wait() if isinstance(x, functional.AsyncCollectiveTensor) else x
+    return plain
+
+
+def forward_pre_hooks(module: nn.Module) -> tuple[Callable[..., Any], ...]:
+    """What `register_forward_pre_hook` was given, in order."""
+    return tuple(module._forward_pre_hooks.values())
+
+
+def like_sharded(local: Tensor, like: Tensor) -> Tensor:
+    """`local`, on any device, as the part that this rank holds of a tensor that is sharded as `like`."""
+    return DTensor(local, like._spec, requires_grad=False) if isinstance(like, DTensor) else local  # type: ignore
