@@ -54,9 +54,17 @@ def find_run(
         recipe = recipe_defaults(plan, settings.get("steps")) | recipe
         return Run(plan, parse(Recipe, recipe | dict(settings), "recipe"), folder)
     plan_file = given or folder / "plan.yaml"
-    merged = recipe | dict(settings)
+    merged = with_tokenizer(recipe | dict(settings))
     plan, training = gather(lambda: load_plan(plan_file), lambda: parse(Recipe, merged, "recipe"))
     return Run(plan, training, folder)
+
+
+def with_tokenizer(settings: dict[str, Any]) -> dict[str, Any]:
+    """Pretrained weights bring their tokenizer, unless another one is named."""
+    weights = settings.get("init_from")
+    if isinstance(weights, str) and (own := Path(weights) / "tokenizer.json").exists():
+        settings.setdefault("tokenizer", str(own))
+    return settings
 
 
 def _must_hold_a_plan(folder: Path) -> None:

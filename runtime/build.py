@@ -26,8 +26,8 @@ from .parallel.vocabulary import shard_ends
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def build_model(plan: Plan, device: torch.device, *, seed: int = 0) -> ParallelModel:
-    """Build this rank's part of the model, initialised from `seed` alike for every plan.
+def build_model(plan: Plan, device: torch.device, *, seed: int | None = 0) -> ParallelModel:
+    """Build this rank's part of the model, initialised from `seed` alike for every plan; None leaves it to be loaded.
 
     Several ranks need the default process group; a single one does not. Raises InputError for a plan
     that the runtime cannot execute.
@@ -52,7 +52,7 @@ class Builder:
     shape: Shape
     meshes: Meshes
     device: torch.device
-    seed: int
+    seed: int | None
 
     @property
     def dtype(self) -> torch.dtype:

@@ -17,12 +17,15 @@ from torch.distributed._composable.replicate_with_fsdp import replicate
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.pipelining.schedules import _Action, _ComputationType, _PipelineScheduleRuntime
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 __all__ = [
     "PipelineRuntime",
     "all_gather",
     "all_reduce",
     "default_timeout",
+    "own_box",
     "pipeline_action",
     "reduce_scatter",
     "replicate",
@@ -49,6 +52,14 @@ def pipeline_action(kind: str, stage: int, microbatch: int) -> _Action:
 def unflatten(mesh: DeviceMesh, sizes: Mapping[str, int]) -> DeviceMesh:
     """The ranks of a mesh of one axis, seen with several: names and sizes, the last varying fastest."""
     return mesh._unflatten(0, tuple(sizes.values()), tuple(sizes))
+
+
+def own_box(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where the part that this rank holds of `tensor` begins, and its size; the part is always one box."""
+    if not isinstance(tensor, DTensor):
+        return (0,) * tensor.ndim, tuple(tensor.shape)
+    size, first = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return tuple(first), tuple(size)
 
 
 def set_timeout(group: dist.ProcessGroup, seconds: float) -> None:

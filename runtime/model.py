@@ -56,6 +56,12 @@ class ParallelModel:
         """Global names and local parameters; the last stage's copy of a tied embedding has the embedding's name."""
         yield from self._parameters.items()
 
+    def named_states(self) -> Iterator[tuple[str, Tensor]]:
+        """Parameters, and the buffers that training changes without a gradient, by their global names."""
+        yield from self._parameters.items()
+        for part in self.parts:
+            yield from part.named_buffers()
+
     def forward_backward(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         """Run one step's microbatches, forward and backward.
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -18,9 +19,11 @@ from .checkpoint import Checkpointer, Position
 from .data import Samples, local_samples
 from .export import export
 from .learning_rate import learning_rate
+from .manifest import complete_checkpoints
 from .mesh import set_timeouts
 from .model import ParallelModel
 from .optimizer import build_optimizer
+from .pretrained import load_pretrained
 from .recipe import BYTES, Recipe
 from .report import Report
 from .run_folder import RunFolder
@@ -39,7 +42,7 @@ def train(
     Rank 0 leaves result.json. Raises UnrecoverableError when loss or gradient stop being numbers.
     """
     samples = _samples(run, plan, recipe)
-    model = build_model(plan, device, seed=recipe.seed)
+    model = _model(run, plan, recipe, device)
     optimizer = build_optimizer(
         model, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, eps=recipe.eps
     )
@@ -61,6 +64,16 @@ def train(
         set_timeouts(model.meshes, max(recipe.timeout_s, _EXPORT_S))
         export(model, plan, run.final, tokenizer=None if recipe.tokenizer == BYTES else run.data / TOKENIZER)
     report.conclude(loop.position, finished)
+
+
+def _model(run: RunFolder, plan: Plan, recipe: Recipe, device: torch.device) -> ParallelModel:
+    """Initialised from the seed, or by pretrained weights; a run that has checkpoints goes on from these."""
+    if recipe.init_from is None:
+        return build_model(plan, device, seed=recipe.seed)
+    model = build_model(plan, device, seed=None)
+    if not complete_checkpoints(run.checkpoints):
+        load_pretrained(model, Path(recipe.init_from))
+    return model
 
 
 def _samples(run: RunFolder, plan: Plan, recipe: Recipe) -> Samples:
