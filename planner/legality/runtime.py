@@ -20,13 +20,13 @@ def _experts(setting: Setting, configuration: Configuration) -> Problem | None:
 
 def _degrees(setting: Setting, configuration: Configuration) -> Problem | None:
     mesh = configuration.mesh
-    for field, value in (("cp", mesh.cp), ("ep", mesh.ep), ("etp", mesh.etp)):
+    for field, value in (("ep", mesh.ep), ("etp", mesh.etp)):
         if value > 1:
             return _runtime(field, value, f"has no {field} yet", f"{field}=1")
     return None
 
 
-_UNBUILT: dict[str, object] = {"dp_replicate": 1, "swap_layers": 0, "logits_chunks": 1, "spread_vocabulary": False}
+_UNBUILT: dict[str, object] = {"swap_layers": 0, "spread_vocabulary": False}
 """Levers that the planner knows and the runtime cannot pull yet, with the value that leaves them alone."""
 
 
@@ -36,12 +36,6 @@ def _levers(setting: Setting, configuration: Configuration) -> Problem | None:
         if value != unused:
             return _runtime(field, value, f"has no {field} yet", f"{field}={unused}".lower())
     return None
-
-
-def _recomputation(setting: Setting, configuration: Configuration) -> Problem | None:
-    if "selective" not in configuration.recompute:
-        return None
-    return _runtime("recompute", "selective", "recomputes whole layers or nothing", "recompute=none")
 
 
 def _offloading(setting: Setting, configuration: Configuration) -> Problem | None:
@@ -59,9 +53,8 @@ def _precision(setting: Setting, configuration: Configuration) -> Problem | None
 
 RUNTIME_RULES: tuple[Rule, ...] = (
     Rule("experts", "blocks exist for dense feed-forward", _experts),
-    Rule("degrees", "dp, tp and pp are implemented", _degrees),
+    Rule("degrees", "dp, cp, tp and pp are implemented", _degrees),
     Rule("levers", "levers are built one after another", _levers),
-    Rule("recompute", "checkpointing wraps whole layers", _recomputation),
     Rule("offload", "no host optimizer", _offloading),
     Rule("precision", "no loss scaling, no fp8", _precision),
 )

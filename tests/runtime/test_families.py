@@ -14,7 +14,8 @@ STEPS = 2
 
 MESHES: dict[str, dict[str, Any]] = {
     "pp2 tp2 sp": {"pp": 2, "tp": 2, "sp": True, "microbatch": 4, "zero": 0},
-    "tp4, more ranks than key heads": {"tp": 4, "microbatch": 8, "zero": 0},
+    "tp4, more ranks than key heads, chunks": {"tp": 4, "microbatch": 8, "zero": 0, "logits_chunks": 3},
+    "cp2 tp2 sp": {"cp": 2, "tp": 2, "sp": True, "microbatch": 8, "zero": 0},
 }
 
 
