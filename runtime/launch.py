@@ -22,6 +22,7 @@ from .failures import run_error
 from .follow import OnEvent, following
 from .placement import device_type, workers_per_node
 from .recipe import Recipe
+from .recipe_checks import recipe_problems
 from .rendezvous import Rendezvous, check_rendezvous
 from .run_folder import RunFolder, check_unchanged, in_use, make_folders, open_run
 from .signals import LAUNCHED, stopping_by_signal
@@ -68,7 +69,7 @@ def check_all(plan: Plan, recipe: Recipe, run_dir: Path, rendezvous: Rendezvous)
     gather(
         lambda: _refuse("launch", check_launch(plan, rendezvous)),
         lambda: check_source(recipe, RunFolder(run_dir).data),
-        lambda: _refuse("recipe", _check_weights(plan, recipe)),
+        lambda: _refuse("recipe", recipe_problems(plan, recipe)),
         lambda: check_unchanged(run_dir, plan, recipe),
     )
 
@@ -92,14 +93,6 @@ def _check_devices(plan: Plan, nnodes: int) -> Iterator[Problem]:
         found = f"this machine has {here}" if torch.cuda.is_available() else "torch finds none on this machine"
         rule = f"the plan needs {needed} {plan.cluster.node_groups[0].device.name} on each of {nnodes} nodes; {found}"
         yield Problem("cluster", plan.cluster.name, rule, "plan for this machine: meshwright plan MODEL local")
-
-
-def _check_weights(plan: Plan, recipe: Recipe) -> list[Problem]:
-    if recipe.init_from is None:
-        return []
-    from .pretrained import check_pretrained
-
-    return check_pretrained(Path(recipe.init_from), plan.model.config)
 
 
 def _check_tokens(plan: Plan, recipe: Recipe, run: RunFolder) -> None:

@@ -62,11 +62,12 @@ class ParallelModel:
         for part in self.parts:
             yield from part.named_buffers()
 
-    def forward_backward(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+    def forward_backward(self, tokens: Tensor, documents: Tensor | None = None, draws: Tensor | None = None) -> Tensor:
         """Run one step's microbatches, forward and backward.
 
         `tokens` are int64 [microbatch x microbatches, seq_len + 1], those of this rank's data-parallel
-        coordinate; `documents` [the same, seq_len] number the documents that all but the last tokens belong to.
+        coordinate; `documents` [the same, seq_len] number the documents that all but the last tokens belong to;
+        `draws` [the same], of `kernels.dropout.draw`, is what the model drops out by (None: nothing is dropped out).
         Gradients left from before are replaced: `.grad` holds those of the mean loss over the global batch.
         Returns that loss, equal on all ranks.
         """
@@ -77,7 +78,7 @@ class ParallelModel:
         for parameter in self._parameters.values():
             parameter.grad = None
         weight = sequences * seq_len / self.meshes.cp_size
-        loss = self._executor.step(self._layout(Batch(tokens[:, :-1], tokens[:, 1:], documents, weight)))
+        loss = self._executor.step(self._layout(Batch(tokens[:, :-1], tokens[:, 1:], documents, weight, draws)))
         self._complete_gradients()
         return self._global_mean(loss)
 

@@ -24,6 +24,7 @@ class Recipe(Frozen):
     suffixes: tuple[str, ...] = Field((), description="of a folder, read only these: .py .md")
     tokenizer: str = Field(BYTES, description="bytes, or the path of a Hugging Face tokenizer.json")
     init_from: str | None = Field(None, description="folder of pretrained weights (safetensors); none: from the seed")
+    dropout: bool = Field(True, description="drop out what the model's config says; false: nothing")
     lr: float = Field(3e-4, gt=0, description="learning rate after warm-up")
     min_lr: float = Field(3e-5, ge=0, description="learning rate at the last step; a tenth of lr if not given")
     warmup_steps: int = Field(0, ge=0)

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from ..errors import InputError, UnrecoverableError
+from ..kernels.dropout import draw
 from ..planner.families import architecture
 from ..planner.plan import Plan
 from .build import build_model
@@ -123,7 +124,7 @@ class Loop:
     def step(self) -> tuple[float, float, float]:
         """One optimizer step on the next global batch; the loss, the gradient norm, and the learning rate."""
         self.optimizer.zero_grad()
-        loss = self.model.forward_backward(self._batch())
+        loss = self.model.forward_backward(self._batch(), draws=self._draws())
         norm = self.model.clip_grad_norm(self.recipe.clip)
         loss_value, norm_value = self._finite(loss, norm)
         lr = learning_rate(self.recipe, self.position.step)
@@ -138,10 +139,19 @@ class Loop:
 
     def _batch(self) -> torch.Tensor:
         """This rank's sequences, [local_sequences, seq_len + 1]."""
+        return torch.from_numpy(self.samples.batch(self._mine())).to(self.device)
+
+    def _mine(self) -> range:
+        """Numbers of this rank's samples."""
         meshes = self.model.meshes
-        batch = self.plan.job.global_batch
-        mine = local_samples(self.position.sample_index, batch, meshes.dp_rank, meshes.dp_size)
-        return torch.from_numpy(self.samples.batch(mine)).to(self.device)
+        return local_samples(self.position.sample_index, self.plan.job.global_batch, meshes.dp_rank, meshes.dp_size)
+
+    def _draws(self) -> torch.Tensor | None:
+        """What these drop out by: a sample draws anew in every epoch, and the same on every mesh and after a restart."""
+        if not self.recipe.dropout or not self.model.shape.drops_out:
+            return None
+        mine = self._mine()
+        return draw(self.recipe.seed, torch.arange(mine.start, mine.stop)).to(self.device)
 
     def _finite(self, loss: torch.Tensor, norm: torch.Tensor) -> tuple[float, float]:
         """Both as numbers. Raises UnrecoverableError before a step that would ruin the weights."""

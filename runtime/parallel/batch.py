@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -13,18 +13,29 @@ class Batch:
     """Tokens and the token that follows each, int64 [sequences, seq_len]; targets below zero count nothing.
 
     `documents` [sequences, seq_len] numbers the documents that tokens belong to; None: each sequence is one.
-    `weight` is what losses are divided by: the targets of all ranks that hold other tokens, over the number of these
-    ranks, so that the mean over them is that of the global batch.
+    `draws` [sequences] is what sequences drop out by; None: nothing is dropped out. `weight` is what losses are divided by: the targets of all ranks that hold other
+    tokens, over the number of these ranks, so that the mean over them is that of the global batch.
     """
 
     tokens: Tensor
     targets: Tensor
     documents: Tensor | None
     weight: float
+    draws: Tensor | None = None
+
+    @property
+    def shared(self) -> dict[str, Tensor]:
+        """What every stage of a pipeline needs beside its input, by the names of its arguments."""
+        found = {"documents": self.documents, "draws": self.draws}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def split(self, microbatches: int) -> Iterator[Batch]:
         """Equal parts, in order."""
-        documents = [None] * microbatches if self.documents is None else self.documents.chunk(microbatches)
-        parts = zip(self.tokens.chunk(microbatches), self.targets.chunk(microbatches), documents, strict=True)
-        for tokens, targets, own in parts:
-            yield Batch(tokens, targets, own, self.weight)
+        tokens, targets, documents, draws = (
+            [None] * microbatches if each is None else each.chunk(microbatches)
+            for each in (self.tokens, self.targets, self.documents, self.draws)
+        )
+        for index in range(microbatches):
+            yield replace(
+                self, tokens=tokens[index], targets=targets[index], documents=documents[index], draws=draws[index]
+            )
