@@ -29,7 +29,7 @@ def linear_cross_entropy(
 
     Negative targets are ignored. `softcap` c bounds logits to c tanh(logit / c). With `group`, a rank holds the
     rows of the vocabulary from `first` on (perhaps none); every rank passes the same hidden states and targets and gets
-    the same loss, and the gradient of `hidden` is its own part of a sum. Ranks exchange three numbers a token and chunk.
+    the same loss, and the gradient of `hidden` is its own part of a sum. Ranks exchange three numbers a token.
     Losses and the gradient of the weight are added up in float32 (float64 for such inputs).
     """
     pieces = min(chunks, max(1, targets.numel()))

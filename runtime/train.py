@@ -147,7 +147,7 @@ class Loop:
         return local_samples(self.position.sample_index, self.plan.job.global_batch, meshes.dp_rank, meshes.dp_size)
 
     def _draws(self) -> torch.Tensor | None:
-        """What these drop out by: a sample draws anew in every epoch, and the same on every mesh and after a restart."""
+        """What these drop out by: each visit of a sample draws anew, and the same on every mesh and after a restart."""
         if not self.recipe.dropout or not self.model.shape.drops_out:
             return None
         mine = self._mine()

@@ -49,7 +49,8 @@ class Layer(nn.Module):
         else:
             x = x + self.post_attention_layernorm(mixed)
             written = self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
-        return x + self.feedforward_dropout(written, draws)
+        output: Tensor = x + self.feedforward_dropout(written, draws)
+        return output
 
 
 def attention(shape: Shape, index: int, rotary: Rotary | None) -> Attention | LatentAttention:
@@ -119,8 +120,8 @@ class Transformer(nn.Module):
         draws: Tensor | None = None,
     ) -> Tensor:
         """Of the last stage logits, or, given `targets` [batch, seq_len], the sum of their losses (those below zero
-        count nothing). `documents` [batch, seq_len] numbers the documents that tokens belong to, `draws` [batch] is what
-        sequences drop out by; without it nothing is dropped out."""
+        count nothing). `documents` [batch, seq_len] numbers the documents that tokens belong to, `draws` [batch] says
+        what sequences drop out; without it nothing is dropped out."""
         hidden: Tensor = self.model(x, documents, draws)
         if self.lm_head is None:
             return hidden

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -12,9 +12,10 @@ from torch import Tensor
 class Batch:
     """Tokens and the token that follows each, int64 [sequences, seq_len]; targets below zero count nothing.
 
-    `documents` [sequences, seq_len] numbers the documents that tokens belong to; None: each sequence is one.
-    `draws` [sequences] is what sequences drop out by; None: nothing is dropped out. `weight` is what losses are divided by: the targets of all ranks that hold other
-    tokens, over the number of these ranks, so that the mean over them is that of the global batch.
+    `documents` [sequences, seq_len] numbers the documents that tokens belong to; None: each sequence is one. `draws`
+    [sequences] is what sequences drop out by; None: nothing is dropped out. `weight` is what losses are divided by:
+    the targets of all ranks that hold other tokens, over the number of these ranks, so that the mean over them is that
+    of the global batch.
     """
 
     tokens: Tensor
@@ -31,11 +32,9 @@ class Batch:
 
     def split(self, microbatches: int) -> Iterator[Batch]:
         """Equal parts, in order."""
-        tokens, targets, documents, draws = (
-            [None] * microbatches if each is None else each.chunk(microbatches)
-            for each in (self.tokens, self.targets, self.documents, self.draws)
-        )
-        for index in range(microbatches):
-            yield replace(
-                self, tokens=tokens[index], targets=targets[index], documents=documents[index], draws=draws[index]
-            )
+        nothing = [None] * microbatches
+        documents = nothing if self.documents is None else self.documents.chunk(microbatches)
+        draws = nothing if self.draws is None else self.draws.chunk(microbatches)
+        parts = zip(self.tokens.chunk(microbatches), self.targets.chunk(microbatches), documents, draws, strict=True)
+        for tokens, targets, own, drawn in parts:
+            yield Batch(tokens, targets, own, self.weight, drawn)
