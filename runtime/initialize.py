@@ -23,7 +23,7 @@ def materialise(
 ) -> None:
     """Give every meta parameter of `module` its initial value on `device`; of a sharded one only this rank's part.
 
-    `names` maps each parameter to its global name. Shared parameters stay shared.
+    `names` maps each parameter to its global name. Shared parameters stay shared. Buffers begin at zero.
     """
     made: dict[nn.Parameter, nn.Parameter] = {}
     for owner in module.modules():
@@ -33,6 +33,9 @@ def materialise(
                     full = full_tensor(names[parameter], parameter.shape, seed=seed, std=std)
                     made[parameter] = nn.Parameter(_place(full, parameter, device))
                 setattr(owner, key, made[parameter])
+        for key, buffer in owner.named_buffers(recurse=False):
+            if buffer.is_meta:
+                setattr(owner, key, torch.zeros_like(buffer, device=device))
 
 
 def _place(full: Tensor, like: nn.Parameter, device: torch.device) -> Tensor:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .moe_shape import MoeShape, read_moe
+
 # What a family's `transformers` configuration class fills in for a key that the file leaves out.
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -45,6 +47,7 @@ class Shape:
     mlp_bias: bool
     qk_norm: bool
     initializer_range: float
+    moe: MoeShape | None = None  # None: every layer is dense
 
 
 def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,6 +86,7 @@ def read_shape(config: Mapping[str, Any]) -> Shape:
         mlp_bias=family == "llama" and config.get("mlp_bias", False),
         qk_norm=family == "qwen3",
         initializer_range=config.get("initializer_range", 0.02),
+        moe=read_moe(config),
     )
 
 

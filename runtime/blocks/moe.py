@@ -1,0 +1,49 @@
+"""Moe: routed experts, and a shared one where the family has it, in the place of a feed-forward block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from .experts import Experts
+from .linear import Linear
+from .mlp import Mlp
+from .router import Router, Routing
+from .shape import Shape
+
+Regulator = Callable[[Routing], Routing]
+"""Sees every decision of a router: counts it, or lets a loss on it add to the gradient."""
+
+
+class Moe(nn.Module):
+    """[batch, seq_len, hidden] to the same (arXiv:2401.04088, section 2.1; shared experts: arXiv:2401.06066)."""
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        assert shape.moe is not None
+        moe = shape.moe
+        self.gate = Router(shape.hidden, moe)
+        self.experts = Experts(shape.hidden, moe)
+        self.shared_name = moe.shared_name if moe.shared_width else None
+        if self.shared_name is not None:
+            shared = Mlp(replace(shape, intermediate=moe.shared_width, mlp_bias=moe.shared_bias))
+            self.add_module(self.shared_name, shared)
+        self.shared_expert_gate = Linear(shape.hidden, 1, bias=False) if moe.shared_gate else None
+        self.regulators: tuple[Regulator, ...] = ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(0, -2)
+        routing = self.gate(tokens)
+        for regulate in self.regulators:
+            routing = regulate(routing)
+        routed: Tensor = self.experts(tokens, routing.weights, routing.experts)
+        routed = routed.view_as(x)
+        return routed if self.shared_name is None else routed + self._shared(x)
+
+    def _shared(self, x: Tensor) -> Tensor:
+        shared: Tensor = self.get_submodule(str(self.shared_name))(x)
+        if self.shared_expert_gate is not None:
+            shared = self.shared_expert_gate(x).sigmoid() * shared
+        return shared
