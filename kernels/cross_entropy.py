@@ -14,10 +14,17 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+IGNORED = -100
+"""A target that counts nothing: padding. PyTorch's and transformers' own number for it."""
+
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean loss in nats of `logits` [..., vocab] against token ids `targets` [...], in float32."""
-    return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten())
+    """Sum of the losses in nats of `logits` [..., vocab] against token ids `targets` [...], in float32.
+
+    Targets of IGNORED count nothing.
+    """
+    logits, targets = logits.flatten(0, -2).float(), targets.flatten()
+    return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
 
 
 def vocabulary_cross_entropy(logits: Tensor, targets: Tensor, group: dist.ProcessGroup) -> Tensor:
@@ -32,8 +39,9 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, group: dist.ProcessGroup) -> Tensor:
         share = logits.shape[-1]
+        ignored = targets == IGNORED
         local = targets - group.rank() * share
-        elsewhere = (local < 0) | (local >= share)
+        elsewhere = (local < 0) | (local >= share) | ignored
         local = local.masked_fill(elsewhere, 0).unsqueeze(-1)
 
         highest = logits.max(dim=-1, keepdim=True).values
@@ -44,15 +52,16 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
         sums = torch.stack([exponentials.sum(-1), target])
         dist.all_reduce(sums, group=group)
 
-        ctx.save_for_backward(exponentials / sums[0].unsqueeze(-1), local, elsewhere)
-        return (sums[0].log() - sums[1]).mean()
+        probabilities = exponentials / sums[0].unsqueeze(-1)
+        ctx.save_for_backward(probabilities.masked_fill_(ignored.unsqueeze(-1), 0.0), local, elsewhere)
+        return (sums[0].log() - sums[1]).masked_fill(ignored, 0.0).sum()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         probabilities, local, elsewhere = ctx.saved_tensors
         here = (~elsewhere).to(probabilities.dtype).unsqueeze(-1)
         gradient = probabilities.scatter_add(-1, local, -here)
-        return gradient * (gradients[0] / len(local)), None, None
+        return gradient * gradients[0], None, None
 
 
 _vocabulary_cross_entropy: Callable[[Tensor, Tensor, dist.ProcessGroup], Tensor] = _VocabularyCrossEntropy.apply

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 
 
-def rotary_tables(frequencies: Tensor, seq_len: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [seq_len, 2 x len(frequencies)] of every position.
+def rotary_tables(frequencies: Tensor, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [len(positions), 2 x len(frequencies)] of the given positions.
 
     Angles are kept in float32: in bfloat16 neighbouring positions beyond a few thousand fall together.
     """
-    positions = torch.arange(seq_len, device=frequencies.device, dtype=torch.float32)
-    angles = torch.outer(positions, frequencies.float()).repeat(1, 2)
+    angles = torch.outer(positions.float(), frequencies.float()).repeat(1, 2)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 

@@ -7,10 +7,18 @@ chosen, beside its prediction and its proof.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 ScheduleName = Literal["gpipe", "1f1b", "interleaved"]
 Recompute = Literal["none", "selective", "full"]
+CpAlgorithm = Literal["ring", "ulysses", "usp", "token-ring", "allgather"]
+OffloadTo = Literal["cpu", "nvme"]
+
+Module = Literal["core_attn", "layernorm", "mlp", "moe", "moe_act", "mla_up_proj"]
+"""What selective recomputation can give up (Megatron-Core's `--recompute-modules`)."""
+
+CORE: tuple[Module, ...] = ("core_attn",)
+"""What it gives up where nothing else is said (Korthikanti et al., arXiv:2205.05198, section 5)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +63,15 @@ class Configuration:
     zero: int = 1
     sp: bool = False
     recompute: tuple[Recompute, ...] = ("none",)  # per pipeline rank
-    offload: float = 0.0  # fraction of the optimizer states kept in host memory
-    cp_algorithm: Literal["ring", "ulysses", "allgather"] = "ring"
+    recompute_operations: tuple[Module, ...] = CORE  # what "selective" gives up
+    dp_replicate: int = 1  # copies of a ZeRO group (hybrid sharding): ZeRO shards over dp x cp / dp_replicate ranks
+    offload: float = 0.0  # fraction of the optimizer states kept off the device
+    offload_to: OffloadTo = "cpu"
+    swap_layers: int = 0  # layers on the device while the others are swapped out to the host; 0: all stay
+    cp_algorithm: CpAlgorithm = "ring"
+    cp_ulysses: int = 1  # of the cp ranks, how many share out heads in usp; the others form rings
+    logits_chunks: int = 1  # parts of a sequence in which logits and loss are computed
+    spread_vocabulary: bool = False  # embedding and head over all pipeline ranks
 
     def layer_range(self, stage: int) -> range:
         """Indices of the layers of one virtual stage."""
@@ -66,3 +81,19 @@ class Configuration:
     def stages_of(self, pp_rank: int) -> range:
         """Virtual stages that run on one pipeline rank."""
         return range(pp_rank, self.mesh.pp * self.vpp, self.mesh.pp)
+
+    def holds_last_stage(self, pp_rank: int) -> bool:
+        """Whether a pipeline rank has the final norm and the head."""
+        return self.mesh.pp * self.vpp - 1 in self.stages_of(pp_rank)
+
+
+LEVERS = (
+    "zero", "sp", "recompute", "recompute_operations", "dp_replicate", "offload", "offload_to", "swap_layers",
+    "cp_algorithm", "cp_ulysses", "logits_chunks", "spread_vocabulary",
+)  # fmt: skip
+"""Fields that a Plan and a Configuration have in common under the same names, beside the mesh and the schedule."""
+
+
+def levers(of: object) -> dict[str, Any]:
+    """The fields of LEVERS of a Plan or a Configuration."""
+    return {name: getattr(of, name) for name in LEVERS}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from .configuration import Configuration
+from .configuration import Configuration, levers
 from .plan import Plan, Prediction, Proof, RunnerUp
 
 Json = dict[str, Any]
@@ -41,13 +41,9 @@ def configuration_json(configuration: Configuration) -> Json:
             "vpp": configuration.vpp,
             "microbatches": configuration.microbatches,
         },
-        "recompute": list(configuration.recompute),
-        "zero": configuration.zero,
         "microbatch": configuration.microbatch,
-        "sp": configuration.sp,
-        "offload": configuration.offload,
-        "cp_algorithm": configuration.cp_algorithm,
         "stage_layers": list(configuration.stage_layers),
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in levers(configuration).items()},
     }
 
 

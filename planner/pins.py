@@ -7,8 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 from ..errors import InputError, Problem, did_you_mean
-from .configuration import Recompute, ScheduleName
-from .cost.sharding import CpAlgorithm
+from .configuration import LEVERS, CpAlgorithm, Module, OffloadTo, Recompute, ScheduleName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +26,25 @@ class Pins:
     sp: bool | None = None
     schedule: ScheduleName | None = None
     recompute: Recompute | None = None
+    recompute_operations: tuple[Module, ...] | None = None
+    dp_replicate: int | None = None
     offload: float | None = None
+    offload_to: OffloadTo | None = None
+    swap_layers: int | None = None
     cp_algorithm: CpAlgorithm | None = None
+    cp_ulysses: int | None = None
+    logits_chunks: int | None = None
+    spread_vocabulary: bool | None = None
 
     def given(self) -> dict[str, Any]:
         """The pinned fields by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
+
+    def levers(self) -> dict[str, Any]:
+        """The pinned ones of the fields that the search does not walk through: as a Configuration has them."""
+        walked = ("zero", "sp", "recompute")
+        return {name: value for name, value in self.given().items() if name in LEVERS and name not in walked}
 
 
 def parse_pins(texts: Iterable[str]) -> Pins:
@@ -95,9 +106,28 @@ def _word(name: str, known: tuple[str, ...]) -> Reader:
     return read
 
 
-def _truth(written: str) -> bool | Problem:
-    value = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(written.lower())
-    return Problem("--pin sp", written, "must be true or false", "sp=true") if value is None else value
+def _words(name: str, known: tuple[str, ...]) -> Reader:
+    """Reads known words, with commas between them."""
+
+    def read(written: str) -> tuple[str, ...] | Problem:
+        words = tuple(word.strip() for word in written.split(","))
+        for word in words:
+            if word not in known:
+                return Problem(f"--pin {name}", word, f"must be of {', '.join(known)}", did_you_mean(word, known))
+        return words
+
+    return read
+
+
+def _truth(name: str) -> Reader:
+    """Reads yes or no."""
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+    def read(written: str) -> bool | Problem:
+        value = words.get(written.lower())
+        return Problem(f"--pin {name}", written, "must be true or false", f"{name}=true") if value is None else value
+
+    return read
 
 
 def _fraction(written: str) -> float | Problem:
@@ -110,12 +140,20 @@ def _fraction(written: str) -> float | Problem:
     return value
 
 
+_DEGREES = (
+    "pp", "vpp", "dp", "cp", "tp", "ep", "etp", "microbatch", "dp_replicate", "cp_ulysses", "logits_chunks",
+)  # fmt: skip
+
 _READERS: dict[str, Reader] = {
-    **{name: _whole(name, 1) for name in ("pp", "vpp", "dp", "cp", "tp", "ep", "etp", "microbatch")},
+    **{name: _whole(name, 1) for name in _DEGREES},
     "zero": _whole("zero", 0, 3),
-    "sp": _truth,
+    "sp": _truth("sp"),
     "schedule": _word("schedule", get_args(ScheduleName)),
     "recompute": _word("recompute", get_args(Recompute)),
     "offload": _fraction,
+    "offload_to": _word("offload_to", get_args(OffloadTo)),
+    "swap_layers": _whole("swap_layers", 0),
+    "recompute_operations": _words("recompute_operations", get_args(Module)),
     "cp_algorithm": _word("cp_algorithm", get_args(CpAlgorithm)),
+    "spread_vocabulary": _truth("spread_vocabulary"),
 }

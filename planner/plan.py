@@ -15,7 +15,17 @@ from pydantic import Field
 
 from ..clusters.schema import Cluster, Origin
 from ..schema import Frozen, dump_yaml, load_mapping, parse, writing
-from .configuration import Configuration, Mesh, Recompute, ScheduleName
+from .configuration import (
+    CORE,
+    Configuration,
+    CpAlgorithm,
+    Mesh,
+    Module,
+    OffloadTo,
+    Recompute,
+    ScheduleName,
+    levers,
+)
 from .families.spec import ModelSpec as ModelSpec
 from .frameworks.framework import DEFAULT, FrameworkName
 from .job import Job
@@ -143,8 +153,15 @@ class Plan(Frozen):
     zero: int = Field(ge=0, le=3)
     sp: bool = False
     recompute: tuple[Recompute, ...]
+    recompute_operations: tuple[Module, ...] = CORE
+    dp_replicate: int = Field(1, ge=1)
     offload: float = Field(0.0, ge=0.0, le=1.0)
-    cp_algorithm: Literal["ring", "ulysses", "allgather"] = "ring"
+    offload_to: OffloadTo = "cpu"
+    swap_layers: int = Field(0, ge=0)
+    cp_algorithm: CpAlgorithm = "ring"
+    cp_ulysses: int = Field(1, ge=1)
+    logits_chunks: int = Field(1, ge=1)
+    spread_vocabulary: bool = False
     predicted: Prediction
     proof: Proof
     why: tuple[str, ...] = ()
@@ -160,11 +177,7 @@ class Plan(Frozen):
             microbatches=self.schedule.microbatches,
             schedule=self.schedule.name,
             vpp=self.schedule.vpp,
-            zero=self.zero,
-            sp=self.sp,
-            recompute=self.recompute,
-            offload=self.offload,
-            cp_algorithm=self.cp_algorithm,
+            **levers(self),
         )
 
     @property

@@ -5,6 +5,7 @@ Checked by the tests on torch 2.13.0 (CPU, gloo). 2.11.0 (CUDA) has the same nam
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
 from torch import Tensor
 from torch.distributed._composable.replicate_with_fsdp import replicate
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.pipelining.schedules import _Action, _ComputationType, _PipelineScheduleRuntime
 
@@ -25,6 +27,7 @@ __all__ = [
     "reduce_scatter",
     "replicate",
     "set_timeout",
+    "unflatten",
 ]
 
 PipelineRuntime: Any = _PipelineScheduleRuntime
@@ -41,6 +44,11 @@ def pipeline_action(kind: str, stage: int, microbatch: int) -> _Action:
     """A forward (F) or full backward (B) as PyTorch's pipeline runtime spells it."""
     computation = {"F": _ComputationType.FORWARD, "B": _ComputationType.FULL_BACKWARD}[kind]
     return _Action(stage, computation, microbatch)
+
+
+def unflatten(mesh: DeviceMesh, sizes: Mapping[str, int]) -> DeviceMesh:
+    """The ranks of a mesh of one axis, seen with several: names and sizes, the last varying fastest."""
+    return mesh._unflatten(0, tuple(sizes.values()), tuple(sizes))
 
 
 def set_timeout(group: dist.ProcessGroup, seconds: float) -> None:

@@ -61,7 +61,8 @@ def export(
 
 def _is_tied_copy(name: str, model: ParallelModel) -> bool:
     """The last stage's copy of a tied embedding carries the embedding's name: the first stage writes it."""
-    return name == EMBEDDING and model.shape.tied_embeddings and not model.meshes.is_first_stage
+    first = 0 in model.plan.configuration.stages_of(model.meshes.pp_rank)
+    return name == EMBEDDING and model.shape.tied_embeddings and not first
 
 
 def _shards(sizes: list[tuple[str, int]], limit_bytes: int) -> list[Names]:
@@ -89,7 +90,7 @@ def _file_name(number: int, total: int) -> str:
 
 def _writes(model: ParallelModel) -> bool:
     """One rank of each stage."""
-    return model.meshes.dp_rank == 0 and model.meshes.tp_rank == 0
+    return model.meshes.rank % model.meshes.stage_size == 0
 
 
 def _write_shard(model: ParallelModel, shard: dict[str, torch.Tensor], path: Path, dtype: torch.dtype) -> None:

@@ -1,9 +1,13 @@
-"""Meshes: where this process stands in the plan, and whom it talks to."""
+"""Meshes: where this process stands in the plan, and whom it talks to.
+
+The ranks of one pipeline stage are seen in two ways (parallel folding, arXiv:2504.14960): attention has them as
+(dp, cp, tp), experts as (edp, ep, etp). The last axis varies fastest in both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -12,28 +16,48 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from ..planner.configuration import Mesh
 from . import compat
 
-AXES = ("pp", "dp", "tp")
+DENSE = ("pp", "dp", "cp", "tp")
+EXPERT = ("pp", "edp", "ep", "etp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meshes:
-    """Degrees, this rank's coordinates, and one DeviceMesh per axis of degree above one (else None)."""
+    """Degrees, this rank's coordinates, and a DeviceMesh per axis of degree above one (else None).
+
+    `data`, over which dense parameters are sharded and their gradients averaged, is dp x cp in one axis, or with
+    hybrid sharding in two: ("replicate", "shard"). `expert_data` is what the shards of experts are replicated over;
+    it is None too where experts are not sharded (ep and etp 1): they are then as dense parameters are.
+    """
 
     degrees: Mesh
     rank: int
-    world: DeviceMesh | None
-    pp: DeviceMesh | None
-    dp: DeviceMesh | None
-    tp: DeviceMesh | None
-    ends: dist.ProcessGroup | None  # first and last stage at this coordinate, where embeddings are tied across them
+    pp: DeviceMesh | None = None
+    dp: DeviceMesh | None = None
+    cp: DeviceMesh | None = None
+    tp: DeviceMesh | None = None
+    ep: DeviceMesh | None = None
+    etp: DeviceMesh | None = None
+    data: DeviceMesh | None = None
+    expert_data: DeviceMesh | None = None
+    ends: dist.ProcessGroup | None = None  # first and last stage at this coordinate, if embeddings are tied across them
+    all_groups: tuple[dist.ProcessGroup, ...] = field(default=(), repr=False)
 
     @property
     def world_size(self) -> int:
         return self.degrees.world
 
     @property
+    def stage_size(self) -> int:
+        """Ranks of one pipeline stage."""
+        return self.degrees.world // self.degrees.pp
+
+    @property
     def tp_rank(self) -> int:
         return self.rank % self.degrees.tp
+
+    @property
+    def cp_rank(self) -> int:
+        return self.rank // self.degrees.tp % self.degrees.cp
 
     @property
     def dp_rank(self) -> int:
@@ -41,11 +65,27 @@ class Meshes:
 
     @property
     def pp_rank(self) -> int:
-        return self.rank // (self.degrees.tp * self.degrees.cp * self.degrees.dp)
+        return self.rank // self.stage_size
+
+    @property
+    def etp_rank(self) -> int:
+        return self.rank % self.degrees.etp
+
+    @property
+    def ep_rank(self) -> int:
+        return self.rank // self.degrees.etp % self.degrees.ep
+
+    @property
+    def edp_rank(self) -> int:
+        return self.rank // (self.degrees.etp * self.degrees.ep) % self.degrees.edp
 
     @property
     def tp_size(self) -> int:
         return self.degrees.tp
+
+    @property
+    def cp_size(self) -> int:
+        return self.degrees.cp
 
     @property
     def dp_size(self) -> int:
@@ -56,37 +96,55 @@ class Meshes:
         return self.degrees.pp
 
     @property
-    def is_first_stage(self) -> bool:
-        return self.pp_rank == 0
-
-    @property
-    def is_last_stage(self) -> bool:
-        return self.pp_rank == self.pp_size - 1
+    def data_size(self) -> int:
+        """Ranks whose gradients are averaged."""
+        return self.degrees.dp * self.degrees.cp
 
     def groups(self) -> Iterator[dist.ProcessGroup]:
         """Every process group that the model uses beside the default one."""
-        for mesh in (self.pp, self.dp, self.tp):
-            if mesh is not None:
-                yield mesh.get_group()
-        if self.ends is not None:
-            yield self.ends
+        yield from self.all_groups
 
 
-def build_meshes(degrees: Mesh, device: torch.device, *, tied: bool) -> Meshes:
+def build_meshes(degrees: Mesh, device: torch.device, *, tied: bool, dp_replicate: int = 1) -> Meshes:
     """Meshes over all ranks of the default process group, whose timeout every group gets.
 
-    A single process needs no group. `tied` asks for the group that ties the embeddings of first and last stage.
+    A single process needs no group. `tied` asks for the group that ties the embeddings of first and last stage;
+    `dp_replicate` copies of a group shard in hybrid sharding.
     """
     rank = dist.get_rank() if dist.is_initialized() else 0
-    sizes = {axis: getattr(degrees, axis) for axis in AXES if getattr(degrees, axis) > 1}
-    if not sizes:
-        return Meshes(degrees=degrees, rank=rank, world=None, pp=None, dp=None, tp=None, ends=None)
-    world = init_device_mesh(device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
-    axes = {axis: world[axis] if axis in sizes else None for axis in AXES}
+    if degrees.world == 1:
+        return Meshes(degrees=degrees, rank=rank)
+    world = init_device_mesh(device.type, (degrees.world,), mesh_dim_names=("world",))
+    found: dict[str, DeviceMesh | None] = _axes(world, {axis: getattr(degrees, axis) for axis in DENSE})
+    found["data"] = _data(world, found, degrees, dp_replicate)
+    if degrees.ep * degrees.etp > 1:
+        folded = _axes(world, {axis: getattr(degrees, axis) for axis in EXPERT})
+        found |= {"ep": folded["ep"], "etp": folded["etp"], "expert_data": folded["edp"]}
     ends = _ends(degrees, rank) if tied and degrees.pp > 1 else None
-    meshes = Meshes(degrees=degrees, rank=rank, world=world, ends=ends, **axes)
+    groups = [group for mesh in found.values() if mesh is not None for group in mesh.get_all_groups()]
+    groups += [] if ends is None else [ends]
+    meshes = Meshes(degrees=degrees, rank=rank, ends=ends, all_groups=tuple(dict.fromkeys(groups)), **found)
     set_timeouts(meshes, compat.default_timeout().total_seconds())
     return meshes
+
+
+def _axes(world: DeviceMesh, sizes: Mapping[str, int]) -> dict[str, DeviceMesh | None]:
+    """One way to see the ranks: a mesh for every axis above one, the first axis varying slowest."""
+    above_one = {axis: size for axis, size in sizes.items() if size > 1}
+    view = compat.unflatten(world, above_one)
+    return {axis: view[axis] if axis in above_one else None for axis in sizes}
+
+
+def _data(
+    world: DeviceMesh, dense: Mapping[str, DeviceMesh | None], degrees: Mesh, dp_replicate: int
+) -> DeviceMesh | None:
+    """What dense parameters are sharded over: dp, cp, or both as one axis; two axes where there are replicas."""
+    if dp_replicate == 1 and (degrees.cp == 1 or degrees.dp == 1):
+        return dense["dp"] or dense["cp"]
+    shard = degrees.dp * degrees.cp // dp_replicate
+    sizes = {"pp": degrees.pp, "replicate": dp_replicate, "shard": shard, "tp": degrees.tp}
+    view = compat.unflatten(world, {axis: size for axis, size in sizes.items() if size > 1})
+    return view["replicate", "shard"] if dp_replicate > 1 and shard > 1 else view["shard" if shard > 1 else "replicate"]
 
 
 def _ends(degrees: Mesh, rank: int) -> dist.ProcessGroup | None:

@@ -13,12 +13,13 @@ import torch.distributed as dist
 from ..errors import InputError, UnrecoverableError
 from ..planner.families import architecture
 from ..planner.plan import Plan
+from .build import build_model
 from .checkpoint import Checkpointer, Position
 from .data import Samples, local_samples
 from .export import export
 from .learning_rate import learning_rate
 from .mesh import set_timeouts
-from .model import ParallelModel, build_model
+from .model import ParallelModel
 from .optimizer import build_optimizer
 from .recipe import BYTES, Recipe
 from .report import Report

@@ -8,17 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
 
+from ..configuration import Module
 from ..frameworks.framework import Keeps
 from ..model import Layer, Mlp, Moe
 from .sharding import Sharding
-
-Module = Literal["core_attn", "layernorm", "mlp", "moe", "moe_act", "mla_up_proj"]
-"""What Megatron-Core can recompute selectively (`--recompute-modules`)."""
-
-CORE: tuple[Module, ...] = ("core_attn",)
-"""What selective recomputation gives up where nothing else is said (Korthikanti et al., section 5)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

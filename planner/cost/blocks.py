@@ -8,9 +8,9 @@ from functools import cached_property
 from itertools import accumulate
 from operator import methodcaller
 
-from ..configuration import Recompute
+from ..configuration import CORE, Module, Recompute
 from ..model import Architecture, Layer
-from .activations import CORE, Module, Shape, layer_input_bytes, layer_kept, transient_bytes, worst_routing_bytes
+from .activations import Shape, layer_input_bytes, layer_kept, transient_bytes, worst_routing_bytes
 from .compute import Compute, accumulated, embedding_compute, head_compute, layer_compute, module_s
 from .exchange import Exchange, Groups, layer_exchange, region_s
 from .memory import Held, largest_gradient, layer_parameters

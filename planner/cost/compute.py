@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ..configuration import Module
 from ..model import Attention, Latent, Layer, Mlp, Moe
-from .activations import Module
 from .core import core_s
 from .dispatch import imbalance
 from .kernels import Matmul, elementwise_s, matmul_s

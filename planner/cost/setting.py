@@ -7,11 +7,11 @@ from functools import cached_property
 
 from ...clusters.schema import Cluster, Device, Dtype, Origin
 from ...clusters.topology import GroupPaths, Path, Topology, domain_devices
-from ..configuration import Configuration
+from ..configuration import CORE, Configuration, Module
 from ..frameworks.framework import Costs, Framework, framework
 from ..job import Job
 from ..model import Architecture, Layer
-from .activations import CORE, Module, Shape
+from .activations import Shape
 from .blocks import ModelCosts, model_costs
 from .communication import ALONE, slowed
 from .exchange import Groups

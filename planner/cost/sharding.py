@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from ..configuration import Configuration
-
-CpAlgorithm = Literal["ring", "ulysses", "allgather"]
+from ..configuration import Configuration, CpAlgorithm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +15,7 @@ class Sharding:
     sp: bool = False
     cp: int = 1
     cp_algorithm: CpAlgorithm = "ring"
+    cp_ulysses: int = 1
     ep: int = 1
     etp: int = 1
     microbatch: int = 1
@@ -44,6 +42,7 @@ def sharding_of(configuration: Configuration) -> Sharding:
         sp=configuration.sp,
         cp=mesh.cp,
         cp_algorithm=configuration.cp_algorithm,
+        cp_ulysses=configuration.cp_ulysses,
         ep=mesh.ep,
         etp=mesh.etp,
         microbatch=configuration.microbatch,

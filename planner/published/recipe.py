@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import get_args
 
-from ..cost.activations import CORE, Module
+from ..configuration import CORE, Module
 from ..frameworks.framework import Experts, Framework, Graphs
 from .generation import FUSED_ATTENTION
 from .row import Row

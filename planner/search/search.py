@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ...clusters.schema import Cluster
 from ...errors import InputError, Problem
-from ..configuration import Configuration, Mesh
+from ..configuration import Configuration, Mesh, levers
 from ..cost.setting import Setting
 from ..cost.step import price
 from ..explain import Objective, explain
@@ -187,11 +187,7 @@ def _plan(request: Request, setting: Setting, best: Priced, others: list[Priced]
         schedule=_schedule(configuration),
         stage_layers=configuration.stage_layers,
         microbatch=configuration.microbatch,
-        zero=configuration.zero,
-        sp=configuration.sp,
-        recompute=configuration.recompute,
-        offload=configuration.offload,
-        cp_algorithm=configuration.cp_algorithm,
+        **levers(configuration),
         predicted=best.predicted,
         proof=proof,
         why=explain(setting, configuration, best.predicted, proof, compared, request.objective),

@@ -116,8 +116,7 @@ def _recipes(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> Itera
                     zero=zero,
                     sp=sp,
                     recompute=(recompute,) * mesh.pp,
-                    offload=pins.offload or 0.0,
-                    cp_algorithm=pins.cp_algorithm or "ring",
+                    **pins.levers(),
                 )
 
 

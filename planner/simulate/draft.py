@@ -7,14 +7,14 @@ from typing import Any
 
 from ...errors import InputError, Problem, did_you_mean
 from ...schema import parse
+from ..configuration import LEVERS
 from ..plan import Plan
 from .fields import SHORT_NAMES, changed, places
 from .machines import SettingError, device_count, device_named, in_nodes_of, resized
 
 # What a setting may change: the input of a plan, not its outcome.
 SECTIONS = (
-    "model", "cluster", "job", "framework", "mesh", "schedule", "stage_layers", "microbatch", "zero", "sp", "recompute",
-    "offload", "cp_algorithm",
+    "model", "cluster", "job", "framework", "mesh", "schedule", "stage_layers", "microbatch", *LEVERS,
 )  # fmt: skip
 
 MACHINES = ("devices", "node")

@@ -14,7 +14,6 @@ What follows from other fields, unless a setting names it too:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
@@ -23,22 +22,12 @@ from ..configuration import Configuration, Mesh, Recompute
 from ..cost.setting import Setting
 from ..families import architecture
 from ..legality import problems as illegal
+from ..legality.fields import in_plan
 from ..model import Architecture
 from ..plan import Plan
 from ..search.partition import even_split
 from .draft import Draft
 from .scenario import Scenario
-
-# Where the plan file holds what `plan` calls by a shorter name.
-_PINS = {
-    **{axis: f"mesh.{axis}" for axis in ("pp", "dp", "cp", "tp", "ep", "etp")},
-    "vpp": "schedule.vpp",
-    "schedule": "schedule.name",
-    "microbatches": "schedule.microbatches",
-    "--seq-len": "job.seq_len",
-    "--precision": "job.precision",
-    "--global-batch": "job.global_batch",
-}
 
 
 def apply_settings(plan: Plan, settings: Sequence[str]) -> Scenario:
@@ -63,19 +52,15 @@ def _check(plan: Plan, configuration: Configuration, source: str, every_device: 
     """Raise InputError with every rule that a configuration of the plan's model, cluster and job breaks."""
     setting = Setting(_shape(plan), plan.cluster, plan.job, every_device=every_device)
     _check_precision(setting)
-    broken = list(map(_as_setting, illegal(setting, configuration)))
-    if len(configuration.recompute) != configuration.mesh.pp:
-        rule = f"must hold one word for each of {configuration.mesh.pp} pipeline ranks"
-        broken.append(Problem("recompute", configuration.recompute, rule, "recompute=none"))
-    if broken:
-        raise InputError(source, broken)
+    if broken := illegal(setting, configuration):
+        raise InputError(source, map(in_plan, broken))
 
 
 def _check_precision(setting: Setting) -> None:
     try:
         _ = setting.device
     except InputError as error:
-        raise InputError(error.source, map(_as_setting, error.problems)) from None
+        raise InputError(error.source, map(in_plan, error.problems)) from None
 
 
 def _shape(plan: Plan) -> Architecture:
@@ -110,14 +95,6 @@ def _consistent(before: Plan, after: Plan, named: Collection[str], every_device:
     if problems:
         raise InputError("settings", problems)
     return configuration
-
-
-def _as_setting(problem: Problem) -> Problem:
-    """A broken rule of legality in the words of settings: `--pin tp`, fix `tp=4`, is `mesh.tp`, fix `mesh.tp=4`."""
-    field = problem.field.removeprefix("--pin ")
-    name, equals, value = re.sub(r"^(--[a-z-]+) ", r"\1=", problem.fix).partition("=")
-    fix = f"{_PINS.get(name, name)}={value}" if equals else problem.fix
-    return replace(problem, field=_PINS.get(field, field), fix=fix)
 
 
 def _mesh(after: Plan, world: int, named: Collection[str], problems: list[Problem]) -> Mesh:

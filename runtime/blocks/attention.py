@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...kernels.rotary import rotate
+from .core import Core
 from .linear import Linear
 from .norm import RmsNorm
 from .rotary import Rotary
@@ -19,6 +19,7 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = shape.head_dim
         self.rotary = rotary
+        self.core: nn.Module = Core()
         query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
         self.q_proj = Linear(shape.hidden, query, bias=shape.qkv_bias)
         self.k_proj = Linear(shape.hidden, key, bias=shape.qkv_bias)
@@ -27,14 +28,13 @@ class Attention(nn.Module):
         self.q_norm = RmsNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else None
         self.k_norm = RmsNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, documents: Tensor | None = None) -> Tensor:
         cos, sin = self.rotary.tables(x.shape[1], x.device, x.dtype)
         query, key, value = (self._heads(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-        grouped = query.shape[1] != key.shape[1]
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+        mixed: Tensor = self.core(query, key, value, documents)
         output: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
         return output
 

@@ -8,21 +8,24 @@ import torch
 from torch import Tensor
 
 from ...kernels.rotary import rotary_tables
+from .positions import Positions
 from .shape import Llama3Scaling, Shape
 
 
 class Rotary:
     """Cosine and sine tables, computed once for a length and device and kept: they are no model state."""
 
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: Shape, positions: Positions):
         self.shape = shape
+        self.positions = positions
         self._tables: dict[tuple[int, torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def tables(self, seq_len: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, [seq_len, head_dim] each."""
+        """Cosines and sines, [seq_len, head_dim] each, at the positions of this rank's `seq_len` tokens."""
         key = (seq_len, device, dtype)
         if key not in self._tables:
-            self._tables[key] = rotary_tables(frequencies(self.shape).to(device), seq_len, dtype)
+            turns = frequencies(self.shape).to(device)
+            self._tables[key] = rotary_tables(turns, self.positions.of(seq_len, device), dtype)
         return self._tables[key]
 
 

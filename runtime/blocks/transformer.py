@@ -15,6 +15,7 @@ from .embedding import Embedding
 from .head import Head
 from .mlp import Mlp
 from .norm import RmsNorm
+from .positions import Positions
 from .rotary import Rotary
 from .shape import Shape
 
@@ -32,8 +33,8 @@ class Layer(nn.Module):
         self.input_layernorm = RmsNorm(shape.hidden, shape.norm_eps)
         self.post_attention_layernorm = RmsNorm(shape.hidden, shape.norm_eps)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x))
+    def forward(self, x: Tensor, documents: Tensor | None = None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), documents)
         output: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return output
 
@@ -43,21 +44,22 @@ class Decoder(nn.Module):
 
     def __init__(self, shape: Shape, layers: Iterable[int], *, first: bool, last: bool, dtype: torch.dtype):
         super().__init__()
-        rotary = Rotary(shape)
+        self.positions = Positions()
+        rotary = Rotary(shape, self.positions)
         self.embed_tokens = Embedding(shape.vocab, shape.hidden, dtype) if first else None
         self.layers = nn.ModuleDict({str(index): Layer(shape, rotary) for index in layers})
         self.norm = RmsNorm(shape.hidden, shape.norm_eps) if last else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, documents: Tensor | None = None) -> Tensor:
         if self.embed_tokens is not None:
             x = self.embed_tokens(x)
         for layer in self.layers.values():
-            x = layer(x)
+            x = layer(x, documents)
         return x if self.norm is None else self.norm(x)
 
 
 class Transformer(nn.Module):
-    """Token ids (first stage) or hidden states in; logits (last stage) or hidden states out."""
+    """Token ids (first stage) or hidden states in; hidden states out, or of the last stage logits or the loss."""
 
     def __init__(self, shape: Shape, layers: Iterable[int], *, first: bool, last: bool, dtype: torch.dtype):
         super().__init__()
@@ -71,6 +73,11 @@ class Transformer(nn.Module):
         if self.tied and self.lm_head is not None and self.model.embed_tokens is not None:
             self.lm_head.weight = self.model.embed_tokens.weight
 
-    def forward(self, x: Tensor) -> Tensor:
-        hidden: Tensor = self.model(x)
-        return hidden if self.lm_head is None else self.lm_head(hidden)
+    def forward(self, x: Tensor, targets: Tensor | None = None, documents: Tensor | None = None) -> Tensor:
+        """Of the last stage logits, or, given `targets` [batch, seq_len], the sum of their losses (those below zero
+        count nothing). `documents` [batch, seq_len] numbers the documents that tokens belong to."""
+        hidden: Tensor = self.model(x, documents)
+        if self.lm_head is None:
+            return hidden
+        output: Tensor = self.lm_head(hidden) if targets is None else self.lm_head(hidden, targets)
+        return output

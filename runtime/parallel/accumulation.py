@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .batch import Batch
 from .data import before_microbatch
-from .vocabulary import Loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,17 +16,15 @@ class Accumulation:
     """Forward and backward of `microbatches` equal parts of the local batch."""
 
     part: nn.Module
-    loss: Loss
     microbatches: int
     zero: int
 
-    def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Leave the gradient of the mean loss of [sequences, seq_len] and return that loss."""
+    def step(self, batch: Batch) -> Tensor:
+        """Leave the gradient of the mean loss of a local batch and return that loss."""
         losses = []
-        pairs = zip(inputs.chunk(self.microbatches), targets.chunk(self.microbatches), strict=True)
-        for index, (tokens, target) in enumerate(pairs):
+        for index, each in enumerate(batch.split(self.microbatches)):
             before_microbatch(self.part, zero=self.zero, last=index == self.microbatches - 1)
-            loss = self.loss(self.part(tokens), target) / self.microbatches
+            loss = self.part(each.tokens, each.targets, each.documents) / batch.weight
             torch.autograd.backward(loss)
             losses.append(loss.detach())
         return torch.stack(losses).sum()

@@ -12,7 +12,7 @@ from .. import compat
 from ..blocks.shape import Shape
 from ..blocks.transformer import Transformer
 from ..mesh import Meshes
-from .vocabulary import Loss
+from .batch import Batch
 
 
 class Pipeline:
@@ -23,15 +23,15 @@ class Pipeline:
         parts: dict[int, Transformer],
         configuration: Configuration,
         meshes: Meshes,
-        loss: Loss,
         activations: tuple[Tensor, Tensor, Tensor],
         device: torch.device,
     ):
         """`parts` by virtual stage; `activations` as `activation_tensors` makes them."""
         assert meshes.pp is not None
-        self.meshes = meshes
         schedule = build(configuration)
-        tokens, hidden, logits = activations
+        self.stages, self.last = tuple(parts), schedule.stages - 1
+        tokens, hidden, loss = activations
+        self.weight = 1.0
         stages = [
             PipelineStage(
                 part,
@@ -39,7 +39,7 @@ class Pipeline:
                 schedule.stages,
                 device,
                 input_args=tokens if index == 0 else hidden,
-                output_args=logits if index == schedule.stages - 1 else hidden,
+                output_args=loss if index == schedule.stages - 1 else hidden,
                 group=meshes.pp.get_group(),
             )
             for index, part in parts.items()
@@ -47,7 +47,7 @@ class Pipeline:
         self.runtime = compat.PipelineRuntime(
             stages,
             schedule.microbatches,
-            loss_fn=lambda output, target: loss(output, target) / schedule.microbatches,
+            loss_fn=lambda output, _: output / self.weight,
             scale_grads=False,
         )
         rows = enumerate(schedule.actions)
@@ -55,23 +55,26 @@ class Pipeline:
             {rank: [compat.pipeline_action(*action) for action in row] for rank, row in rows}
         )
 
-    def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def step(self, batch: Batch) -> Tensor:
         """As Accumulation.step; ranks without the last stage return zero."""
         losses: list[Tensor] = []
-        first = (inputs,) if self.meshes.is_first_stage else ()
-        last = {"target": targets, "losses": losses} if self.meshes.is_last_stage else {}
-        self.runtime.step(*first, **last, return_outputs=False)
+        self.weight = batch.weight
+        tokens = (batch.tokens,) if 0 in self.stages else ()
+        shared = {} if batch.documents is None else {"documents": batch.documents}
+        last = {"target": batch.targets, "losses": losses} if self.last in self.stages else {}
+        targets = {"targets": batch.targets} if self.last in self.stages else {}
+        self.runtime.step(*tokens, **targets, **shared, **last, return_outputs=False)
         if not losses:
-            return torch.zeros((), device=inputs.device)
+            return torch.zeros((), device=batch.tokens.device)
         return torch.stack([loss.detach() for loss in losses]).sum()
 
 
 def activation_tensors(
     shape: Shape, microbatch: int, seq_len: int, *, tp: int, sp: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Meta tensors like the tokens, hidden states and logits of one microbatch on one rank."""
+    """Meta tensors like the tokens, hidden states and loss of one microbatch of `seq_len` tokens on one rank."""
     tokens = torch.empty(microbatch, seq_len, dtype=torch.int64, device="meta")
     between = (microbatch, seq_len // tp if sp else seq_len, shape.hidden)
     hidden = torch.empty(between, dtype=dtype, device="meta", requires_grad=True)
-    logits = torch.empty(microbatch, seq_len, shape.vocab // tp, dtype=dtype, device="meta", requires_grad=True)
-    return tokens, hidden, logits
+    loss = torch.empty((), dtype=torch.float32, device="meta", requires_grad=True)
+    return tokens, hidden, loss

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.tensor import Shard
 
-from ...kernels.cross_entropy import cross_entropy, vocabulary_cross_entropy
+from ...kernels.cross_entropy import vocabulary_cross_entropy
 from ..blocks.embedding import Embedding
 from ..blocks.head import Head
 from ..blocks.linear import project
 from ..blocks.transformer import Transformer
 from .tensor import ReplicatedNorm, Sharded, TensorAxis, local, replace
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class VocabularyEmbedding(Sharded):
@@ -38,15 +33,16 @@ class VocabularyEmbedding(Sharded):
 
 
 class VocabularyHead(Sharded):
-    """Each rank computes the logits of its share of the vocabulary."""
+    """Each rank computes the logits of its share of the vocabulary; with targets, all together the loss."""
 
     def __init__(self, head: Head, axis: TensorAxis):
         super().__init__()
         self.boundary = axis.boundary
         self.weight = axis.parameter(head.weight, Shard(0))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return project(self.boundary.enter(x), local(self.weight), None)
+    def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
+        logits = project(self.boundary.enter(x), local(self.weight), None)
+        return logits if targets is None else vocabulary_cross_entropy(logits, targets, self.boundary.group)
 
 
 def shard_ends(part: Transformer, axis: TensorAxis) -> None:
@@ -55,8 +51,3 @@ def shard_ends(part: Transformer, axis: TensorAxis) -> None:
     replace(part.model, "norm", ReplicatedNorm, axis, partial=axis.boundary.sp)
     replace(part, "lm_head", VocabularyHead, axis)
     part.tie()
-
-
-def loss_of(axis: TensorAxis | None) -> Loss:
-    """Mean cross-entropy of logits, as the head of this group leaves them, against token ids."""
-    return cross_entropy if axis is None else partial(vocabulary_cross_entropy, group=axis.mesh.get_group())

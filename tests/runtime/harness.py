@@ -25,7 +25,7 @@ PRELOAD = [
     "torch.distributed.pipelining",
     "torch.distributed._functional_collectives",
     "torch._dynamo",
-    "meshwright.runtime.model",
+    "meshwright.runtime.build",
 ]
 
 

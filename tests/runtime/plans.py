@@ -9,7 +9,7 @@ from meshwright.planner.configuration import Recompute, ScheduleName
 from meshwright.planner.job import Job, Precision
 from meshwright.planner.plan import Breakdown, MeshDegrees, ModelSpec, Plan, Prediction, Proof, ScheduleChoice
 
-CLUSTER = {
+CLUSTER: dict[str, Any] = {
     "name": "test",
     "node_groups": [
         {
@@ -54,14 +54,22 @@ LLAMA: dict[str, Any] = {
 }
 
 
+def cluster(devices: int) -> Cluster:
+    """One node of that many CPU devices."""
+    node = {**CLUSTER["node_groups"][0], "devices_per_node": devices}
+    return Cluster.model_validate({**CLUSTER, "node_groups": [node]})
+
+
 def make_plan(
     config: dict[str, Any],
     *,
     pp: int = 1,
     dp: int = 1,
+    cp: int = 1,
     tp: int = 1,
-    sp: bool = False,
-    zero: int = 1,
+    ep: int = 1,
+    etp: int = 1,
+    zero: int | None = None,
     seq_len: int = 32,
     global_batch: int = 8,
     microbatch: int = 2,
@@ -70,8 +78,10 @@ def make_plan(
     stage_layers: tuple[int, ...] | None = None,
     recompute: Recompute = "none",
     precision: Precision = "fp32",
+    **levers: Any,
 ) -> Plan:
-    """A plan of `global_batch` sequences, with layers spread evenly (the first stages get what is left over)."""
+    """A plan of `global_batch` sequences for as many devices as its mesh has, with layers spread evenly (the first
+    stages get what is left over) and ZeRO 1 where there are replicas. `levers` as in configuration.LEVERS."""
     stages, layers = pp * vpp, config["num_hidden_layers"]
     even = tuple(layers // stages + (stage < layers % stages) for stage in range(stages))
     prediction = Prediction(
@@ -90,15 +100,15 @@ def make_plan(
     )
     return Plan(
         model=ModelSpec(name="test", config=config),
-        cluster=Cluster.model_validate(CLUSTER),
+        cluster=cluster(pp * dp * cp * tp),
         job=Job(seq_len=seq_len, global_batch=global_batch, precision=precision),
-        mesh=MeshDegrees(pp=pp, dp=dp, tp=tp),
+        mesh=MeshDegrees(pp=pp, dp=dp, cp=cp, tp=tp, ep=ep, etp=etp),
         schedule=ScheduleChoice(name=schedule, vpp=vpp, microbatches=global_batch // dp // microbatch),
         stage_layers=stage_layers or even,
         microbatch=microbatch,
-        zero=zero,
-        sp=sp,
+        zero=zero if zero is not None else int(dp * cp > 1),
         recompute=(recompute,) * pp,
+        **levers,
         predicted=prediction,
         proof=Proof(candidates=1, pruned=0, lower_bound_s=1.0, gap=0.0),
     )

@@ -10,6 +10,8 @@ from plans import LLAMA, make_plan
 from meshwright.planner.plan import MeshDegrees, Plan
 from meshwright.runtime.checks import problems
 
+SLIDING = {"model_type": "qwen2", "sliding_window": 16, "use_sliding_window": True}
+
 
 def fields(plan: Plan, world: int | None = None) -> set[str]:
     found = problems(plan, plan.configuration.mesh.world if world is None else world)
@@ -30,13 +32,14 @@ def test_good_plans_pass(options: dict[str, Any]) -> None:
     ("changes", "field"),
     [
         ({"mesh": MeshDegrees(cp=2)}, "mesh.cp"),
+        ({"mesh": MeshDegrees(dp=2)}, "mesh"),
         ({"mesh": MeshDegrees(dp=2, ep=2)}, "mesh.ep"),
         ({"offload": 0.5}, "offload"),
         ({"recompute": ("selective",)}, "recompute"),
         ({"recompute": ("none", "none")}, "recompute"),
         ({"stage_layers": (4,)}, "stage_layers"),
         ({"stage_layers": (2, 3)}, "stage_layers"),
-        ({"microbatch": 3}, "job.global_batch"),
+        ({"microbatch": 3}, "microbatch"),
     ],
     ids=str,
 )
@@ -48,11 +51,13 @@ def test_configurations_that_do_not_run(changes: dict[str, Any], field: str) -> 
     ("options", "field"),
     [
         ({"tp": 3}, "mesh.tp"),
-        ({"tp": 2, "sp": True, "seq_len": 31}, "job.seq_len"),
+        ({"tp": 2, "sp": True, "seq_len": 31}, "sp"),
         ({"precision": "fp8"}, "job.precision"),
         ({"schedule": "1f1b", "vpp": 2, "pp": 2}, "schedule.vpp"),
         ({"schedule": "interleaved", "vpp": 2}, "schedule.name"),
-        ({"schedule": "interleaved", "vpp": 2, "pp": 2, "microbatch": 8}, "schedule.microbatches"),
+        ({"schedule": "interleaved", "vpp": 2, "pp": 2, "microbatch": 8}, "mesh.pp"),
+        ({"pp": 2, "dp": 2, "zero": 3}, "zero"),
+        ({"zero": 1}, "zero"),
     ],
     ids=str,
 )
@@ -65,9 +70,14 @@ def test_options_that_do_not_run(options: dict[str, Any], field: str) -> None:
     [
         ({"model_type": "mamba"}, "model.config.model_type"),
         ({"model_type": "mistral"}, None),
-        ({"model_type": "mistral", "sliding_window": 16}, "model.config.sliding_window"),
+        ({"model_type": "mistral", "sliding_window": 16}, "job.seq_len"),
         ({"model_type": "qwen2", "sliding_window": 16}, None),
-        ({"model_type": "qwen2", "sliding_window": 16, "use_sliding_window": True}, "model.config.sliding_window"),
+        ({**SLIDING, "max_window_layers": 9}, None),
+        (
+            {**SLIDING, "max_window_layers": 2},
+            "job.seq_len",
+        ),
+        ({"model_type": "gpt2", "n_layer": 5}, "model"),
         ({"hidden_act": "gelu"}, "model.config.hidden_act"),
         ({"attention_dropout": 0.1}, "model.config.attention_dropout"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "model.config.rope_scaling"),
@@ -81,6 +91,11 @@ def test_options_that_do_not_run(options: dict[str, Any], field: str) -> None:
 )
 def test_models_that_do_not_run(changes: dict[str, Any], field: str | None) -> None:
     assert fields(make_plan({**LLAMA, **changes})) == (set() if field is None else {field})
+
+
+def test_a_key_that_the_planner_could_guess_is_required() -> None:
+    config = {key: value for key, value in LLAMA.items() if key != "intermediate_size"}
+    assert fields(make_plan(config)) == {"model.config.intermediate_size"}
 
 
 def test_all_problems_are_reported_together() -> None:

@@ -13,9 +13,9 @@ from workers import batches, full, own_sequences
 
 from meshwright.planner.plan import Plan
 from meshwright.runtime import checkpoint
+from meshwright.runtime.build import build_model
 from meshwright.runtime.checkpoint import Checkpointer, Position, Restored
 from meshwright.runtime.export import export
-from meshwright.runtime.model import build_model
 from meshwright.runtime.optimizer import build_optimizer
 from meshwright.runtime.recipe import Recipe
 from meshwright.runtime.run_folder import open_run

@@ -14,8 +14,9 @@ from torch.distributed.tensor import DTensor
 
 from meshwright.kernels.cross_entropy import vocabulary_cross_entropy
 from meshwright.planner.plan import Plan
+from meshwright.runtime.build import build_model
 from meshwright.runtime.mesh import set_timeouts
-from meshwright.runtime.model import ParallelModel, build_model
+from meshwright.runtime.model import ParallelModel
 from meshwright.runtime.optimizer import build_optimizer
 
 OPTIMIZER: dict[str, Any] = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-8}

@@ -19,6 +19,7 @@ from meshwright.planner.cost.sharding import Sharding
 from meshwright.planner.families import architecture, load_model
 from meshwright.planner.frameworks.framework import Keeps, framework
 from meshwright.planner.job import Job
+from meshwright.runtime.blocks.positions import Positions
 from meshwright.runtime.blocks.rotary import Rotary
 from meshwright.runtime.blocks.shape import read_shape
 from meshwright.runtime.blocks.transformer import Layer, Transformer
@@ -44,7 +45,7 @@ def saved_bytes(name: str) -> int:
         return tensor
 
     with FakeTensorMode():
-        rotary = Rotary(shape)
+        rotary = Rotary(shape, Positions())
         layer, x = Layer(shape, rotary), torch.empty(1, SEQ_LEN, shape.hidden, requires_grad=True)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             output = layer(x)
@@ -72,7 +73,7 @@ def tracked_bytes(name: str, layers: int) -> int:
         tracker.track_external(model)
         with tracker:
             logits = model(tokens)
-            loss = cross_entropy(logits, tokens)
+            loss = cross_entropy(logits, tokens) / SEQ_LEN
             del logits
             loss.backward()
         (peak,) = tracker.get_tracker_snapshot("peak").values()

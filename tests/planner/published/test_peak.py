@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshwright.planner.cost.activations import CORE
+from meshwright.planner.configuration import CORE
 from meshwright.planner.cost.footprint import fits, footprint
 from meshwright.planner.families import architecture, load_model
 from meshwright.planner.frameworks.framework import framework

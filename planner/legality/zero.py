@@ -1,0 +1,35 @@
+"""Where parameters, gradients and optimizer states are held."""
+
+from __future__ import annotations
+
+from ...errors import Problem
+from ..configuration import Configuration
+from ..cost.setting import Setting
+from .rule import Rule
+
+
+def _zero_data(setting: Setting, configuration: Configuration) -> Problem | None:
+    mesh = configuration.mesh
+    if configuration.zero == 0 or mesh.dp * mesh.cp > 1:
+        return None
+    return Problem("--pin zero", configuration.zero, "ZeRO shards over dp x cp, which is 1", "zero=0")
+
+
+def _zero_pipeline(setting: Setting, configuration: Configuration) -> Problem | None:
+    if configuration.zero < 2 or configuration.mesh.pp == 1:
+        return None
+    rule = "a pipeline holds whole weights and gradients until its last microbatch: ZeRO 2 and 3 need pp = 1"
+    return Problem("--pin zero", configuration.zero, rule, "zero=1")
+
+
+def _offload_state(setting: Setting, configuration: Configuration) -> Problem | None:
+    if 0.0 <= configuration.offload <= 1.0:
+        return None
+    return Problem("--pin offload", configuration.offload, "is a fraction of the optimizer states", "between 0 and 1")
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("zero-data", "ZeRO shards over replicas", _zero_data),
+    Rule("zero-pipeline", "gradient accumulation across a pipeline", _zero_pipeline),
+    Rule("offload", "a fraction", _offload_state),
+)

@@ -1,0 +1,103 @@
+"""Build: from a plan to this rank's part of the model, one dimension of parallelism after another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ..errors import InputError
+from ..planner.plan import Plan
+from .blocks.shape import Shape, read_shape
+from .blocks.transformer import Layer, Transformer
+from .checks import problems
+from .initialize import materialise
+from .mesh import Meshes, build_meshes
+from .model import Executor, Layout, ParallelModel, named
+from .parallel.accumulation import Accumulation
+from .parallel.data import shard_unit
+from .parallel.pipeline import Pipeline, activation_tensors
+from .parallel.recompute import recompute_layer
+from .parallel.tensor import TensorAxis, shard_layer
+from .parallel.vocabulary import shard_ends
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def build_model(plan: Plan, device: torch.device, *, seed: int = 0) -> ParallelModel:
+    """Build this rank's part of the model, initialised from `seed` alike for every plan.
+
+    Several ranks need the default process group; a single one does not. Raises InputError for a plan
+    that the runtime cannot execute.
+    """
+    found = problems(plan, dist.get_world_size() if dist.is_initialized() else 1)
+    if found:
+        raise InputError("plan", found)
+    configuration, shape = plan.configuration, read_shape(plan.model.config)
+    meshes = build_meshes(
+        configuration.mesh, device, tied=shape.tied_embeddings, dp_replicate=configuration.dp_replicate
+    )
+    builder = Builder(plan, shape, meshes, device, seed)
+    parts = {stage: builder.part(stage) for stage in configuration.stages_of(meshes.pp_rank)}
+    return ParallelModel(plan, shape, list(parts.values()), meshes, builder.layout(), builder.executor(parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Builder:
+    """What all parts of this rank are built from."""
+
+    plan: Plan
+    shape: Shape
+    meshes: Meshes
+    device: torch.device
+    seed: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of activations and products."""
+        return DTYPES[self.plan.job.precision]
+
+    def part(self, stage: int) -> Transformer:
+        """One stage: shaped and cut on the meta device, then made real layer by layer, to hold little at a time."""
+        last = stage == len(self.plan.stage_layers) - 1
+        layers = self.plan.configuration.layer_range(stage)
+        with torch.device("meta"):
+            part = Transformer(self.shape, layers, first=stage == 0, last=last, dtype=self.dtype)
+        self._cut(part)
+        names = {parameter: name for name, parameter in named([part], self.shape)}
+        for unit in (*part.model.layers.values(), part):
+            materialise(unit, names, self.device, seed=self.seed, std=self.shape.initializer_range)
+            self._dress(unit, root=unit is part)
+        return part
+
+    def _cut(self, part: Transformer) -> None:
+        """Share blocks out over the ranks of a stage: tensor, then context, then expert parallelism."""
+        if self.meshes.tp is not None:
+            axis = TensorAxis.of(self.meshes.tp, sp=self.plan.sp)
+            for layer in part.model.layers.values():
+                assert isinstance(layer, Layer)
+                shard_layer(layer, axis)
+            shard_ends(part, axis)
+
+    def _dress(self, unit: nn.Module, *, root: bool) -> None:
+        """What surrounds a layer, or what a stage has beside its layers (the root): recomputation, data parallelism."""
+        if not root and self.plan.recompute[self.meshes.pp_rank] == "full":
+            recompute_layer(unit)
+        if self.meshes.data is not None:
+            shard_unit(unit, self.meshes.data, zero=self.plan.zero, dtype=self.dtype, root=root)
+
+    def layout(self) -> Layout:
+        """What this rank keeps of a batch of whole sequences."""
+        return lambda batch: batch
+
+    def executor(self, parts: dict[int, Transformer]) -> Executor:
+        """What runs a step's microbatches through the parts."""
+        plan = self.plan
+        if self.meshes.pp is None:
+            return Accumulation(parts[0], plan.schedule.microbatches, plan.zero)
+        activations = activation_tensors(
+            self.shape, plan.microbatch, plan.job.seq_len, tp=self.meshes.tp_size, sp=plan.sp, dtype=self.dtype
+        )
+        return Pipeline(parts, plan.configuration, self.meshes, activations, self.device)
