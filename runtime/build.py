@@ -10,6 +10,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..planner.plan import Plan
+from .blocks.moe import Moe
 from .blocks.shape import Shape, read_shape
 from .blocks.transformer import Layer, Transformer
 from .checks import problems
@@ -18,6 +19,8 @@ from .mesh import Meshes, build_meshes
 from .model import Executor, Layout, ParallelModel, named
 from .parallel.accumulation import Accumulation
 from .parallel.data import shard_unit
+from .parallel.expert.replicas import spread_experts
+from .parallel.expert.sharding import shard_moe
 from .parallel.pipeline import Pipeline, activation_tensors
 from .parallel.recompute import recompute_layer
 from .parallel.tensor import TensorAxis, shard_layer
@@ -67,26 +70,33 @@ class Builder:
             part = Transformer(self.shape, layers, first=stage == 0, last=last, dtype=self.dtype)
         self._cut(part)
         names = {parameter: name for name, parameter in named([part], self.shape)}
+        alone: set[nn.Parameter] = set()  # parameters that no data parallelism touches
         for unit in (*part.model.layers.values(), part):
             materialise(unit, names, self.device, seed=self.seed, std=self.shape.initializer_range)
-            self._dress(unit, root=unit is part)
+            self._dress(unit, alone, root=unit is part)
         return part
 
     def _cut(self, part: Transformer) -> None:
         """Share blocks out over the ranks of a stage: tensor, then context, then expert parallelism."""
-        if self.meshes.tp is not None:
-            axis = TensorAxis.of(self.meshes.tp, sp=self.plan.sp)
+        axis = None if self.meshes.tp is None else TensorAxis.of(self.meshes.tp, sp=self.plan.sp)
+        if axis is not None:
             for layer in part.model.layers.values():
                 assert isinstance(layer, Layer)
                 shard_layer(layer, axis)
             shard_ends(part, axis)
+        for layer in part.model.layers.values():
+            if isinstance(layer.mlp, Moe):
+                shard_moe(layer.mlp, self.meshes, axis)
 
-    def _dress(self, unit: nn.Module, *, root: bool) -> None:
+    def _dress(self, unit: nn.Module, alone: set[nn.Parameter], *, root: bool) -> None:
         """What surrounds a layer, or what a stage has beside its layers (the root): recomputation, data parallelism."""
         if not root and self.plan.recompute[self.meshes.pp_rank] == "full":
             recompute_layer(unit)
-        if self.meshes.data is not None:
-            shard_unit(unit, self.meshes.data, zero=self.plan.zero, dtype=self.dtype, root=root)
+        meshes, zero, dtype = self.meshes, self.plan.zero, self.dtype
+        if not root:
+            alone |= spread_experts(unit, meshes, zero=zero, dtype=dtype)
+        if meshes.data is not None:
+            shard_unit(unit, meshes.data, zero=zero, dtype=dtype, root=root, ignored=alone)
 
     def layout(self) -> Layout:
         """What this rank keeps of a batch of whole sequences."""

@@ -12,7 +12,7 @@ def _runtime(field: str, value: object, rule: str, fix: str) -> Problem:
     return Problem(f"--pin {field}", value, f"the built-in runtime {rule}", fix)
 
 
-RUNTIME_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+RUNTIME_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe")
 
 
 def _family(setting: Setting, configuration: Configuration) -> Problem | None:
@@ -32,10 +32,7 @@ def _window(setting: Setting, configuration: Configuration) -> Problem | None:
 
 def _degrees(setting: Setting, configuration: Configuration) -> Problem | None:
     mesh = configuration.mesh
-    for field, value in (("cp", mesh.cp), ("ep", mesh.ep), ("etp", mesh.etp)):
-        if value > 1:
-            return _runtime(field, value, f"has no {field} yet", f"{field}=1")
-    return None
+    return _runtime("cp", mesh.cp, "has no cp yet", "cp=1") if mesh.cp > 1 else None
 
 
 _UNBUILT: dict[str, object] = {"dp_replicate": 1, "swap_layers": 0, "logits_chunks": 1, "spread_vocabulary": False}
@@ -79,7 +76,7 @@ def _precision(setting: Setting, configuration: Configuration) -> Problem | None
 RUNTIME_RULES: tuple[Rule, ...] = (
     Rule("family", "blocks exist for the llama family and its relatives", _family),
     Rule("window", "attention is full and causal", _window),
-    Rule("degrees", "dp, tp and pp are implemented", _degrees),
+    Rule("degrees", "cp is not implemented", _degrees),
     Rule("levers", "levers are built one after another", _levers),
     Rule("recompute", "checkpointing wraps whole layers", _recomputation),
     Rule("offload", "no host optimizer", _offloading),

@@ -24,26 +24,34 @@ class Moe(nn.Module):
         super().__init__()
         assert shape.moe is not None
         moe = shape.moe
-        self.gate = Router(shape.hidden, moe)
+        self.gate: nn.Module = Router(shape.hidden, moe)
         self.experts = Experts(shape.hidden, moe)
         self.shared_name = moe.shared_name if moe.shared_width else None
         if self.shared_name is not None:
             shared = Mlp(replace(shape, intermediate=moe.shared_width, mlp_bias=moe.shared_bias))
             self.add_module(self.shared_name, shared)
-        self.shared_expert_gate = Linear(shape.hidden, 1, bias=False) if moe.shared_gate else None
+        self.shared_expert_gate: nn.Module | None = Linear(shape.hidden, 1, bias=False) if moe.shared_gate else None
         self.regulators: tuple[Regulator, ...] = ()
+
+    @property
+    def shared(self) -> Mlp | None:
+        """The expert that every token visits."""
+        found = None if self.shared_name is None else self.get_submodule(self.shared_name)
+        assert found is None or isinstance(found, Mlp)
+        return found
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(0, -2)
-        routing = self.gate(tokens)
+        routing: Routing = self.gate(tokens)
         for regulate in self.regulators:
             routing = regulate(routing)
         routed: Tensor = self.experts(tokens, routing.weights, routing.experts)
         routed = routed.view_as(x)
-        return routed if self.shared_name is None else routed + self._shared(x)
+        return routed if self.shared is None else routed + self._gated(x, self.shared(x))
 
-    def _shared(self, x: Tensor) -> Tensor:
-        shared: Tensor = self.get_submodule(str(self.shared_name))(x)
-        if self.shared_expert_gate is not None:
-            shared = self.shared_expert_gate(x).sigmoid() * shared
-        return shared
+    def _gated(self, x: Tensor, shared: Tensor) -> Tensor:
+        """What counts of the shared expert's output for `x`."""
+        if self.shared_expert_gate is None:
+            return shared
+        gated: Tensor = self.shared_expert_gate(x).sigmoid() * shared
+        return gated

@@ -14,6 +14,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
     "qwen2": {"num_key_value_heads": 32},
     "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
+    "mixtral": {"num_key_value_heads": 8, "sliding_window": None},
+    "qwen2_moe": {"num_key_value_heads": 16},
+    "qwen3_moe": {"num_key_value_heads": 4},
 }
 
 
@@ -81,10 +84,10 @@ def read_shape(config: Mapping[str, Any]) -> Shape:
         rope_theta=rope_parameters(config)["rope_theta"],
         rope_scaling=_scaling(config),
         tied_embeddings=config.get("tie_word_embeddings", False),
-        qkv_bias=family == "qwen2" or (family != "mistral" and attention_bias),
-        out_bias=family in ("llama", "qwen3") and attention_bias,
+        qkv_bias=family in ("qwen2", "qwen2_moe") or (family not in ("mistral", "mixtral") and attention_bias),
+        out_bias=family in ("llama", "qwen3", "qwen3_moe") and attention_bias,
         mlp_bias=family == "llama" and config.get("mlp_bias", False),
-        qk_norm=family == "qwen3",
+        qk_norm=family in ("qwen3", "qwen3_moe"),
         initializer_range=config.get("initializer_range", 0.02),
         moe=read_moe(config),
     )

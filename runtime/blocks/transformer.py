@@ -14,6 +14,7 @@ from .attention import Attention
 from .embedding import Embedding
 from .head import Head
 from .mlp import Mlp
+from .moe import Moe
 from .norm import RmsNorm
 from .positions import Positions
 from .rotary import Rotary
@@ -26,10 +27,10 @@ HEAD = "lm_head.weight"
 class Layer(nn.Module):
     """Attention and feed-forward, each with a norm before it and the residual around it."""
 
-    def __init__(self, shape: Shape, rotary: Rotary):
+    def __init__(self, shape: Shape, index: int, rotary: Rotary):
         super().__init__()
         self.self_attn = Attention(shape, rotary)
-        self.mlp = Mlp(shape)
+        self.mlp = feed_forward(shape, index)
         self.input_layernorm = RmsNorm(shape.hidden, shape.norm_eps)
         self.post_attention_layernorm = RmsNorm(shape.hidden, shape.norm_eps)
 
@@ -37,6 +38,11 @@ class Layer(nn.Module):
         x = x + self.self_attn(self.input_layernorm(x), documents)
         output: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return output
+
+
+def feed_forward(shape: Shape, index: int) -> Mlp | Moe:
+    """The feed-forward block of layer `index`."""
+    return Moe(shape) if shape.moe is not None and index in shape.moe.layers else Mlp(shape)
 
 
 class Decoder(nn.Module):
@@ -47,7 +53,7 @@ class Decoder(nn.Module):
         self.positions = Positions()
         rotary = Rotary(shape, self.positions)
         self.embed_tokens = Embedding(shape.vocab, shape.hidden, dtype) if first else None
-        self.layers = nn.ModuleDict({str(index): Layer(shape, rotary) for index in layers})
+        self.layers = nn.ModuleDict({str(index): Layer(shape, index, rotary) for index in layers})
         self.norm = RmsNorm(shape.hidden, shape.norm_eps) if last else None
 
     def forward(self, x: Tensor, documents: Tensor | None = None) -> Tensor:

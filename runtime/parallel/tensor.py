@@ -121,9 +121,8 @@ def shard_layer(layer: Layer, axis: TensorAxis) -> None:
     for norm in ("input_layernorm", "post_attention_layernorm"):
         replace(layer, norm, ReplicatedNorm, axis, partial=axis.boundary.sp)
     _shard_attention(layer.self_attn, axis)
-    _shard_mlp(layer.mlp, axis)
-    for block in (layer.self_attn, layer.mlp):
-        block.register_forward_pre_hook(lambda _, inputs: (axis.boundary.enter(inputs[0]),))
+    if isinstance(layer.mlp, Mlp):  # experts share themselves out
+        shard_mlp(layer.mlp, axis)
 
 
 def _shard_attention(attention: Attention, axis: TensorAxis) -> None:
@@ -135,12 +134,19 @@ def _shard_attention(attention: Attention, axis: TensorAxis) -> None:
     replace(attention, "o_proj", RowLinear, axis)
     for norm in ("q_norm", "k_norm"):
         replace(attention, norm, ReplicatedNorm, axis, partial=True)
+    _enter_first(attention, axis)
 
 
-def _shard_mlp(mlp: Mlp, axis: TensorAxis) -> None:
+def shard_mlp(mlp: Mlp, axis: TensorAxis) -> None:
+    """Share one dense feed-forward block out over the group."""
     replace(mlp, "gate_proj", ColumnLinear, axis)
     replace(mlp, "up_proj", ColumnLinear, axis)
     replace(mlp, "down_proj", RowLinear, axis)
+    _enter_first(mlp, axis)
+
+
+def _enter_first(block: nn.Module, axis: TensorAxis) -> None:
+    block.register_forward_pre_hook(lambda _, inputs: (axis.boundary.enter(inputs[0]), *inputs[1:]))
 
 
 def partial_parameters(module: nn.Module) -> list[nn.Parameter]:

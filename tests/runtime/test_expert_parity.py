@@ -1,0 +1,66 @@
+"""Experts spread over any mesh train as transformers' model does on one device."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from expert_oracle import train_reference
+from harness import run_ranks
+from moe_families import MIXTRAL
+from oracle import Curve
+from plans import make_plan
+from workers import train
+
+STEPS = 20  # where one way of spreading experts is proven
+FEW = 4  # where a product or a variant of it is
+
+MESHES: dict[str, dict[str, Any]] = {
+    "one process": {},
+    "ep2 dp2 zero 0": {"dp": 2, "ep": 2, "zero": 0},
+    "ep2 dp4 zero 3": {"dp": 4, "ep": 2, "zero": 3, "microbatch": 1},
+    "ep2 tp2 sp": {"tp": 2, "sp": True, "ep": 2, "microbatch": 4},
+    "etp2 tp2 sp": {"tp": 2, "sp": True, "etp": 2, "microbatch": 4},
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "tp2 sp": {"tp": 2, "sp": True, "microbatch": 4},
+    "ep2 dp4 zero 0": {"dp": 4, "ep": 2, "zero": 0, "microbatch": 1},
+    "ep2 dp4 zero 1": {"dp": 4, "ep": 2, "zero": 1, "microbatch": 1},
+    "ep4 dp4": {"dp": 4, "ep": 4},
+    "ep2 tp4 sp": {"tp": 4, "sp": True, "ep": 2, "microbatch": 4},
+    "ep2 etp2 tp2 sp dp2": {"tp": 2, "sp": True, "dp": 2, "ep": 2, "etp": 2},
+    "ep4 tp2 sp dp2": {"tp": 2, "sp": True, "dp": 2, "ep": 4},
+    "pp2 ep2 dp2 1f1b": {"pp": 2, "dp": 2, "ep": 2},
+    "pp2 ep2 dp2 recompute": {"pp": 2, "dp": 2, "ep": 2, "recompute": "full"},
+}
+
+
+@cache
+def reference(config: str, steps: int) -> Curve:
+    return train_reference(json.loads(config), steps=steps, seq_len=32, global_batch=8)
+
+
+def assert_same(config: dict[str, Any], options: dict[str, Any], steps: int, folder: Path) -> None:
+    expected, plan = reference(json.dumps(config), steps), make_plan(config, **options)
+    torch.save(expected.first_gradients, folder / "gradients.pt")
+    ranks = run_ranks(plan.configuration.mesh.world, train, plan, steps, folder / "gradients.pt")
+    errors = {name: error for _, _, found in ranks for name, error in found.items()}
+    assert errors.keys() == expected.first_gradients.keys()
+    assert max(errors.values()) < 1e-5, errors
+    for losses, norms, _ in ranks:
+        assert losses == pytest.approx(expected.losses, rel=1e-4)
+        assert norms == pytest.approx(expected.norms, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_experts_equal_one_device(name: str, tmp_path: Path) -> None:
+    assert_same(MIXTRAL, MESHES[name], STEPS, tmp_path)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variant_equals_one_device(name: str, tmp_path: Path) -> None:
+    assert_same(MIXTRAL, VARIANTS[name], FEW, tmp_path)
