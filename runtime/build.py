@@ -14,11 +14,13 @@ from .blocks.moe import Moe
 from .blocks.shape import Shape, read_shape
 from .blocks.transformer import Layer, Transformer
 from .checks import problems
+from .expert_recipe import UNBALANCED, ExpertRecipe
 from .initialize import materialise
 from .mesh import Meshes, build_meshes
 from .model import Executor, Layout, ParallelModel, named
 from .parallel.accumulation import Accumulation
 from .parallel.data import shard_unit
+from .parallel.expert.control import ExpertControl, expert_blocks
 from .parallel.expert.replicas import spread_experts
 from .parallel.expert.sharding import shard_moe
 from .parallel.pipeline import Pipeline, activation_tensors
@@ -29,11 +31,13 @@ from .parallel.vocabulary import shard_ends
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def build_model(plan: Plan, device: torch.device, *, seed: int = 0) -> ParallelModel:
+def build_model(
+    plan: Plan, device: torch.device, *, seed: int = 0, experts: ExpertRecipe = UNBALANCED
+) -> ParallelModel:
     """Build this rank's part of the model, initialised from `seed` alike for every plan.
 
-    Several ranks need the default process group; a single one does not. Raises InputError for a plan
-    that the runtime cannot execute.
+    `experts` says how experts are balanced, if the model has any. Several ranks need the default process group; a
+    single one does not. Raises InputError for a plan that the runtime cannot execute.
     """
     found = problems(plan, dist.get_world_size() if dist.is_initialized() else 1)
     if found:
@@ -44,7 +48,11 @@ def build_model(plan: Plan, device: torch.device, *, seed: int = 0) -> ParallelM
     )
     builder = Builder(plan, shape, meshes, device, seed)
     parts = {stage: builder.part(stage) for stage in configuration.stages_of(meshes.pp_rank)}
-    return ParallelModel(plan, shape, list(parts.values()), meshes, builder.layout(), builder.executor(parts))
+    model = ParallelModel(plan, shape, list(parts.values()), meshes, builder.layout(), builder.executor(parts))
+    if shape.moe is not None:
+        blocks = expert_blocks(parts.values())
+        model.experts = ExpertControl(blocks, shape.moe, experts, meshes, plan.schedule.microbatches, device)
+    return model
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from ..planner.plan import Plan
 from .build import build_model
 from .checkpoint import Checkpointer, Position
 from .data import Samples, local_samples
+from .expert_recipe import DEFAULT
 from .export import export
 from .learning_rate import learning_rate
 from .mesh import set_timeouts
@@ -39,7 +40,7 @@ def train(
     Rank 0 leaves result.json. Raises UnrecoverableError when loss or gradient stop being numbers.
     """
     samples = _samples(run, plan, recipe)
-    model = build_model(plan, device, seed=recipe.seed)
+    model = build_model(plan, device, seed=recipe.seed, experts=recipe.experts or DEFAULT)
     optimizer = build_optimizer(
         model, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, eps=recipe.eps
     )

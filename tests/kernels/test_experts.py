@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshwright.kernels.grouped import can_group, grouped_linear, grouped_linear_loop
-from meshwright.kernels.permute import permute, sort_by_expert, unpermute
+from meshwright.kernels.permute import permute, slots_by_expert, sort_by_expert, unpermute
 
 
 def random(*size: int, seed: int = 0) -> torch.Tensor:
@@ -49,6 +49,38 @@ def test_gradients_of_permutation() -> None:
         return unpermute(permute(x, to).sin(), weights, to)
 
     assert torch.autograd.gradcheck(there_and_back, (x, weights))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 9), st.integers(1, 3), st.integers(3, 6), st.integers(1, 4), st.integers(0, 1000), st.booleans())
+def test_slots_go_to_the_highest_priority(
+    tokens: int, choices: int, count: int, capacity: int, seed: int, equal: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    experts = torch.rand(tokens, count, generator=generator).argsort(-1)[:, :choices]
+    priority = torch.rand(tokens, choices, generator=generator) * (not equal)
+    to = slots_by_expert(experts, priority, count, capacity)
+    flat, wanted = priority.flatten().tolist(), []
+    for expert in range(count):
+        pairs = [pair for pair, chosen in enumerate(experts.flatten().tolist()) if chosen == expert]
+        kept = sorted(pairs, key=lambda pair: (-flat[pair], pair))[:capacity]
+        wanted += kept + [-1] * (capacity - len(kept))
+    assert to.order.tolist() == wanted
+    assert to.inverse.tolist() == [wanted.index(pair) if pair in wanted else -1 for pair in range(tokens * choices)]
+    assert to.counts.tolist() == [capacity] * count
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 9])
+def test_gradients_of_slots(capacity: int) -> None:
+    experts = torch.tensor([[0, 1], [0, 2], [0, 1], [2, 0], [1, 0]])
+    x, weights = random(5, 3).double().requires_grad_(), random(5, 2).double().requires_grad_()
+    to = slots_by_expert(experts, weights.detach(), 4, capacity)
+
+    def there_and_back(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        return unpermute(permute(x, to).sin(), weights, to)
+
+    assert torch.autograd.gradcheck(there_and_back, (x, weights))
+    assert permute(x, to)[to.order < 0].count_nonzero() == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from oracle import Curve
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 from workers import MAX_NORM, OPTIMIZER, WEIGHT_DECAY, batches
 
 from meshwright.runtime.initialize import full_tensor
@@ -46,9 +48,23 @@ def in_our_names(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         )
 
 
-def train_reference(config: dict[str, Any], *, steps: int, seq_len: int, global_batch: int) -> Curve:
-    """`steps` steps, each on the whole global batch at once."""
-    model = reference_model(config)
+@dataclass(frozen=True, slots=True)
+class Balancing:
+    """What a run adds to the loss, as the recipe says it, and how its mesh splits a batch."""
+
+    balance: str = "none"
+    aux_loss: float = 0.0
+    z_loss: float = 0.0
+    bias_rate: float = 0.0
+    dp: int = 1
+    microbatches: int = 1
+
+
+def train_reference(
+    config: dict[str, Any], *, steps: int, seq_len: int, global_batch: int, balancing: Balancing | None = None
+) -> Curve:
+    """`steps` steps of all microbatches; losses are those of the tokens alone."""
+    model, balancing = reference_model(config), balancing or Balancing()
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
@@ -56,12 +72,55 @@ def train_reference(config: dict[str, Any], *, steps: int, seq_len: int, global_
     losses, norms, first = [], [], {}
     for step, batch in enumerate(batches(config["vocab_size"], seq_len, global_batch, steps)):
         optimizer.zero_grad()
-        logits = model(batch[:, :-1]).logits
-        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-        loss.backward()
+        losses.append(_forward_backward(model, batch, balancing))
         if step == 0:
             first = dict(in_our_names({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
         norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM).item())
-        losses.append(loss.item())
         optimizer.step()
     return Curve(losses, norms, first)
+
+
+def _forward_backward(model: PreTrainedModel, batch: Tensor, balancing: Balancing) -> float:
+    """One microbatch of every data-parallel rank at once, one after the other."""
+    gates = {name: module for name, module in model.named_modules() if name.endswith("mlp.gate")}
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    hooks = [
+        gate.register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, (out[0], out[2])))  # type: ignore[misc]
+        for name, gate in gates.items()
+    ]
+    ranks = [rank.chunk(balancing.microbatches) for rank in batch.chunk(balancing.dp)]
+    counts: dict[str, Tensor] = {}
+    total = 0.0
+    for index in range(balancing.microbatches):
+        tokens = torch.cat([rank[index] for rank in ranks])
+        logits = model(tokens[:, :-1]).logits
+        loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()) / balancing.microbatches
+        added = [_added(model, seen[name], counts, name, balancing) for name in gates]
+        (loss + sum(added) / balancing.microbatches).backward()
+        total += loss.item()
+    for hook in hooks:
+        hook.remove()
+    if balancing.balance == "bias":
+        for name, gate in gates.items():
+            gate.e_score_correction_bias += balancing.bias_rate * (counts[name].mean() - counts[name]).sign()
+    return total
+
+
+def _added(
+    model: PreTrainedModel, seen: tuple[Tensor, Tensor], counts: dict[str, Tensor], name: str, balancing: Balancing
+) -> Tensor:
+    """The losses of one layer on one microbatch of all ranks; `counts` are those of the step so far."""
+    logits, chosen = seen
+    experts, top_k = logits.shape[-1], chosen.shape[-1]
+    sigmoid = model.config.model_type == "deepseek_v3"
+    probabilities = F.normalize(logits.sigmoid(), p=1, dim=-1) if sigmoid else logits.softmax(-1)
+    counts[name] = counts.get(name, torch.zeros(experts)) + F.one_hot(chosen, experts).sum((0, 1))
+    added = balancing.z_loss * logits.logsumexp(-1).square().mean()
+    if balancing.balance == "global":
+        frequency = counts[name] * top_k / counts[name].sum()
+        added = added + balancing.aux_loss * experts * (frequency * probabilities.mean(0)).sum()
+    if balancing.balance == "microbatch":
+        assert not sigmoid
+        each = [load_balancing_loss_func((part,), experts, top_k) for part in logits.chunk(balancing.dp)]
+        added = added + balancing.aux_loss * torch.stack(each).mean()  # type: ignore[arg-type]
+    return added

@@ -7,14 +7,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import expert_workers
 import pytest
 import torch
-from expert_oracle import train_reference
+from expert_oracle import Balancing, train_reference
 from harness import run_ranks
 from moe_families import MIXTRAL
 from oracle import Curve
 from plans import make_plan
-from workers import train
 
 STEPS = 20  # where one way of spreading experts is proven
 FEW = 4  # where a product or a variant of it is
@@ -39,15 +39,31 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+BALANCED: dict[str, dict[str, Any]] = {
+    "global, one process": {"balance": "global"},
+    "global, ep2 dp2": {"balance": "global", "dp": 2, "ep": 2},
+    "global, tp2 sp ep2, z-loss": {"balance": "global", "z_loss": 0.01, "tp": 2, "sp": True, "ep": 2},
+    "global, pp2 ep2 dp2 recompute": {"balance": "global", "pp": 2, "dp": 2, "ep": 2, "recompute": "full"},
+    "microbatch, ep2 dp2": {"balance": "microbatch", "dp": 2, "ep": 2, "microbatch": 1},
+    "microbatch, tp2 sp ep2": {"balance": "microbatch", "tp": 2, "sp": True, "ep": 2},
+}
+AUX_LOSS = 0.5  # so large that leaving it out, or a wrong factor, would show in every gradient
+
+
 @cache
-def reference(config: str, steps: int) -> Curve:
-    return train_reference(json.loads(config), steps=steps, seq_len=32, global_batch=8)
+def reference(config: str, steps: int, balancing: Balancing) -> Curve:
+    return train_reference(json.loads(config), steps=steps, seq_len=32, global_batch=8, balancing=balancing)
 
 
-def assert_same(config: dict[str, Any], options: dict[str, Any], steps: int, folder: Path) -> None:
-    expected, plan = reference(json.dumps(config), steps), make_plan(config, **options)
+def assert_same(config: dict[str, Any], options: dict[str, Any], steps: int, folder: Path, **recipe: Any) -> None:
+    recipe = {"balance": "none", **recipe}
+    plan = make_plan(config, **options)
+    unlike = plan.schedule.microbatches, plan.mesh.dp
+    microbatches, dp = (1, 1) if recipe["balance"] == "none" and not recipe.get("z_loss") else unlike
+    expected = reference(json.dumps(config), steps, Balancing(**recipe, dp=dp, microbatches=microbatches))
     torch.save(expected.first_gradients, folder / "gradients.pt")
-    ranks = run_ranks(plan.configuration.mesh.world, train, plan, steps, folder / "gradients.pt")
+    world = plan.configuration.mesh.world
+    ranks = run_ranks(world, expert_workers.train, plan, steps, folder / "gradients.pt", recipe)
     errors = {name: error for _, _, found in ranks for name, error in found.items()}
     assert errors.keys() == expected.first_gradients.keys()
     assert max(errors.values()) < 1e-5, errors
@@ -64,3 +80,10 @@ def test_experts_equal_one_device(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variant_equals_one_device(name: str, tmp_path: Path) -> None:
     assert_same(MIXTRAL, VARIANTS[name], FEW, tmp_path)
+
+
+@pytest.mark.parametrize("name", BALANCED)
+def test_balancing_equals_one_device(name: str, tmp_path: Path) -> None:
+    options = dict(BALANCED[name])
+    recipe = {key: options.pop(key) for key in ("balance", "z_loss") if key in options}
+    assert_same(MIXTRAL, options, FEW, tmp_path, aux_loss=AUX_LOSS, **recipe)

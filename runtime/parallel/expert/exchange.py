@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ....kernels.permute import Permutation, permute, reorder, sort_by_expert
+from ....kernels.permute import Permutation, permute, restore, sort_by_expert
 from ... import compat
 
 
@@ -54,7 +54,7 @@ class Exchange:
 
     def back(self, rows: Tensor) -> Tensor:
         """The way of `there` in the other direction."""
-        rows = reorder(rows, self.to.inverse, self.to.order)
+        rows = restore(rows, self.to)
         if self.groups.etp is not None:
             copies, own = self.groups.etp.size(), sum(self.received)
             rows = compat.all_to_all(rows, [own] * copies, self.gathered, self.groups.etp)
@@ -76,6 +76,18 @@ def plan_exchange(counts: Tensor, groups: Groups) -> Exchange:
     everywhere = arriving if groups.etp is None else compat.all_gather(arriving, 0, groups.etp)
     sums = torch.cat([own.sum(1), arriving.view(ep, -1).sum(1), everywhere.view(etp, -1).sum(1)]).tolist()
     sent, received, gathered = sums[:ep], sums[ep : 2 * ep], sums[2 * ep :]
-    expert = torch.arange(here, device=counts.device).repeat(ep * etp)
-    arrivals = expert.repeat_interleave(everywhere.flatten(), output_size=sum(gathered))
-    return Exchange(groups, sent, received, gathered, sort_by_expert(arrivals.unsqueeze(-1), here))
+    return Exchange(groups, sent, received, gathered, _arrivals(everywhere, here, sum(gathered)))
+
+
+def even_exchange(experts: int, capacity: int, groups: Groups, device: torch.device) -> Exchange:
+    """The exchange where every rank sends `capacity` rows to each of the `experts` of the model: nobody is asked."""
+    ep, etp, here = groups.ep_size, groups.etp_size, experts // groups.ep_size
+    each = here * capacity
+    counts = torch.full((here * ep * etp,), capacity, device=device)
+    return Exchange(groups, [each] * ep, [each] * ep, [each * ep] * etp, _arrivals(counts, here, each * ep * etp))
+
+
+def _arrivals(counts: Tensor, here: int, rows: int) -> Permutation:
+    """From the order of arrival, `counts` int64 [senders x experts here], to that of the experts."""
+    expert = torch.arange(here, device=counts.device).repeat(len(counts) // here)
+    return sort_by_expert(expert.repeat_interleave(counts, output_size=rows).unsqueeze(-1), here)
