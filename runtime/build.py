@@ -19,12 +19,15 @@ from .initialize import materialise
 from .mesh import Meshes, build_meshes
 from .model import Executor, Layout, ParallelModel, named
 from .parallel.accumulation import Accumulation
+from .parallel.chunks import chunk_loss
+from .parallel.context.place import Place
+from .parallel.context.zigzag import Zigzag
 from .parallel.data import shard_unit
 from .parallel.expert.control import ExpertControl, expert_blocks
 from .parallel.expert.replicas import spread_experts
 from .parallel.expert.sharding import shard_moe
 from .parallel.pipeline import Pipeline, activation_tensors
-from .parallel.recompute import recompute_layer
+from .parallel.recompute import recompute_layer, recompute_operations
 from .parallel.tensor import TensorAxis, shard_layer
 from .parallel.vocabulary import shard_ends
 
@@ -44,7 +47,11 @@ def build_model(
         raise InputError("plan", found)
     configuration, shape = plan.configuration, read_shape(plan.model.config)
     meshes = build_meshes(
-        configuration.mesh, device, tied=shape.tied_embeddings, dp_replicate=configuration.dp_replicate
+        configuration.mesh,
+        device,
+        tied=shape.tied_embeddings,
+        dp_replicate=configuration.dp_replicate,
+        cp_ulysses=configuration.cp_ulysses,
     )
     builder = Builder(plan, shape, meshes, device, seed)
     parts = {stage: builder.part(stage) for stage in configuration.stages_of(meshes.pp_rank)}
@@ -80,7 +87,9 @@ class Builder:
         names = {parameter: name for name, parameter in named([part], self.shape)}
         alone: set[nn.Parameter] = set()  # parameters that no data parallelism touches
         for unit in (*part.model.layers.values(), part):
-            materialise(unit, names, self.device, seed=self.seed, std=self.shape.initializer_range)
+            materialise(
+                unit, names, self.device, seed=self.seed, std=self.shape.initializer_range, norm=self.shape.unit_norm
+            )
             self._dress(unit, alone, root=unit is part)
         return part
 
@@ -95,11 +104,31 @@ class Builder:
         for layer in part.model.layers.values():
             if isinstance(layer.mlp, Moe):
                 shard_moe(layer.mlp, self.meshes, axis)
+        if self.place is not None:
+            self.place.spread(part)
+        if part.lm_head is not None and self.plan.logits_chunks > 1:
+            chunk_loss(part.lm_head, self.plan.logits_chunks)
+
+    @property
+    def sequence(self) -> Zigzag:
+        """Which tokens of a sequence each rank has."""
+        multiple = self.plan.mesh.tp if self.plan.sp else 1
+        return Zigzag(seq_len=self.plan.job.seq_len, size=self.meshes.cp_size, multiple=multiple)
+
+    @property
+    def place(self) -> Place | None:
+        """This rank's in its context-parallel group, if it has one."""
+        if self.meshes.cp is None:
+            return None
+        return Place.of(self.meshes, self.sequence, self.plan.cp_algorithm)
 
     def _dress(self, unit: nn.Module, alone: set[nn.Parameter], *, root: bool) -> None:
         """What surrounds a layer, or what a stage has beside its layers (the root): recomputation, data parallelism."""
-        if not root and self.plan.recompute[self.meshes.pp_rank] == "full":
+        choice = self.plan.recompute[self.meshes.pp_rank]
+        if isinstance(unit, Layer) and choice == "full":
             recompute_layer(unit)
+        elif isinstance(unit, Layer) and choice == "selective":
+            recompute_operations(unit, self.plan.recompute_operations)
         meshes, zero, dtype = self.meshes, self.plan.zero, self.dtype
         if not root:
             alone |= spread_experts(unit, meshes, zero=zero, dtype=dtype)
@@ -108,7 +137,7 @@ class Builder:
 
     def layout(self) -> Layout:
         """What this rank keeps of a batch of whole sequences."""
-        return lambda batch: batch
+        return (lambda batch: batch) if self.place is None else self.place.share
 
     def executor(self, parts: dict[int, Transformer]) -> Executor:
         """What runs a step's microbatches through the parts."""
@@ -116,6 +145,6 @@ class Builder:
         if self.meshes.pp is None:
             return Accumulation(parts[0], plan.schedule.microbatches, plan.zero)
         activations = activation_tensors(
-            self.shape, plan.microbatch, plan.job.seq_len, tp=self.meshes.tp_size, sp=plan.sp, dtype=self.dtype
+            self.shape, plan.microbatch, self.sequence.local, tp=self.meshes.tp_size, sp=plan.sp, dtype=self.dtype
         )
         return Pipeline(parts, plan.configuration, self.meshes, activations, self.device)

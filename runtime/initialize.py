@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterable
 
@@ -10,10 +11,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
 
-def full_tensor(name: str, size: torch.Size, *, seed: int, std: float) -> Tensor:
-    """The whole initial value of one parameter, float32 on the CPU: norms one, biases zero, matrices normal."""
+def full_tensor(name: str, size: torch.Size, *, seed: int, std: float, norm: float = 1.0) -> Tensor:
+    """The whole initial value of one parameter, float32 on the CPU: norms `norm`, biases zero, matrices normal."""
     if len(size) == 1:
-        return torch.zeros(size) if name.endswith("bias") else torch.ones(size)
+        return torch.full(size, 0.0 if name.endswith("bias") else norm)
     if len(size) == 3:
         return _experts(name, size, range(size[0]), seed=seed, std=std)
     return _normal(name, size, seed=seed, std=std)
@@ -31,7 +32,7 @@ def _experts(name: str, size: torch.Size, experts: Iterable[int], *, seed: int, 
 
 
 def materialise(
-    module: nn.Module, names: dict[nn.Parameter, str], device: torch.device, *, seed: int, std: float
+    module: nn.Module, names: dict[nn.Parameter, str], device: torch.device, *, seed: int, std: float, norm: float = 1.0
 ) -> None:
     """Give every meta parameter of `module` its initial value on `device`; of a sharded one only this rank's part.
 
@@ -42,7 +43,7 @@ def materialise(
         for key, parameter in list(owner.named_parameters(recurse=False, remove_duplicate=False)):
             if parameter.is_meta:
                 if parameter not in made:
-                    value = _part(names[parameter], parameter, seed=seed, std=std).to(device)
+                    value = _part(names[parameter], parameter, seed=seed, std=std, norm=norm).to(device)
                     made[parameter] = nn.Parameter(_as_shard(value, parameter))
                 setattr(owner, key, made[parameter])
         for key, buffer in owner.named_buffers(recurse=False):
@@ -50,30 +51,34 @@ def materialise(
                 setattr(owner, key, torch.zeros_like(buffer, device=device))
 
 
-def _part(name: str, like: nn.Parameter, *, seed: int, std: float) -> Tensor:
-    """What this rank holds of the initial value of `like`: all of it, or an equal part along every axis of its mesh."""
+def _part(name: str, like: nn.Parameter, *, seed: int, std: float, norm: float) -> Tensor:
+    """What this rank holds of the initial value of `like`: all of it, or a part along every axis of its mesh."""
     shards = _shards(like)
     if like.ndim == 3 and 0 in shards:
-        parts, mine = shards.pop(0)
-        each = like.shape[0] // parts
-        part = _experts(name, like.shape, range(mine * each, (mine + 1) * each), seed=seed, std=std)
+        first, length = shards.pop(0)
+        part = _experts(name, like.shape, range(first, first + length), seed=seed, std=std)
     else:
-        part = full_tensor(name, like.shape, seed=seed, std=std)
-    for dim, (parts, mine) in shards.items():
-        part = part.chunk(parts, dim)[mine]
+        part = full_tensor(name, like.shape, seed=seed, std=std, norm=norm)
+    for dim, (first, length) in shards.items():
+        part = part.narrow(dim, first, length)
     return part.clone() if shards else part
 
 
 def _shards(like: nn.Parameter) -> dict[int, tuple[int, int]]:
-    """Into how many parts a parameter is cut, and which of them is here, by dimension."""
+    """Where the part that is here begins, and how long it is (the last may be less), by dimension."""
     if not isinstance(like, DTensor):
         return {}
-    mesh = like.device_mesh
-    axes = [(axis, placement) for axis, placement in enumerate(like.placements) if isinstance(placement, Shard)]
-    return {placement.dim: (mesh.size(axis), mesh.get_local_rank(axis)) for axis, placement in axes}
+    mesh, own, found = like.device_mesh, like.to_local(), {}
+    for axis, placement in enumerate(like.placements):
+        if isinstance(placement, Shard):
+            dim = placement.dim
+            first = math.ceil(like.shape[dim] / mesh.size(axis)) * mesh.get_local_rank(axis)
+            found[dim] = min(first, like.shape[dim]), own.shape[dim]
+    return found
 
 
 def _as_shard(value: Tensor, like: nn.Parameter) -> Tensor:
     if not isinstance(like, DTensor):
         return value
-    return DTensor.from_local(value, like.device_mesh, like.placements, run_check=False)
+    mesh, placements = like.device_mesh, like.placements
+    return DTensor.from_local(value, mesh, placements, run_check=False, shape=like.shape, stride=like.stride())

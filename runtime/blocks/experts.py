@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ...kernels.grouped import grouped_linear
 from ...kernels.permute import permute, sort_by_expert, unpermute
-from ...kernels.swiglu import swiglu
+from ...kernels.swiglu import gated
 from .moe_shape import MoeShape
 
 Compute = Callable[[Tensor, Tensor], Tensor]
@@ -18,6 +19,9 @@ Compute = Callable[[Tensor, Tensor], Tensor]
 Dispatch = Callable[[Tensor, Tensor, Tensor, Compute], Tensor]
 """Tokens [tokens, hidden], weights and experts [tokens, top_k] to the weighted sums [tokens, hidden]."""
 
+Activate = Callable[[Tensor, Tensor], Tensor]
+"""Gate and up to what goes down, element by element."""
+
 
 class Experts(nn.Module):
     """Weights are stacked: one grouped product serves all experts, and sharding them is sharding dimension 0.
@@ -25,21 +29,22 @@ class Experts(nn.Module):
     `dispatch` brings tokens to their experts and back; expert parallelism replaces it.
     """
 
-    def __init__(self, hidden: int, shape: MoeShape):
+    def __init__(self, hidden: int, shape: MoeShape, activation: str):
         super().__init__()
         self.count = shape.experts
         self.gate_proj = nn.Parameter(torch.empty(shape.experts, shape.width, hidden))
         self.up_proj = nn.Parameter(torch.empty(shape.experts, shape.width, hidden))
         self.down_proj = nn.Parameter(torch.empty(shape.experts, hidden, shape.width))
+        self.activate: Activate = partial(gated, name=activation)
         self.dispatch: Dispatch = self.dispatch_here
 
     def forward(self, tokens: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         return self.dispatch(tokens, weights, experts, self.compute)
 
     def compute(self, rows: Tensor, counts: Tensor) -> Tensor:
-        """down(silu(gate(x)) * up(x)) of every row with the weights of its expert."""
+        """down(activation(gate(x)) * up(x)) of every row with the weights of its expert."""
         gate, up, down = (self.matrix(w).to(rows.dtype) for w in (self.gate_proj, self.up_proj, self.down_proj))
-        inner = swiglu(grouped_linear(rows, gate, counts), grouped_linear(rows, up, counts))
+        inner = self.activate(grouped_linear(rows, gate, counts), grouped_linear(rows, up, counts))
         return grouped_linear(inner, down, counts)
 
     def matrix(self, weight: Tensor) -> Tensor:

@@ -25,10 +25,10 @@ class Moe(nn.Module):
         assert shape.moe is not None
         moe = shape.moe
         self.gate: nn.Module = Router(shape.hidden, moe)
-        self.experts = Experts(shape.hidden, moe)
+        self.experts = Experts(shape.hidden, moe, shape.activation)
         self.shared_name = moe.shared_name if moe.shared_width else None
         if self.shared_name is not None:
-            shared = Mlp(replace(shape, intermediate=moe.shared_width, mlp_bias=moe.shared_bias))
+            shared = Mlp(replace(shape, mlp_bias=moe.shared_bias), moe.shared_width)
             self.add_module(self.shared_name, shared)
         self.shared_expert_gate: nn.Module | None = Linear(shape.hidden, 1, bias=False) if moe.shared_gate else None
         self.regulators: tuple[Regulator, ...] = ()

@@ -6,7 +6,10 @@
     2     gathered for a whole step scattered at once    one gather a unit, one scatter a unit and microbatch
     3     gathered for each use     scattered at once    two gathers and one scatter a unit and microbatch
 
-Under a pipeline gradients are always scattered at the end of the step: zero 2 does what zero 1 does.
+A unit is a layer; embedding, final norm and head together are one more, which zero 3 gathers once a microbatch only.
+Hybrid sharding has copies of such a group: all of this inside of each, and one all-reduce a unit and step between them,
+of gradients that are scattered already. Under a pipeline gradients are always scattered at the end of the step: zero 2
+does what zero 1 does.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ def shard_unit(
     root: bool,
     ignored: set[nn.Parameter] | None = None,
 ) -> None:
-    """Spread the parameters of `unit` that no inner unit has over `mesh`, but for the `ignored` ones.
+    """Spread the parameters of `unit` that no inner unit has over `mesh`: of two axes, copies over the first.
+
+    The `ignored` ones stay as they are.
 
     Computes in `dtype`, reduces gradients in float32. The root (embedding, final norm, head) stays
     gathered from forward to backward, whose first use follows at once.
@@ -50,6 +55,7 @@ def before_microbatch(part: nn.Module, *, zero: int, last: bool) -> None:
             unit.set_requires_gradient_sync(last)
         if zero in (1, 2):
             unit.set_reshard_after_backward(last)
+        unit.set_requires_all_reduce(last)
         unit.set_is_last_backward(last)
 
 

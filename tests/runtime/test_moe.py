@@ -15,7 +15,7 @@ from meshwright.planner.plan import ModelSpec
 from meshwright.runtime.blocks.expert_names import hub_name, hub_names, runtime_name
 from meshwright.runtime.blocks.moe import Moe
 from meshwright.runtime.blocks.moe_shape import MoeShape, read_moe
-from meshwright.runtime.blocks.shape import Shape
+from meshwright.runtime.blocks.shape import read_shape
 
 
 def their_model(config: dict[str, Any]) -> nn.Module:
@@ -38,12 +38,7 @@ def expert_shape(config: dict[str, Any]) -> MoeShape:
 
 def our_block(config: dict[str, Any], theirs: dict[str, Tensor]) -> Moe:
     """Our block with their weights, of which gate and up are one tensor."""
-    shape = Shape(
-        hidden=config["hidden_size"], intermediate=config["intermediate_size"], layers=1, heads=4, kv_heads=4,
-        head_dim=8, vocab=8, norm_eps=1e-5, rope_theta=1e4, rope_scaling=None, tied_embeddings=False, qkv_bias=False,
-        out_bias=False, mlp_bias=False, qk_norm=False, initializer_range=0.02, moe=expert_shape(config),
-    )  # fmt: skip
-    block = Moe(shape)
+    block = Moe(read_shape(config))
     state = dict(theirs)
     gate_up = state.pop("experts.gate_up_proj")
     state["experts.gate_proj"], state["experts.up_proj"] = gate_up.chunk(2, dim=1)

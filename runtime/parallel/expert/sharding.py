@@ -14,11 +14,11 @@ from torch.distributed.tensor import Placement, Replicate, Shard, distribute_ten
 
 from ... import compat
 from ...blocks.experts import Dispatch, Experts
-from ...blocks.linear import Linear, project
+from ...blocks.linear import Linear
 from ...blocks.moe import Moe
 from ...blocks.router import Router, Routing, route, router_logits
 from ...mesh import Meshes
-from ..tensor import Sharded, TensorAxis, local, shard_mlp
+from ..tensor import Sharded, TensorAxis, WholeLinear, local, shard_block
 from .dispatch import Dropless
 from .exchange import Groups
 
@@ -26,7 +26,7 @@ WEIGHTS = ("gate_proj", "up_proj", "down_proj")
 WIDTH = {"gate_proj": 1, "up_proj": 1, "down_proj": 2}  # the dimension that etp shards
 HIDDEN = {"gate_proj": 2, "up_proj": 2, "down_proj": 1}  # that of the hidden size
 
-MakeParameter = Callable[[str, Tensor], nn.Parameter]
+MakeParameter = Callable[[str, Tensor], nn.Parameter | None]
 
 
 class ShardedExperts(Sharded, Experts):
@@ -34,11 +34,10 @@ class ShardedExperts(Sharded, Experts):
 
     def __init__(self, experts: Experts, parameter: MakeParameter, dispatch: Dispatch | None, partial: tuple[str, ...]):
         nn.Module.__init__(self)
-        self.count, self.partial = experts.count, partial
+        self.count, self.activate, self.partial = experts.count, experts.activate, partial
         self.dispatch = dispatch or self.dispatch_here
-        self.gate_proj = parameter("gate_proj", experts.gate_proj)
-        self.up_proj = parameter("up_proj", experts.up_proj)
-        self.down_proj = parameter("down_proj", experts.down_proj)
+        for name in WEIGHTS:
+            self.register_parameter(name, parameter(name, getattr(experts, name)))
 
     def matrix(self, weight: Tensor) -> Tensor:
         return local(weight)
@@ -61,20 +60,6 @@ class ReplicatedRouter(Sharded):
         return route(router_logits(tokens, local(self.weight), self.shape), self.shape, self.e_score_correction_bias)
 
 
-class ReplicatedGate(Sharded):
-    """The gate of a shared expert, held by all ranks of tp, each for its own tokens."""
-
-    partial = ("weight",)
-
-    def __init__(self, gate: nn.Module, axis: TensorAxis):
-        super().__init__()
-        assert isinstance(gate, Linear)
-        self.weight = axis.parameter(gate.weight, Replicate())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return project(x, local(self.weight), None)
-
-
 def shard_moe(moe: Moe, meshes: Meshes, axis: TensorAxis | None) -> None:
     """Share one block of experts out over the ranks of a stage; `axis` is that of tp, where there is one."""
     if axis is not None:
@@ -88,9 +73,10 @@ def shard_moe(moe: Moe, meshes: Meshes, axis: TensorAxis | None) -> None:
 def _shard_dense(moe: Moe, axis: TensorAxis) -> None:
     moe.gate = ReplicatedRouter(moe.gate, axis)
     if moe.shared_expert_gate is not None:
-        moe.shared_expert_gate = ReplicatedGate(moe.shared_expert_gate, axis)
+        assert isinstance(moe.shared_expert_gate, Linear)
+        moe.shared_expert_gate = WholeLinear(moe.shared_expert_gate, axis)
     if moe.shared is not None:
-        shard_mlp(moe.shared, axis)
+        shard_block(moe.shared, axis)
 
 
 def _folded(experts: Experts, meshes: Meshes) -> ShardedExperts:
@@ -109,7 +95,7 @@ def _folded(experts: Experts, meshes: Meshes) -> ShardedExperts:
 def _replicated(experts: Experts, axis: TensorAxis) -> ShardedExperts:
     """All experts on every rank of tp, for other tokens each."""
 
-    def parameter(name: str, whole: Tensor) -> nn.Parameter:
+    def parameter(name: str, whole: Tensor) -> nn.Parameter | None:
         return axis.parameter(whole, Replicate())
 
     return ShardedExperts(experts, parameter, None, WEIGHTS)

@@ -45,7 +45,8 @@ def saved_bytes(name: str) -> int:
         return tensor
 
     with FakeTensorMode():
-        rotary = Rotary(shape, Positions())
+        assert shape.rope is not None
+        rotary = Rotary(shape.rope, Positions())
         layer, x = Layer(shape, 0, rotary), torch.empty(1, SEQ_LEN, shape.hidden, requires_grad=True)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             output = layer(x)
