@@ -56,6 +56,8 @@ OLMOE: dict[str, Any] = {
     "intermediate_size": 24,
     "num_experts": 8,
     "num_experts_per_tok": 4,
+    "pad_token_id": None,  # else transformers gives the embedding of token 1 no gradient
+    "eos_token_id": None,
 }
 _LATENT: dict[str, Any] = {
     **_COMMON,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from expert_oracle import Balancing, train_reference
 from harness import run_ranks
-from moe_families import MIXTRAL
+from moe_families import DEEPSEEK_V2, DEEPSEEK_V3, MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE
 from oracle import Curve
 from plans import make_plan
 
@@ -39,6 +39,23 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+FAMILIES: dict[str, dict[str, Any]] = {
+    "deepseek_v3, ep2 dp2": {"config": DEEPSEEK_V3, "dp": 2, "ep": 2},
+    "deepseek_v3, pp2 tp2 sp etp2 recompute": {
+        "config": DEEPSEEK_V3, "pp": 2, "tp": 2, "sp": True, "etp": 2, "recompute": "full",
+    },
+    "deepseek_v3, ep2 tp2 sp selective recompute": {
+        "config": DEEPSEEK_V3, "tp": 2, "sp": True, "ep": 2, "recompute": "selective",
+        "recompute_operations": ("layernorm", "moe_act", "mlp"),
+    },
+    "deepseek_v2, tp2 sp ep2": {"config": DEEPSEEK_V2, "tp": 2, "sp": True, "ep": 2},
+    "qwen2_moe, tp2 sp dp2 ep4": {"config": {**QWEN2_MOE, "num_experts": 8}, "tp": 2, "sp": True, "dp": 2, "ep": 4},
+    "qwen3_moe, ep2 dp2 selective recompute": {
+        "config": QWEN3_MOE, "dp": 2, "ep": 2, "recompute": "selective", "recompute_operations": ("moe", "layernorm"),
+    },
+    "olmoe, cp2 ep2": {"config": OLMOE, "cp": 2, "ep": 2},
+    "mixtral, cp2 tp2 sp ep4": {"config": MIXTRAL, "cp": 2, "tp": 2, "sp": True, "ep": 4},
+}  # fmt: skip
 BALANCED: dict[str, dict[str, Any]] = {
     "global, one process": {"balance": "global"},
     "global, ep2 dp2": {"balance": "global", "dp": 2, "ep": 2},
@@ -46,7 +63,14 @@ BALANCED: dict[str, dict[str, Any]] = {
     "global, pp2 ep2 dp2 recompute": {"balance": "global", "pp": 2, "dp": 2, "ep": 2, "recompute": "full"},
     "microbatch, ep2 dp2": {"balance": "microbatch", "dp": 2, "ep": 2, "microbatch": 1},
     "microbatch, tp2 sp ep2": {"balance": "microbatch", "tp": 2, "sp": True, "ep": 2},
-}
+    "global, deepseek_v3, tp2 sp etp2": {"config": DEEPSEEK_V3, "balance": "global", "tp": 2, "sp": True, "etp": 2},
+    "bias, deepseek_v3, ep2 dp2": {"config": DEEPSEEK_V3, "balance": "bias", "bias_rate": 0.05, "dp": 2, "ep": 2},
+    "bias, deepseek_v3, pp2 tp2 sp ep2 recompute": {
+        "config": DEEPSEEK_V3, "balance": "bias", "bias_rate": 0.05, "pp": 2, "tp": 2, "sp": True, "ep": 2,
+        "recompute": "full",
+    },
+}  # fmt: skip
+RECIPE = ("balance", "z_loss", "bias_rate")
 AUX_LOSS = 0.5  # so large that leaving it out, or a wrong factor, would show in every gradient
 
 
@@ -82,8 +106,14 @@ def test_variant_equals_one_device(name: str, tmp_path: Path) -> None:
     assert_same(MIXTRAL, VARIANTS[name], FEW, tmp_path)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_family_equals_one_device(name: str, tmp_path: Path) -> None:
+    options = dict(FAMILIES[name])
+    assert_same(options.pop("config"), options, FEW, tmp_path)
+
+
 @pytest.mark.parametrize("name", BALANCED)
 def test_balancing_equals_one_device(name: str, tmp_path: Path) -> None:
     options = dict(BALANCED[name])
-    recipe = {key: options.pop(key) for key in ("balance", "z_loss") if key in options}
-    assert_same(MIXTRAL, options, FEW, tmp_path, aux_loss=AUX_LOSS, **recipe)
+    recipe = {key: options.pop(key) for key in RECIPE if key in options}
+    assert_same(options.pop("config", MIXTRAL), options, FEW, tmp_path, aux_loss=AUX_LOSS, **recipe)
