@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -65,7 +66,8 @@ class Outgoing:
     def __init__(self, model: ParallelModel, dtype: torch.dtype):
         self.dtype = dtype
         self.writes = model.meshes.rank % model.meshes.stage_size == 0  # one rank of each stage
-        self._states = {name: tensor for name, tensor in model.named_states() if not _is_tied_copy(name, model)}
+        states = chain(model.named_parameters(), model.named_buffers())
+        self._states = {name: tensor for name, tensor in states if not _is_tied_copy(name, model)}
         self._pieces = pieces(model.shape, self._states)
         sizes = stored_sizes(model.shape, {name: tuple(tensor.shape) for name, tensor in self._states.items()})
         self.sizes_bytes = {name: math.prod(size) * dtype.itemsize for name, size in sizes.items()}

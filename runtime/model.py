@@ -15,6 +15,7 @@ from .blocks.shape import Shape
 from .blocks.transformer import EMBEDDING, HEAD
 from .mesh import Meshes
 from .parallel.batch import Batch
+from .parallel.expert.control import ExpertControl
 from .parallel.tensor import partial_parameters
 
 
@@ -44,6 +45,7 @@ class ParallelModel:
         self.parts = parts
         self.meshes = meshes
         self._executor = executor
+        self.experts: ExpertControl | None = None  # set by build_model for a model that has some
         self._parameters = dict(named(parts, shape))
         self._partial = [p for part in parts for p in partial_parameters(part)]
         last = plan.configuration.holds_last_stage(meshes.pp_rank)
@@ -56,9 +58,8 @@ class ParallelModel:
         """Global names and local parameters; the last stage's copy of a tied embedding has the embedding's name."""
         yield from self._parameters.items()
 
-    def named_states(self) -> Iterator[tuple[str, Tensor]]:
-        """Parameters, and the buffers that training changes without a gradient, by their global names."""
-        yield from self._parameters.items()
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Global names and states that no gradient reaches, equal on all ranks of a stage."""
         for part in self.parts:
             yield from part.named_buffers()
 
@@ -78,8 +79,12 @@ class ParallelModel:
         for parameter in self._parameters.values():
             parameter.grad = None
         weight = sequences * seq_len / self.meshes.cp_size
+        if self.experts is not None:
+            self.experts.begin()
         loss = self._executor.step(self._layout(Batch(tokens[:, :-1], tokens[:, 1:], documents, weight, draws)))
         self._complete_gradients()
+        if self.experts is not None:
+            self.experts.finish()
         return self._global_mean(loss)
 
     def clip_grad_norm(self, max_norm: float) -> Tensor:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from .blocks.expert_names import hub_names, is_stacked
 from .blocks.shape import Shape
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
@@ -54,6 +55,10 @@ class Source:
 
 def sources(shape: Shape, name: str) -> Iterator[Source]:
     """Where the blocks' parameter `name` is in a checkpoint of the family: one tensor, or one an expert."""
+    if shape.moe is not None:
+        hub, stacked = hub_names(name, shape.moe), is_stacked(name)
+        yield from (Source(each, expert=expert if stacked else None) for expert, each in enumerate(hub))
+        return
     found = _LAYER.fullmatch(name)
     table = {"gpt2": _GPT2_LAYER, "phi3": _PHI3_LAYER}.get(shape.family, {})
     if found is None or found[2] not in table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def load_pretrained(model: ParallelModel, folder: Path) -> int:
     """
     weights = Weights(folder)
     with torch.no_grad():
-        for name, tensor in model.named_states():
+        for name, tensor in chain(model.named_parameters(), model.named_buffers()):
             _fill(tensor, list(sources(model.shape, name)), weights)
     return weights.read_bytes
 

@@ -6,6 +6,7 @@ runs/NAME/plan.yaml recipe.yaml    what runs
           checkpoints/             step-00000120/ ...
           metrics.jsonl            one object a logged step      events.jsonl   what else happened
           tensorboard/             the same metrics
+          routing/                 choices of experts, where the recipe asks for them
           heartbeats/              one small file a rank
           logs/                    standard output and error of each rank and attempt; agent.log
           final/                   the trained model for transformers
@@ -73,6 +74,10 @@ class RunFolder:
     @property
     def events(self) -> Path:
         return self.path / "events.jsonl"
+
+    @property
+    def routing(self) -> Path:
+        return self.path / "routing"
 
     @property
     def tensorboard(self) -> Path:

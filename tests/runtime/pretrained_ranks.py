@@ -27,7 +27,9 @@ def load_everywhere(plans: list[Plan], folder: Path, tokens: Tensor) -> list[tup
 def _load(plan: Plan, folder: Path, tokens: Tensor) -> tuple[Any, int, int]:
     model = build_model(plan, CPU, seed=None)
     read = load_pretrained(model, folder)
-    locals_ = [p.to_local() if isinstance(p, DTensor) else p for _, p in model.named_states()]
+    locals_ = [
+        p.to_local() if isinstance(p, DTensor) else p for _, p in (*model.named_parameters(), *model.named_buffers())
+    ]
     return _logits(model, tokens), read, sum(part.numel() * 4 for part in locals_)
 
 

@@ -74,7 +74,6 @@ def test_options_that_do_not_run(options: dict[str, Any], field: str) -> None:
         ({**SLIDING, "max_window_layers": 2}, None),
         ({"model_type": "gpt2", "n_layer": 5, "n_embd": 64, "n_head": 4}, None),
         ({"model_type": "gemma2", "use_bidirectional_attention": True}, "model.config.use_bidirectional_attention"),
-        ({"model_type": "mixtral"}, "model"),
         ({"hidden_act": "quick_gelu"}, "model.config.hidden_act"),
         ({"partial_rotary_factor": 0.5}, "model.config.partial_rotary_factor"),
         ({"model_type": "phi3", "partial_rotary_factor": 0.5}, None),

@@ -11,12 +11,13 @@ import pytest
 import torch
 from families import DENSE, GPT2, LATENT, QWEN2
 from harness import run_ranks
-from oracle import reference_model
+from moe_families import FAMILIES
+from oracle import shake
 from plans import LLAMA, make_plan
 from pretrained_ranks import load_and_export, load_everywhere
 from safetensors.torch import load_file, save_file
 from training_ranks import run_training
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from meshwright import runs
 from meshwright.errors import InputError
@@ -30,6 +31,13 @@ from meshwright.runtime.run_folder import differences
 from meshwright.runtime.tokens import prepare_tokens
 from meshwright.runtime.weights import Weights
 
+MOE = {name: config for name, config in FAMILIES.items() if "," not in name}
+CONFIGS = DENSE | LATENT | MOE
+MOE_MESHES: list[dict[str, Any]] = [
+    {"tp": 2, "sp": True, "dp": 2, "ep": 2, "etp": 2, "zero": 3},
+    {"pp": 2, "tp": 2, "sp": True, "ep": 2, "zero": 0, "microbatch": 4},
+    {"dp": 4, "ep": 2, "zero": 1},
+]
 MESHES: list[dict[str, Any]] = [
     {"tp": 4, "microbatch": 8, "zero": 0},
     {"pp": 2, "tp": 2, "sp": True, "zero": 0},
@@ -40,7 +48,12 @@ TOKENS = torch.randint(0, 251, (2, 32), generator=torch.Generator().manual_seed(
 
 def save(config: dict[str, Any], folder: Path, **options: Any) -> PreTrainedModel:
     """A random model, written by transformers."""
-    model = reference_model(config, shaken=True).eval()
+    settings = AutoConfig.for_model(**config, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_config(settings, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if "inv_freq" not in name and name != "model.embed_tokens.embed_scale":
+                tensor.copy_(shake(name, tensor))
     model.save_pretrained(folder, **options)
     return model
 
@@ -49,24 +62,26 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
-@pytest.mark.parametrize("family", DENSE | LATENT)
+@pytest.mark.parametrize("family", CONFIGS)
 def test_logits_are_those_of_transformers_in_every_mesh(family: str, tmp_path: Path) -> None:
-    config = (DENSE | LATENT)[family]
+    config = CONFIGS[family]
     model = save(config, tmp_path, max_shard_size="100KB")
     assert check_pretrained(tmp_path, config) == []
+    tokens = TOKENS % config["vocab_size"]
     with torch.no_grad():
-        expected = model(TOKENS).logits
-    plans = [make_plan(config, **options) for options in MESHES]
-    for found in zip(*run_ranks(4, load_everywhere, plans, tmp_path, TOKENS), strict=True):
-        for logits, _, _ in found:
+        expected = model(tokens).logits
+    plans = [make_plan(config, **options) for options in (MOE_MESHES if family in MOE else MESHES)]
+    for found in zip(*run_ranks(4, load_everywhere, plans, tmp_path, tokens), strict=True):
+        for logits, read, held in found:
+            assert read == held
             torch.testing.assert_close(torch.tensor(logits), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", DENSE | LATENT)
+@pytest.mark.parametrize("family", CONFIGS)
 def test_what_was_loaded_is_written_bit_by_bit(family: str, tmp_path: Path) -> None:
-    config = (DENSE | LATENT)[family]
+    config = CONFIGS[family]
     save(config, tmp_path / "theirs")
-    plan = make_plan(config, pp=2, tp=2, sp=True, zero=0)
+    plan = make_plan(config, **(MOE_MESHES[0] if family in MOE else MESHES[1]))
     run_ranks(4, load_and_export, plan, tmp_path / "theirs", tmp_path / "ours")
     theirs, ours = tensors(tmp_path / "theirs"), tensors(tmp_path / "ours")
     assert theirs.keys() == ours.keys()
