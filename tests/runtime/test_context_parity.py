@@ -1,4 +1,4 @@
-"""Context parallelism in training: the same losses, gradients and norms as one process, alone and with every other axis."""
+"""Context parallelism in training: the same losses, gradients and norms as one process, alone and beside other axes."""
 
 from __future__ import annotations
 
