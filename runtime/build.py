@@ -17,11 +17,12 @@ from .initialize import materialise
 from .mesh import Meshes, build_meshes
 from .model import Executor, Layout, ParallelModel, named
 from .parallel.accumulation import Accumulation
+from .parallel.chunks import chunk_loss
 from .parallel.context.place import Place
 from .parallel.context.zigzag import Zigzag
 from .parallel.data import shard_unit
 from .parallel.pipeline import Pipeline, activation_tensors
-from .parallel.recompute import recompute_layer
+from .parallel.recompute import recompute_layer, recompute_operations
 from .parallel.tensor import TensorAxis, shard_layer
 from .parallel.vocabulary import shard_ends
 
@@ -74,7 +75,9 @@ class Builder:
         self._cut(part)
         names = {parameter: name for name, parameter in named([part], self.shape)}
         for unit in (*part.model.layers.values(), part):
-            materialise(unit, names, self.device, seed=self.seed, std=self.shape.initializer_range)
+            materialise(
+                unit, names, self.device, seed=self.seed, std=self.shape.initializer_range, norm=self.shape.unit_norm
+            )
             self._dress(unit, root=unit is part)
         return part
 
@@ -88,6 +91,8 @@ class Builder:
             shard_ends(part, axis)
         if self.place is not None:
             self.place.spread(part)
+        if part.lm_head is not None and self.plan.logits_chunks > 1:
+            chunk_loss(part.lm_head, self.plan.logits_chunks)
 
     @property
     def sequence(self) -> Zigzag:
@@ -104,8 +109,11 @@ class Builder:
 
     def _dress(self, unit: nn.Module, *, root: bool) -> None:
         """What surrounds a layer, or what a stage has beside its layers (the root): recomputation, data parallelism."""
-        if not root and self.plan.recompute[self.meshes.pp_rank] == "full":
+        choice = self.plan.recompute[self.meshes.pp_rank]
+        if isinstance(unit, Layer) and choice == "full":
             recompute_layer(unit)
+        elif isinstance(unit, Layer) and choice == "selective":
+            recompute_operations(unit, self.plan.recompute_operations)
         if self.meshes.data is not None:
             shard_unit(unit, self.meshes.data, zero=self.plan.zero, dtype=self.dtype, root=root)
 

@@ -5,18 +5,19 @@ Checked by the tests on torch 2.13.0 (CPU, gloo). 2.11.0 (CUDA) has the same nam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed._composable.replicate_with_fsdp import replicate
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.pipelining.schedules import _Action, _ComputationType, _PipelineScheduleRuntime
+from torch.distributed.tensor import DTensor
 
 __all__ = [
     "PipelineRuntime",
@@ -25,12 +26,15 @@ __all__ = [
     "default_timeout",
     "flash",
     "flash_backward",
+    "forward_pre_hooks",
     "has_flash",
+    "like_sharded",
     "pipeline_action",
     "reduce_scatter",
     "replicate",
     "set_timeout",
     "unflatten",
+    "waited",
 ]
 
 PipelineRuntime: Any = _PipelineScheduleRuntime
@@ -130,3 +134,19 @@ def flash_backward(
         fused = torch.ops.aten._scaled_dot_product_flash_attention_backward
         gradients = fused(*given, *lengths, 0.0, causal, random, random, scale=scale)
     return gradients[0], gradients[1], gradients[2]
+
+
+def waited(x: Tensor) -> Tensor:
+    """The result of a collective itself, for what stands for it until somebody waits."""
+    plain: Tensor = x.wait() if isinstance(x, functional.AsyncCollectiveTensor) else x
+    return plain
+
+
+def forward_pre_hooks(module: nn.Module) -> tuple[Callable[..., Any], ...]:
+    """What `register_forward_pre_hook` was given, in order."""
+    return tuple(module._forward_pre_hooks.values())
+
+
+def like_sharded(local: Tensor, like: Tensor) -> Tensor:
+    """`local`, on any device, as the part that this rank holds of a tensor that is sharded as `like`."""
+    return DTensor(local, like._spec, requires_grad=False) if isinstance(like, DTensor) else local  # type: ignore
