@@ -23,6 +23,7 @@ class Recipe(Frozen):
     data: str = Field(STANDARD_LIBRARY, description="text file, folder of text, token file, or python-stdlib")
     suffixes: tuple[str, ...] = Field((), description="of a folder, read only these: .py .md")
     tokenizer: str = Field(BYTES, description="bytes, or the path of a Hugging Face tokenizer.json")
+    separate_documents: bool = Field(False, description="tokens see only those of their own document")
     lr: float = Field(3e-4, gt=0, description="learning rate after warm-up")
     min_lr: float = Field(3e-5, ge=0, description="learning rate at the last step; a tenth of lr if not given")
     warmup_steps: int = Field(0, ge=0)

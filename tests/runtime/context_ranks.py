@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
+from workers import gradient_errors, own_sequences
 
 from meshwright.planner.configuration import CpAlgorithm
+from meshwright.planner.plan import Plan
 from meshwright.runtime.blocks.core import Core
+from meshwright.runtime.build import build_model
+from meshwright.runtime.documents import documents_of
 from meshwright.runtime.parallel.context.algorithms import CORES, Groups
 from meshwright.runtime.parallel.context.zigzag import Zigzag
 
@@ -73,3 +78,11 @@ def _share(x: Tensor, layout: Zigzag, rank: int) -> Tensor:
     """[batch, heads, seq_len, width] as one rank has it."""
     padded = torch.nn.functional.pad(x, (0, 0, 0, layout.padded - layout.seq_len))
     return padded[:, :, layout.order().view(layout.size, -1)[rank]].contiguous()
+
+
+def train_on_documents(plan: Plan, batch: Tensor, separator: int, expected: Path) -> tuple[float, dict[str, float]]:
+    """Loss of a global batch whose documents are separated, and errors of its gradients as `workers.train` has them."""
+    model = build_model(plan, torch.device("cpu"))
+    own = own_sequences(model, batch)
+    loss = model.forward_backward(own, documents_of(own[:, :-1], separator))
+    return loss.item(), gradient_errors(model, torch.load(expected))
