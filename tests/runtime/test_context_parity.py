@@ -49,6 +49,11 @@ def test_product_trains_as_one_device(name: str, tmp_path: Path) -> None:
     assert_same(LLAMA, PRODUCTS[name], FEW, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["cp4 token-ring", "cp4 usp", "cp2 tp2 sp", "cp2 pp2"])
+def test_a_sequence_that_does_not_divide_trains_as_on_one_device(name: str, tmp_path: Path) -> None:
+    assert_same(LLAMA, {**ALGORITHMS, **PRODUCTS}[name] | {"seq_len": 29}, FEW, tmp_path)
+
+
 @pytest.mark.parametrize("name", ["cp4 ring", "cp4 ulysses", "cp4 usp"])
 def test_one_key_head_trains_as_one_device(name: str, tmp_path: Path) -> None:
     assert_same(ONE_KEY_HEAD, ALGORITHMS[name], FEW, tmp_path)
