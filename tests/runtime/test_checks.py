@@ -36,7 +36,6 @@ def test_good_plans_pass(options: dict[str, Any]) -> None:
         ({"mesh": MeshDegrees(dp=2)}, "mesh"),
         ({"mesh": MeshDegrees(dp=2, ep=2)}, "mesh.ep"),
         ({"offload": 0.5}, "offload"),
-        ({"recompute": ("selective",)}, "recompute"),
         ({"recompute": ("none", "none")}, "recompute"),
         ({"stage_layers": (4,)}, "stage_layers"),
         ({"stage_layers": (2, 3)}, "stage_layers"),
