@@ -20,6 +20,7 @@ class Kept:
     """Bytes of one layer and microbatch by the module that keeps them."""
 
     residual: float  # inputs of the norms, dropout masks
+    norm_copies: float  # what norms of separate kernels keep beside their input
     norm_outputs: float
     projected: float  # queries, keys, values
     latents: float
@@ -34,7 +35,7 @@ class Kept:
     @property
     def total(self) -> float:
         attention = self.projected + self.latents + self.core + self.attention_output
-        return self.residual + self.norm_outputs + attention + self.mlp + self.moe
+        return self.residual + self.norm_copies + self.norm_outputs + attention + self.mlp + self.moe
 
     @property
     def moe(self) -> float:
@@ -44,7 +45,7 @@ class Kept:
         """Bytes that recomputing these modules saves."""
         saved = {
             "core_attn": self.core,
-            "layernorm": self.norm_outputs,
+            "layernorm": self.norm_copies + self.norm_outputs,
             "mlp": self.mlp,
             "mla_up_proj": self.projected if self.latents else 0.0,
             "moe": self.moe,
@@ -81,10 +82,11 @@ def layer_kept(layer: Layer, shape: Shape) -> Kept:
     """Everything that a layer keeps when nothing is recomputed."""
     keeps, own, hidden = shape.keeps, shape.own, layer.hidden
     masks = 2 * own * hidden if keeps.dropout else 0.0
-    norm_input = shape.element + 4 if keeps.eager_norms else shape.element
+    gathered = shape.tokens if keeps.gathered_inputs else own
     kept = {
-        "residual": layer.norms * own * hidden * norm_input + masks,
-        "norm_outputs": layer.norms * own * hidden * shape.inputs,
+        "residual": layer.norms * own * hidden * shape.element + masks,
+        "norm_copies": layer.norms * own * hidden * 4 if keeps.eager_norms else 0.0,
+        "norm_outputs": layer.norms * gathered * hidden * shape.inputs,
         **_attention(layer, shape),
     }
     return Kept(**kept, **_feed_forward(layer, shape))

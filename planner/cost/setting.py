@@ -7,7 +7,7 @@ from functools import cached_property
 
 from ...clusters.schema import Cluster, Device, Dtype, Origin
 from ...clusters.topology import GroupPaths, Path, Topology, domain_devices
-from ..configuration import CORE, Configuration, Module
+from ..configuration import Configuration, Module
 from ..frameworks.framework import Costs, Framework, framework
 from ..job import Job
 from ..model import Architecture, Layer
@@ -29,11 +29,10 @@ class Setting:
     job: Job
     every_device: bool = True  # a legal configuration uses all of them, rather than any number of whole nodes
     framework: Framework = field(default_factory=framework)  # what executes the layers
-    recompute_modules: tuple[Module, ...] = CORE  # what recompute=selective gives up
     narrow: Dtype | None = None  # what the layers' matmuls run in where that is narrower than the job's precision
     _paths: dict[tuple[int, int], GroupPaths] = field(default_factory=dict, repr=False)
     _hops: dict[tuple[int, int], Path] = field(default_factory=dict, repr=False)
-    _costs: dict[Sharding, ModelCosts] = field(default_factory=dict, repr=False)
+    _costs: dict[tuple[Sharding, tuple[Module, ...]], ModelCosts] = field(default_factory=dict, repr=False)
 
     @cached_property
     def topology(self) -> Topology:
@@ -168,12 +167,12 @@ class Setting:
         )
 
     def costs(self, configuration: Configuration) -> ModelCosts:
-        """Costs of every layer and end block under the configuration's sharding."""
-        sharding = sharding_of(configuration)
-        if sharding not in self._costs:
-            groups, modules = self.groups(sharding), self.recompute_modules
-            self._costs[sharding] = model_costs(self.architecture, self.shape(sharding), self.rates, groups, modules)
-        return self._costs[sharding]
+        """Costs of every layer and end block under the configuration's sharding and what it recomputes selectively."""
+        key = sharding, modules = sharding_of(configuration), configuration.recompute_operations
+        if key not in self._costs:
+            groups = self.groups(sharding)
+            self._costs[key] = model_costs(self.architecture, self.shape(sharding), self.rates, groups, modules)
+        return self._costs[key]
 
 
 def _flat(group: GroupPaths) -> GroupPaths:

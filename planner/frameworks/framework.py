@@ -55,6 +55,9 @@ class Keeps(Frozen):
     scores: bool = Field(default=False, description="attention that is not fused keeps its score matrices")
     dropout: bool = Field(default=False, description="masks of a byte per element (and dropped scores) are kept")
     checkpoints_on_host: bool = Field(default=False, description="what full recomputation keeps goes to host memory")
+    gathered_inputs: bool = Field(
+        default=False, description="with sequence parallelism, products keep their inputs gathered over tp"
+    )
     fp8_inputs: bool = Field(default=True, description="in fp8, inputs of products are kept in one byte")
     fp8_weight_bytes: int = Field(
         default=3, ge=1, le=4, description="1: weights live in fp8 alone; 3: beside 16-bit ones"
@@ -186,6 +189,7 @@ class Framework(Frozen):
         default=False,
         description="with a pipeline over nodes, tensor-parallel rings pay the network's latency at every step",
     )
+    splits_backward: bool = Field(default=False, description="has schedules whose backwards come in two halves")
     fills_stages: bool = Field(default=False, description="layers that do not divide leave the last stages short")
     balances_stages: bool = Field(default=False, description="pipeline stages are cut by FLOPs, the head's included")
     keeps: Keeps = Keeps()

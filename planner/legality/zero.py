@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...errors import Problem
 from ..configuration import Configuration
 from ..cost.setting import Setting
-from .rule import Rule
+from .rule import Rule, divides
 
 
 def _zero_data(setting: Setting, configuration: Configuration) -> Problem | None:
@@ -22,6 +22,20 @@ def _zero_pipeline(setting: Setting, configuration: Configuration) -> Problem | 
     return Problem("--pin zero", configuration.zero, rule, "zero=1")
 
 
+def _copies(setting: Setting, configuration: Configuration) -> Problem | None:
+    copies, mesh = configuration.dp_replicate, configuration.mesh
+    if copies == 1:
+        return None
+    if mesh.dp % copies:
+        return divides("dp_replicate", copies, mesh.dp, "the data-parallel ranks")
+    if configuration.zero == 0:
+        return Problem("--pin dp_replicate", copies, "ZeRO 0 shards nothing: every rank is a copy", "zero=1")
+    if mesh.dp * mesh.cp == copies:
+        rule = "leaves one rank in each copy, and ZeRO nothing to shard over"
+        return Problem("--pin dp_replicate", copies, rule, "zero=0")
+    return None
+
+
 def _offload_state(setting: Setting, configuration: Configuration) -> Problem | None:
     if 0.0 <= configuration.offload <= 1.0:
         return None
@@ -31,5 +45,6 @@ def _offload_state(setting: Setting, configuration: Configuration) -> Problem | 
 RULES: tuple[Rule, ...] = (
     Rule("zero-data", "ZeRO shards over replicas", _zero_data),
     Rule("zero-pipeline", "gradient accumulation across a pipeline", _zero_pipeline),
+    Rule("copies", "hybrid sharding: copies of a ZeRO group", _copies),
     Rule("offload", "a fraction", _offload_state),
 )

@@ -54,7 +54,6 @@ def make_case(row: Row) -> Case:
         cluster,
         Job(seq_len=row.seq_len, global_batch=row.gbs, precision=precision),
         framework=as_row_ran(framework(generation(row)), row),
-        recompute_modules=recompute_modules(row),
         narrow="fp4" if "fp4" in row.precision.lower() else None,
     )
     if not recognized(row):
@@ -106,6 +105,7 @@ def _configuration(row: Row, shape: Architecture, assumptions: list[str]) -> Con
         zero=_zero(row, mesh, assumptions),
         sp=_sequence_parallel(row, mesh, assumptions),
         recompute=(_recompute(row, assumptions),) * mesh.pp,
+        recompute_operations=recompute_modules(row),
         offload=offload(row),
         cp_algorithm="ulysses" if "ulysses" in row.features.lower() else "ring",
     )

@@ -6,7 +6,10 @@
     2     gathered for a whole step scattered at once    one gather a unit, one scatter a unit and microbatch
     3     gathered for each use     scattered at once    two gathers and one scatter a unit and microbatch
 
-Under a pipeline gradients are always scattered at the end of the step: zero 2 does what zero 1 does.
+A unit is a layer; embedding, final norm and head together are one more, which zero 3 gathers once a microbatch only.
+Hybrid sharding has copies of such a group: all of this inside of each, and one all-reduce a unit and step between them,
+of gradients that are scattered already. Under a pipeline gradients are always scattered at the end of the step: zero 2
+does what zero 1 does.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from .. import compat
 
 
 def shard_unit(unit: nn.Module, mesh: DeviceMesh, *, zero: int, dtype: torch.dtype, root: bool) -> None:
-    """Spread the parameters of `unit` that no inner unit has over `mesh`.
+    """Spread the parameters of `unit` that no inner unit has over `mesh`: of two axes, copies over the first.
 
     Computes in `dtype`, reduces gradients in float32. The root (embedding, final norm, head) stays
     gathered from forward to backward, whose first use follows at once.
@@ -40,4 +43,5 @@ def before_microbatch(part: nn.Module, *, zero: int, last: bool) -> None:
         part.set_requires_gradient_sync(last)
     if zero in (1, 2):
         part.set_reshard_after_backward(last)
+    part.set_requires_all_reduce(last)
     part.set_is_last_backward(last)

@@ -1,14 +1,43 @@
-"""Activation recomputation: keep a layer's input, run the layer again in the backward pass (arXiv:1604.06174)."""
+"""Activation recomputation (arXiv:1604.06174): keep inputs, run operations again in the backward pass.
+
+Of a whole layer, or selectively (arXiv:2205.05198, section 5) of the operations that the plan names. Nothing that is
+recomputed is random, so no generator state is kept.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from functools import partial
 
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, noop_context_fn
+
+from ...planner.configuration import Module
+from ..blocks.transformer import Layer
+from .rerun import Scope
+
+Contexts = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
+"""Makes what surrounds a forward pass and each repetition of it: whoever keeps results beyond inputs learns from it."""
 
 
-def recompute_layer(layer: nn.Module) -> None:
-    """Let `layer` keep nothing but its input. Nothing in a layer is random, so no generator state is kept either."""
-    again = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
-    layer.forward = again
+def recompute_layer(layer: nn.Module, contexts: Contexts = noop_context_fn) -> None:
+    """Let `layer`, or any module, keep nothing but its input."""
+    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+    layer.forward = partial(again, layer.forward)
+
+
+def recompute_operations(layer: Layer, operations: Collection[Module]) -> None:
+    """Let `layer` keep nothing of these operations but what goes into them; `planner.cost.activations` says how much
+    each saves. What a layer does not have is left alone."""
+    if "core_attn" in operations:
+        recompute_layer(layer.self_attn.core)
+    if "mlp" in operations:
+        recompute_layer(layer.mlp)
+    if "layernorm" in operations:
+        scope = Scope(layer)
+        for name, block in layer.named_children():
+            if name.endswith("layernorm"):
+                scope.forget(block)
+        for block in (layer.self_attn, layer.mlp):
+            scope.forget_entry(block)

@@ -1,0 +1,125 @@
+"""Output projection and cross-entropy in chunks of tokens: the logits of a whole sequence never exist.
+
+As in StreamBP (arXiv:2506.03077, section 3), a chunk's logits are made, their loss and their gradient computed at
+once, and thrown away. The products are those of the whole, done earlier: both of the backward pass in the forward.
+What stays until the backward pass is as large as the hidden states and the weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    chunks: int = 1,
+    softcap: float | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    """Sum of the losses in nats of `hidden` [..., width] times `weight` [vocab, width] against ids `targets` [...].
+
+    Negative targets are ignored. `softcap` c bounds logits to c tanh(logit / c). With `group`, rank r holds the r-th
+    equal share of the vocabulary's rows; every rank passes the same hidden states and targets and gets the same loss,
+    and the gradient of `hidden` is its own part of a sum. Ranks exchange three numbers a token, once a chunk.
+    Losses and the gradient of the weight are added up in float32 (float64 for such inputs).
+    """
+    pieces = min(chunks, max(1, targets.numel()))
+    return _linear_cross_entropy(hidden, weight, targets, pieces, softcap, group)
+
+
+class _Chunk(NamedTuple):
+    """Sum of the losses of some tokens, and its gradient by their logits [tokens, share of the vocabulary]."""
+
+    loss: Tensor
+    gradient: Tensor
+
+
+def _chunk(logits: Tensor, targets: Tensor, softcap: float | None, group: dist.ProcessGroup | None) -> _Chunk:
+    """`logits` [tokens, share] are overwritten."""
+    slope = None
+    if softcap is not None:
+        logits = logits.div_(softcap).tanh_()
+        slope = 1 - logits.square()
+        logits = logits.mul_(softcap)
+    share = logits.shape[-1]
+    own = targets - (0 if group is None else group.rank() * share)
+    here = (own >= 0) & (own < share) & (targets >= 0)
+    column = own.masked_fill(~here, 0).unsqueeze(-1)
+
+    highest = logits.max(dim=-1).values
+    target = logits.gather(-1, column).squeeze(-1).masked_fill(~here, 0.0)
+    exponentials = logits.sub_(highest.unsqueeze(-1)).exp_()
+    total, most, target = _over_shares(exponentials.sum(-1), highest, target, group)
+
+    counted = targets >= 0
+    losses = (total.log() + most - target).masked_fill(~counted, 0.0)
+    scale = ((highest - most).exp() / total).masked_fill(~counted, 0.0)
+    gradient = exponentials.mul_(scale.unsqueeze(-1))
+    gradient.scatter_add_(-1, column, -here.to(gradient.dtype).unsqueeze(-1))
+    return _Chunk(losses.sum(), gradient if slope is None else gradient.mul_(slope))
+
+
+def _over_shares(
+    total: Tensor, highest: Tensor, target: Tensor, group: dist.ProcessGroup | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of exponentials, largest logits and target logits of the whole vocabulary, from those of each share."""
+    if group is None:
+        return total, highest, target
+    own = torch.stack([total, highest, target])
+    every = [torch.empty_like(own) for _ in range(group.size())]
+    dist.all_gather(every, own, group=group)
+    totals, maxima, targets = torch.stack(every, dim=1)
+    most = maxima.max(dim=0).values
+    return (totals * (maxima - most).exp()).sum(0), most, targets.sum(0)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        chunks: int,
+        softcap: float | None,
+        group: dist.ProcessGroup | None,
+    ) -> Tensor:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        rows, labels, matrix = hidden.flatten(0, -2), targets.flatten(), weight.to(hidden.dtype)
+        back = any(ctx.needs_input_grad[:2])
+        to_hidden = torch.empty_like(rows) if back else None
+        to_weight = torch.zeros_like(weight, dtype=wide) if back else None
+        loss = torch.zeros((), dtype=wide, device=hidden.device)
+        start = 0
+        for part, label in zip(rows.tensor_split(chunks), labels.tensor_split(chunks), strict=True):
+            piece = _chunk((part @ matrix.t()).to(wide), label, softcap, group)
+            loss += piece.loss
+            if to_hidden is not None and to_weight is not None:
+                gradient = piece.gradient.to(hidden.dtype)
+                torch.mm(gradient, matrix, out=to_hidden[start : start + len(part)])
+                to_weight += gradient.t() @ part
+            start += len(part)
+        ctx.save_for_backward(None if to_hidden is None else to_hidden.view_as(hidden), to_weight)
+        ctx.dtype = weight.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+        to_hidden, to_weight = ctx.saved_tensors
+        scale = gradients[0]
+        first = to_hidden * scale.to(to_hidden.dtype) if ctx.needs_input_grad[0] else None
+        # Straight into the weight's own precision: no second copy in float32.
+        into = torch.empty_like(to_weight, dtype=ctx.dtype)
+        second = torch.mul(to_weight, scale, out=into) if ctx.needs_input_grad[1] else None
+        return first, second, None, None, None, None
+
+
+_linear_cross_entropy: Callable[..., Tensor] = _LinearCrossEntropy.apply
