@@ -1,7 +1,7 @@
 """Pipeline parallelism: PyTorch's pipeline runtime executes the action lists of `planner.schedule`.
 
-Sends and receives stand where `planner/schedule/transfers.py` puts them, which proves that they never lock. Sharded weights
-are gathered once a step, when it begins, and gradients reduced after the last backward of their stage.
+Sends and receives stand where `planner/schedule/transfers.py` puts them, which proves that they never lock. Sharded
+weights are gathered once a step, when it begins, and gradients reduced after the last backward of their stage.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ class Pipeline:
                 input_args=tokens if index == 0 else hidden,
                 output_args=loss if index == schedule.stages - 1 else hidden,
                 group=meshes.pp.get_group(),
-                dw_builder=None if self.put_off is None else self.put_off.take,
+                dw_builder=None if self.put_off is None else partial(self.put_off.take, part),
             )
             for index, part in parts.items()
         ]
@@ -71,11 +72,10 @@ class Pipeline:
         losses: list[Tensor] = []
         self.weight = batch.weight
         tokens = (batch.tokens,) if 0 in self.stages else ()
-        shared = {} if batch.documents is None else {"documents": batch.documents}
         last = {"target": batch.targets, "losses": losses} if self.last in self.stages else {}
         targets = {"targets": batch.targets} if self.last in self.stages else {}
         with nullcontext() if self.put_off is None else self.put_off.used():
-            self.runtime.step(*tokens, **targets, **shared, **last, return_outputs=False)
+            self.runtime.step(*tokens, **targets, **batch.shared, **last, return_outputs=False)
         if not losses:
             return torch.zeros((), device=batch.tokens.device)
         return torch.stack([loss.detach() for loss in losses]).sum()
@@ -94,7 +94,7 @@ def _by_losses(schedule: Schedule) -> Schedule:
 def _steps(schedule: Schedule, rank: int, row: Iterable[Step]) -> list[Any]:
     """All that a rank does in a training step, as PyTorch's runtime spells it."""
     stages = schedule.stages_of(rank)
-    left = {stage: schedule.microbatches for stage in stages}
+    left = dict.fromkeys(stages, schedule.microbatches)
     steps = [compat.pipeline_action("UNSHARD", stage) for stage in stages]
     for step in row:
         if isinstance(step, Transfer):

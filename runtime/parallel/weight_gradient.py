@@ -1,14 +1,14 @@
 """Weight gradients that are put off: the backward of a projection makes the gradient of its input and leaves a note.
 
-A schedule that splits backwards (zero bubble, arXiv:2401.10241) runs a stage's backward as the input gradient (I) and later
-the weight gradient (W). Here I is an ordinary backward pass of autograd, recomputation included, in which projections only
-note their input and the gradient of their output; W takes the products of the notes. What is not a projection (norms,
-biases, embedding, head, experts) has its gradient after I.
+A schedule that splits backwards (zero bubble, arXiv:2401.10241) runs a stage's backward as the input gradient (I) and
+later the weight gradient (W). Here I is an ordinary backward pass of autograd, recomputation included, in which
+projections only note their input and the gradient of their output; W takes the products of the notes. What is not a
+projection (norms, biases, embedding, head, experts) has its gradient after I.
 
-A note holds no weight, only the place in autograd's graph where its gradient enters: a cast, a slice or a tensor-parallel
-shard between parameter and product is gone through backwards as ever, and FSDP finds gradients where it looks for them.
-PyTorch's own split asks autograd for the weights after the inputs, and recomputes a checkpointed layer again for each of its
-parameters.
+A note holds no weight, only the place in autograd's graph where its gradient enters: a cast, a slice or a
+tensor-parallel shard between parameter and product is gone through backwards as ever, and FSDP finds gradients where
+it looks for them. PyTorch's own split asks autograd for the weights after the inputs, and recomputes a checkpointed
+layer again for each of its parameters.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from .. import compat
 from ..blocks.linear import use_product
 
 
@@ -46,13 +47,15 @@ class PutOff:
 
     notes: list[Note] = field(default_factory=list)
 
-    def take(self) -> Callable[[], None]:
-        """What settles the notes of the pass that has just ended; PyTorch's pipeline calls it in W."""
+    def take(self, part: nn.Module) -> Callable[[], None]:
+        """What settles the notes of the pass that has just gone backward through `part`; PyTorch's pipeline calls it in
+        W."""
         notes, self.notes = self.notes, []
 
         def settle() -> None:
             while notes:  # each lets go of its tensors before the next one's gradient is made
                 notes.pop().settle()
+            compat.sum_gradients(part)
 
         return settle
 
