@@ -255,6 +255,7 @@ def launch(
     run: Annotated[Path | None, typer.Option(help="Run folder; an existing one is resumed.")] = None,
     data: Annotated[str | None, typer.Option(help="Text file, folder of text, token file, or python-stdlib.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="bytes, or a Hugging Face tokenizer.json.")] = None,
+    init_from: Annotated[str | None, typer.Option(help="Folder of pretrained weights (safetensors).")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps of the whole run.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate after warm-up.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML with training settings.")] = None,
@@ -276,7 +277,7 @@ def launch(
     from . import runs
     from .display.training import show_mapping, show_result
 
-    options = {"data": data, "tokenizer": tokenizer, "steps": steps, "lr": lr}
+    options = {"data": data, "tokenizer": tokenizer, "init_from": init_from, "steps": steps, "lr": lr}
     settings = runs.recipe_settings(recipe, options, set_ or [])
     job = runs.find_run(plan, run, settings, lambda: _quickstart(workers, pin or []))
     if slurm:

@@ -114,9 +114,6 @@ def test_learned_positions_limit_the_sequence():
 @pytest.mark.parametrize(
     ("model", "changes", "field"),
     [
-        ("mixtral-8x7b", {}, "model"),
-        ("llama-3.1-8b", {"mesh": Mesh(pp=2, cp=2, tp=4), "microbatches": 32}, "--pin cp"),
-        ("llama-3.1-8b", {"recompute": ("selective",) * 2}, "--pin recompute"),
         ("llama-3.1-8b", {"offload": 0.5}, "--pin offload"),
     ],
 )
