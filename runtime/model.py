@@ -46,15 +46,11 @@ class ParallelModel:
         self.parts = parts
         self.meshes = meshes
         self._executor = executor
-<<<<<<< HEAD
         self._twin = twin_of(parts, tied=shape.tied_embeddings)
+        self.experts: ExpertControl | None = None  # set by build_model for a model that has some
         self._parameters: dict[str, nn.Parameter] = {}
         for name, parameter in named(parts, shape):
             self._parameters.setdefault(name, parameter)  # a twin's copy comes after it
-=======
-        self.experts: ExpertControl | None = None  # set by build_model for a model that has some
-        self._parameters = dict(named(parts, shape))
->>>>>>> families
         self._partial = [p for part in parts for p in partial_parameters(part)]
         last = plan.configuration.holds_last_stage(meshes.pp_rank)
         copy = self._parameters.get(EMBEDDING) if meshes.ends is not None and last else None

@@ -74,12 +74,8 @@ class Pipeline:
         tokens = (batch.tokens,) if 0 in self.stages else ()
         last = {"target": batch.targets, "losses": losses} if self.last in self.stages else {}
         targets = {"targets": batch.targets} if self.last in self.stages else {}
-<<<<<<< HEAD
         with nullcontext() if self.put_off is None else self.put_off.used():
-            self.runtime.step(*tokens, **targets, **shared, **last, return_outputs=False)
-=======
-        self.runtime.step(*tokens, **targets, **batch.shared, **last, return_outputs=False)
->>>>>>> families
+            self.runtime.step(*tokens, **targets, **batch.shared, **last, return_outputs=False)
         if not losses:
             return torch.zeros((), device=batch.tokens.device)
         return torch.stack([loss.detach() for loss in losses]).sum()

@@ -1,4 +1,4 @@
-"""A schedule is one file: put into `builders/`, it can be pinned, is legal, priced, simulated, written and read again."""
+"""A schedule is one file: put into `builders/` it can be pinned, is legal, priced, simulated, written and read."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from meshwright.planner.schedule.schedule import Schedule
 from meshwright.planner.schedule.spelling import spell
 
 
-def one_at_a_time(ranks, microbatches):
+def one_at_a_time(ranks, microbatches, chunks):
     rows = tuple(spell(["F0", "B0"] * microbatches, [rank], microbatches) for rank in range(ranks))
     return Schedule("one-at-a-time", ranks, ranks, microbatches, rows)
 
 
-SCHEDULE = Builder(name="one-at-a-time", source="none", make=lambda ranks, microbatches, _: one_at_a_time(ranks, microbatches))
+SCHEDULE = Builder(name="one-at-a-time", source="none", make=one_at_a_time)
 '''
 
 RUN = """

@@ -57,13 +57,14 @@ def train(plan: Plan, steps: int, first_gradients: Path) -> tuple[list[float], l
     for step, batch in enumerate(data):
         losses.append(model.forward_backward(own_sequences(model, batch)).item())
         if step == 0:
-            errors = _errors(model, torch.load(first_gradients))
+            errors = gradient_errors(model, torch.load(first_gradients))
         norms.append(model.clip_grad_norm(MAX_NORM).item())
         optimizer.step()
     return losses, norms, errors
 
 
-def _errors(model: ParallelModel, expected: dict[str, Tensor]) -> dict[str, float]:
+def gradient_errors(model: ParallelModel, expected: dict[str, Tensor]) -> dict[str, float]:
+    """Largest error of each gradient, relative to its largest value."""
     errors = {}
     largest = max(gradient.abs().max().item() for gradient in expected.values())
     for name, parameter in model.named_parameters():
