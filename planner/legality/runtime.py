@@ -12,7 +12,7 @@ def _runtime(field: str, value: object, rule: str, fix: str) -> Problem:
     return Problem(f"--pin {field}", value, f"the built-in runtime {rule}", fix)
 
 
-_UNBUILT: dict[str, object] = {"swap_layers": 0, "spread_vocabulary": False}
+_UNBUILT: dict[str, object] = {"swap_layers": 0}
 """Levers that the planner knows and the runtime cannot pull yet, with the value that leaves them alone."""
 
 

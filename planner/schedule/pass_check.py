@@ -51,9 +51,7 @@ def _incomplete(schedule: Schedule, rows: Rows) -> list[str]:
 def _disorder(schedule: Schedule, rows: Rows) -> list[str]:
     """Kinds of passes whose microbatches do not come in one order everywhere."""
     last = schedule.stages - 1
-    losses = [
-        each.microbatch for row in rows for each in row if isinstance(each, Action) and each[:2] == ("F", last)
-    ]
+    losses = [each.microbatch for row in rows for each in row if isinstance(each, Action) and each[:2] == ("F", last)]
     found = []
     for kind in KINDS:
         orders = [[each.microbatch for each in row if isinstance(each, Pass) and each.kind == kind] for row in rows]

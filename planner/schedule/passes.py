@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from .action import Action, Rows
+from .action import Action
 from .order import DeadlockError, executable_order
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ themselves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from .action import Action

@@ -35,8 +35,6 @@ class OutputLayer:
 
     def _own_targets(self) -> list[Tensor]:
         """Of each piece, the column of the target among the logits of this rank; below zero where another has it."""
-        share = self.ends.lm_head.weight.shape
-        del share
         found = []
         for targets in self.targets.tensor_split(len(self.pieces)):
             found.append((targets - self.ends.first).masked_fill(targets == IGNORED, -1))
@@ -53,7 +51,9 @@ class OutputLayer:
         counted = self.targets != IGNORED
         loss = (log_sum - targets.sum(0)).masked_fill(~counted, 0.0).sum()
         scale = counted.to(log_sum.dtype) / weight
-        parts = zip(self._own_targets(), *(each.tensor_split(len(self.pieces)) for each in (log_sum, scale)), strict=True)
+        parts = zip(
+            self._own_targets(), *(each.tensor_split(len(self.pieces)) for each in (log_sum, scale)), strict=True
+        )
         for number, (columns, sums, scales) in enumerate(parts):
             logits = self.ends(self.pieces[number]) if self.logits is None else self.logits
             torch.autograd.backward(logits, _gradient(logits, columns, sums, scales))

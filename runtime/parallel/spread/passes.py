@@ -6,16 +6,16 @@ the microbatches in one order, as `planner/schedule/passes.py` lists them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ....planner.schedule import Schedule
+from ....planner.schedule import Action, Schedule
 from ....planner.schedule.passes import Pass
-from ....planner.schedule.transfers import Step
+from ....planner.schedule.transfers import Step, Transfer
 from ... import compat
 from ...mesh import Meshes
 from ..batch import Batch
@@ -31,18 +31,19 @@ class Call(NamedTuple):
     microbatch: int
 
 
-def calls(schedule: Schedule, row: Iterable[Step]) -> Iterator[Any]:
-    """A rank's row with everything that it does for passes."""
+def calls(row: Sequence[Step]) -> Iterator[Action | Transfer | Call]:
+    """A rank's row with everything that it does for passes, where it has any."""
+    spread = any(isinstance(step, Pass) for step in row)
     for step in row:
         if isinstance(step, Pass):
             yield Call(step.kind, step.microbatch)
             continue
-        first = step[1:] if step[:1] == ("F",) else None
-        if first is not None and first[0] == 0:
-            yield Call("A", first[1])
+        at_first = spread and isinstance(step, Action) and step.stage == 0
+        if at_first and step.kind == "F":
+            yield Call("A", step.microbatch)
         yield step
-        if step[0] in ("B", "I") and step[1] == 0:
-            yield Call("L", step[2])
+        if at_first and step.kind in "BI":
+            yield Call("L", step.microbatch)
 
 
 class Vocabulary:
@@ -73,6 +74,7 @@ class Vocabulary:
         self.layers: dict[int, OutputLayer] = {}
         self.output_gradients: dict[int, Sent] = {}
         self.input_gradients: dict[int, Sent] = {}
+        self.leaving: list[Sent] = []
         self.losses: list[Tensor] = []
         compat.gather_weights(self.ends)
 
@@ -84,7 +86,7 @@ class Vocabulary:
 
     def end(self) -> Tensor:
         """After the last action: the sum of the losses of a step over its weight, on the rank of the last stage."""
-        for sent in (*self.embedded.values(), *self.output_gradients.values(), *self.input_gradients.values()):
+        for sent in self.leaving:
             sent.wait()
         compat.reduce_gradients(self.ends)
         own = self.rank == self.last
@@ -105,15 +107,16 @@ class Vocabulary:
         self.input_gradients[microbatch] = self._broadcast("T", gradient.contiguous(), self.first)
 
     def _embedding_gradients(self, microbatch: int) -> None:
-        if self.rank != self.first:
-            self.input_gradients[microbatch] = self._broadcast("T", self._buffer(), self.first)
-            gradient = self.input_gradients.pop(microbatch).wait()
-        else:  # sent when it was there; who receives it may come later
-            gradient = self.input_gradients[microbatch].tensor
+        if self.rank == self.first:  # sent when it was there; whoever receives it may come later
+            sent = self.input_gradients.pop(microbatch)
+            self.leaving = [each for each in (*self.leaving, sent) if not each.work.is_completed()]
+            gradient = sent.tensor
+        else:
+            gradient = self._broadcast("T", self._buffer(), self.first).wait()
         torch.autograd.backward(self.ends(self.parts[microbatch].tokens), gradient)
-        for kept in (self.embedded, self.output_gradients):
-            if microbatch in kept:
-                kept.pop(microbatch).wait()
+        for done in (self.embedded.pop(microbatch, None), self.output_gradients.pop(microbatch, None)):
+            if done is not None:  # all ranks had sent theirs before the backward whose gradient this is
+                done.wait()
 
     def handed_over(self, hidden: Tensor, microbatch: int) -> Tensor:
         """What the last stage goes backward from, once G is done everywhere: a zero whose gradient by `hidden` is that
