@@ -197,12 +197,13 @@ def _vocabulary(world: DeviceMesh, degrees: Mesh) -> DeviceMesh:
 def _passes(degrees: Mesh, rank: int) -> dict[str, dist.ProcessGroup]:
     """Groups of this rank for the collectives of a spread vocabulary: one over pp for each kind of hidden states and
     gradients, and over pp x tp for numbers of tokens. Every rank of the world calls this."""
-    stage, tp, mine = degrees.world // degrees.pp, degrees.tp, {}
-    columns = [range(place, degrees.world, stage) for place in range(stage)]
-    blocks = [[rank for column in columns[at : at + tp] for rank in column] for at in range(0, stage, tp)]
-    for kind, sets in (*((kind, columns) for kind in "ESGT"), ("tokens", blocks)):
+    stage, tp = degrees.world // degrees.pp, degrees.tp
+    columns = [list(range(place, degrees.world, stage)) for place in range(stage)]
+    blocks = [sorted(sum(columns[place : place + tp], [])) for place in range(0, stage, tp)]
+    mine = {}
+    for kind, sets in {**dict.fromkeys("ESGT", columns), "tokens": blocks}.items():
         for ranks in sets:
-            group = dist.new_group(sorted(ranks))
+            group = dist.new_group(ranks)
             if rank in ranks:
                 mine[kind] = group
     return mine

@@ -1,4 +1,4 @@
-"""Pass check: prove of the rows of a spread vocabulary that every rank has every pass, and that no rank waits for ever."""
+"""Pass check: prove of the rows of a spread vocabulary that every rank has every pass, and that none waits for ever."""
 
 from __future__ import annotations
 
@@ -40,9 +40,12 @@ def _incomplete(schedule: Schedule, rows: Rows) -> list[str]:
     """What a rank lacks or has too often."""
     found = []
     for rank, row in enumerate(rows):
-        times = Counter(step for step in row if not isinstance(step, Transfer))
+        times = Counter[Step](step for step in row if not isinstance(step, Transfer))
         stages = schedule.stages_of(rank)
-        wanted = [*schedule.actions[rank], *(Pass(k, m, rank) for k, m in product(KINDS, range(schedule.microbatches)))]
+        wanted: list[Step] = [
+            *schedule.actions[rank],
+            *(Pass(k, m, rank) for k, m in product(KINDS, range(schedule.microbatches))),
+        ]
         found += [f"{step} is {times[step]} times on rank {rank}" for step in wanted if times[step] != 1]
         found += [f"{step} is on rank {rank}, which has stages {stages}" for step in times if step not in set(wanted)]
     return found

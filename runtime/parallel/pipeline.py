@@ -78,10 +78,8 @@ class Pipeline:
         self.runtime._prepare_schedule_with_comms(steps, format="compute_comms")
         if self.vocabulary is not None:
             own = [each for each in calls(rows[meshes.pp_rank]) if isinstance(each, Call)]
-            by_number = {stage.stage_index: stage for stage in stages}
-            compat.on_custom_action(
-                self.runtime, lambda number, inputs: self.vocabulary.call(own[number], by_number, inputs)
-            )
+            self.vocabulary.follow(own, {stage.stage_index: stage for stage in stages})
+            compat.on_custom_action(self.runtime, self.vocabulary.call)
 
     def step(self, batch: Batch) -> Tensor:
         """As Accumulation.step; ranks without the last stage return zero."""

@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from parity import assert_same
+from families import DENSE
+from parity_table.outcome import Outcome
+from parity_table.row import Row
+from parity_table.run import run_rows
 from plans import LLAMA
 
 STEPS = 3
+ODD = {**LLAMA, "vocab_size": 251}
+FEW = {**LLAMA, "vocab_size": 10}  # over four ranks: 3, 3, 3, 1
+GPT2 = {**DENSE["gpt2"], "n_layer": 5}
+GEMMA2 = {**DENSE["gemma2"], "num_hidden_layers": 5}
+V: dict[str, Any] = {"schedule": "zb-v", "vpp": 2, "stage_layers": (1, 1, 1, 2)}
 
-PIPELINES: dict[str, dict[str, Any]] = {
-    "pp2 1f1b": {"pp": 2},
-    "pp4 1f1b": {"pp": 4, "microbatch": 1},
+ROWS: dict[str, dict[str, Any]] = {
+    "pp2": {"pp": 2},
+    "pp2 tied, uneven, microbatches of 1": {"pp": 2, "tied": True, "config": ODD, "microbatch": 1},
+    "pp2 interleaved": {"pp": 2, "schedule": "interleaved", "vpp": 2, "microbatch": 1},
+    "pp2 zb-h1, chunks": {"pp": 2, "schedule": "zb-h1", "microbatch": 1, "logits_chunks": 3, "config": ODD},
+    "pp2 zb-v tied": {"pp": 2, "microbatch": 1, "tied": True, **V},
+    "pp2 gpipe": {"pp": 2, "schedule": "gpipe"},
+    "pp2 gpt2": {"pp": 2, "config": GPT2},
+    "pp2 gemma2, fewer held": {"pp": 2, "config": GEMMA2, "microbatch": 1, "in_flight": (2,)},
+    "pp3 1f1b, fewer microbatches than stages": {"pp": 3, "microbatch": 4},
+    "pp4": {"pp": 4, "microbatch": 1, "config": FEW},
+    "pp2 tp2": {"pp": 2, "tp": 2, "config": ODD},
+    "pp2 tp2 sp tied, chunks": {"pp": 2, "tp": 2, "sp": True, "tied": True, "logits_chunks": 2},
+    "pp2 tp2 sp gpt2": {"pp": 2, "tp": 2, "sp": True, "config": GPT2},
+    "pp2 dp2 zero1": {"pp": 2, "dp": 2, "zero": 1, "config": ODD},
+    "pp2 dp2 zero0 tied": {"pp": 2, "dp": 2, "zero": 0, "tied": True},
+    "pp2 cp2": {"pp": 2, "cp": 2, "zero": 1},
+    "pp2 cp2 zb-v, recompute": {"pp": 2, "cp": 2, "zero": 0, "recompute": "full", "microbatch": 1, **V},
 }
 
 
-@pytest.mark.parametrize("name", PIPELINES)
-def test_spread_vocabulary_equals_one_device(name: str, tmp_path: Path) -> None:
-    assert_same(LLAMA, {**PIPELINES[name], "spread_vocabulary": True}, STEPS, tmp_path)
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    """Of the rows that this run of pytest has selected: equal worlds share their processes."""
+    calls = [getattr(item, "callspec", None) for item in request.session.items]
+    names = [call.params["name"] for call in calls if call is not None and call.params.get("name") in ROWS]
+    rows = [Row(name, {**ROWS[name], "spread_vocabulary": True}) for name in names]
+    return run_rows(rows, tmp_path_factory.mktemp("spread"), steps=STEPS, memory=False)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_spread_vocabulary_equals_one_device(name: str, outcomes: dict[str, Outcome]) -> None:
+    assert outcomes[name].broken() == []

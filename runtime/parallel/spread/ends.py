@@ -1,4 +1,4 @@
-"""Ends: the rows of embedding and head that one rank of a pipeline holds, where they are spread over all of its ranks."""
+"""Ends: the rows of embedding and head that one rank of a pipeline holds, where they are spread over all ranks."""
 
 from __future__ import annotations
 
@@ -25,22 +25,18 @@ class Ends(nn.Module):
             embedding = Embedding(shape.vocab, shape.hidden, dtype, shape.embedding_scale)
             head = Head(shape.vocab, shape.hidden, shape.logit_softcap)
         self.boundary = axis.boundary
-        self.model = nn.Module()
-        self.model.embed_tokens = VocabularyEmbedding(embedding, axis)
+        self.model = nn.ModuleDict({"embed_tokens": VocabularyEmbedding(embedding, axis)})
         self.lm_head = VocabularyHead(head, axis)
+        self.first = self.lm_head.first  # the first token whose row is here
         if shape.tied_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.weight
-
-    @property
-    def first(self) -> int:
-        """The first token whose row is here."""
-        return int(self.lm_head.first)
+            self.lm_head.weight = self.model["embed_tokens"].weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Ids [batch, tokens] to what this rank adds to their embeddings; hidden states [tokens, hidden] to the logits
         of its rows [tokens, share]."""
-        block = self.lm_head.logits if x.is_floating_point() else self.model.embed_tokens
-        found: Tensor = block(x)
+        if x.is_floating_point():
+            return self.lm_head.logits(x)
+        found: Tensor = self.model["embed_tokens"](x)
         return found
 
 

@@ -1,4 +1,4 @@
-"""Loss: the output layer of one microbatch on one rank, in two parts between which ranks exchange three numbers a token.
+"""Loss: the output layer of one microbatch on one rank, in two parts; between them ranks exchange a few numbers.
 
 The first takes the logits of the rank's rows; the second knows the sum over all rows, and has the gradients. In chunks
 of tokens logits are made again for the second, and never stay.
@@ -31,7 +31,8 @@ class OutputLayer:
 
     @torch.no_grad()
     def _logits(self, piece: int) -> Tensor:
-        return self.ends(self.pieces[piece]) if self.logits is None else self.logits.detach()
+        logits: Tensor = self.ends(self.pieces[piece]) if self.logits is None else self.logits.detach()
+        return logits
 
     def _own_targets(self) -> list[Tensor]:
         """Of each piece, the column of the target among the logits of this rank; below zero where another has it."""

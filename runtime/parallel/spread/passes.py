@@ -6,12 +6,13 @@ the microbatches in one order, as `planner/schedule/passes.py` lists them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.pipelining import PipelineStage
 
 from ....planner.schedule import Action, Schedule
 from ....planner.schedule.passes import Pass
@@ -38,11 +39,11 @@ def calls(row: Sequence[Step]) -> Iterator[Action | Transfer | Call]:
         if isinstance(step, Pass):
             yield Call(step.kind, step.microbatch)
             continue
-        at_first = spread and isinstance(step, Action) and step.stage == 0
-        if at_first and step.kind == "F":
+        kind = step.kind if spread and isinstance(step, Action) and step.stage == 0 else ""
+        if kind == "F":
             yield Call("A", step.microbatch)
         yield step
-        if at_first and step.kind in "BI":
+        if kind in ("B", "I"):
             yield Call("L", step.microbatch)
 
 
@@ -78,11 +79,15 @@ class Vocabulary:
         self.losses: list[Tensor] = []
         compat.gather_weights(self.ends)
 
-    def call(self, call: Call, stages: dict[int, Any], inputs: list[Any]) -> None:
-        """Do one of `calls`. `stages` are PyTorch's of this rank by number, `inputs` what its pipeline runtime feeds
-        stage 0 with, by microbatch."""
-        self.stages, self.inputs = stages, inputs
-        self.does[call.kind](call.microbatch)
+    def follow(self, calls: Sequence[Call], stages: Mapping[int, PipelineStage]) -> None:
+        """Before the first step: what is to be done in each, and PyTorch's stages of this rank by number."""
+        self.calls, self.stages = calls, stages
+
+    def call(self, number: int, inputs: list[Any]) -> None:
+        """Do one of the calls. `inputs` are what PyTorch's pipeline runtime feeds stage 0 with, by microbatch."""
+        self.inputs = inputs
+        kind, microbatch = self.calls[number]
+        self.does[kind](microbatch)
 
     def end(self) -> Tensor:
         """After the last action: the sum of the losses of a step over its weight, on the rank of the last stage."""
