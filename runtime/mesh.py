@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 import torch.distributed as dist
@@ -199,7 +200,7 @@ def _passes(degrees: Mesh, rank: int) -> dict[str, dist.ProcessGroup]:
     gradients, and over pp x tp for numbers of tokens. Every rank of the world calls this."""
     stage, tp = degrees.world // degrees.pp, degrees.tp
     columns = [list(range(place, degrees.world, stage)) for place in range(stage)]
-    blocks = [sorted(sum(columns[place : place + tp], [])) for place in range(0, stage, tp)]
+    blocks = [sorted(chain(*columns[place : place + tp])) for place in range(0, stage, tp)]
     mine = {}
     for kind, sets in {**dict.fromkeys("ESGT", columns), "tokens": blocks}.items():
         for ranks in sets:
