@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -41,8 +42,9 @@ def train(
     samples = _samples(run, plan, recipe)
     model = build_model(plan, device, seed=recipe.seed)
     optimizer = build_optimizer(
-        model, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, eps=recipe.eps
-    )
+        model, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, eps=recipe.eps,
+        scratch=Path(recipe.offload_folder) if recipe.offload_folder else run.offload,
+    )  # fmt: skip
     checkpointer = Checkpointer(
         run.checkpoints, model, optimizer,
         fingerprint=plan.fingerprint, keep_last=recipe.keep_last, timeout_s=recipe.timeout_s,

@@ -67,6 +67,9 @@ class Keeps(Frozen):
     shards_fp32: bool = Field(
         default=False, description="ZeRO 3 holds one fp32 shard, 16-bit weights only while gathered"
     )
+    masters_stay: bool = Field(
+        default=False, description="fp32 shards on the device are the master weights: offloading leaves them there"
+    )
     weight_gradients: WeightGradients = Field(
         default="shape",
         description="gradients before they are accumulated: one buffer per shape of a layer (Transformer Engine's), "

@@ -38,7 +38,7 @@ def _degrees(setting: Setting, configuration: Configuration) -> Problem | None:
     return None
 
 
-_UNBUILT: dict[str, object] = {"swap_layers": 0, "spread_vocabulary": False}
+_UNBUILT: dict[str, object] = {"spread_vocabulary": False}
 """Levers that the planner knows and the runtime cannot pull yet, with the value that leaves them alone."""
 
 
@@ -48,12 +48,6 @@ def _levers(setting: Setting, configuration: Configuration) -> Problem | None:
         if value != unused:
             return _runtime(field, value, f"has no {field} yet", f"{field}={unused}".lower())
     return None
-
-
-def _offloading(setting: Setting, configuration: Configuration) -> Problem | None:
-    if configuration.offload == 0:
-        return None
-    return _runtime("offload", configuration.offload, "keeps optimizer states on the device", "offload=0")
 
 
 def _vocabulary(setting: Setting, configuration: Configuration) -> Problem | None:
@@ -75,7 +69,6 @@ RUNTIME_RULES: tuple[Rule, ...] = (
     Rule("window", "attention is full and causal", _window),
     Rule("degrees", "dp, tp and pp are implemented", _degrees),
     Rule("levers", "levers are built one after another", _levers),
-    Rule("offload", "no host optimizer", _offloading),
     Rule("vocabulary", "the vocabulary is not padded", _vocabulary),
     Rule("precision", "no loss scaling, no fp8", _precision),
 )
