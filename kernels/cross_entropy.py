@@ -27,21 +27,23 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
 
 
-def vocabulary_cross_entropy(logits: Tensor, targets: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """As `cross_entropy`, where rank r of `group` holds the r-th equal share [..., vocab / ranks] of the logits.
+def vocabulary_cross_entropy(logits: Tensor, targets: Tensor, group: dist.ProcessGroup, first: int) -> Tensor:
+    """As `cross_entropy`, where this rank of `group` holds the logits [..., share] of the tokens from `first` on.
 
-    Every rank passes the same targets and gets the same loss.
+    Every rank passes the same targets and gets the same loss. Shares need not be equal, nor hold anything.
     """
-    return _vocabulary_cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), group)
+    return _vocabulary_cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), group, first)
 
 
 class _VocabularyCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, group: dist.ProcessGroup) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, group: dist.ProcessGroup, first: int) -> Tensor:
         share = logits.shape[-1]
         ignored = targets == IGNORED
-        local = targets - group.rank() * share
+        local = targets - first
         elsewhere = (local < 0) | (local >= share) | ignored
+        if share == 0:  # fewer tokens than ranks: nothing is found or added here
+            logits = logits.new_full((len(logits), 1), float("-inf"))
         local = local.masked_fill(elsewhere, 0).unsqueeze(-1)
 
         highest = logits.max(dim=-1, keepdim=True).values
@@ -53,15 +55,16 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
         dist.all_reduce(sums, group=group)
 
         probabilities = exponentials / sums[0].unsqueeze(-1)
+        ctx.share = share
         ctx.save_for_backward(probabilities.masked_fill_(ignored.unsqueeze(-1), 0.0), local, elsewhere)
         return (sums[0].log() - sums[1]).masked_fill(ignored, 0.0).sum()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         probabilities, local, elsewhere = ctx.saved_tensors
         here = (~elsewhere).to(probabilities.dtype).unsqueeze(-1)
-        gradient = probabilities.scatter_add(-1, local, -here)
-        return gradient * gradients[0], None, None
+        gradient = probabilities.scatter_add(-1, local, -here)[:, : ctx.share]
+        return gradient * gradients[0], None, None, None
 
 
-_vocabulary_cross_entropy: Callable[[Tensor, Tensor, dist.ProcessGroup], Tensor] = _VocabularyCrossEntropy.apply
+_vocabulary_cross_entropy: Callable[[Tensor, Tensor, dist.ProcessGroup, int], Tensor] = _VocabularyCrossEntropy.apply

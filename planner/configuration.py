@@ -6,10 +6,15 @@ chosen, beside its prediction and its proof.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-ScheduleName = Literal["gpipe", "1f1b", "interleaved"]
+from .schedule.placement import Placement, stages_of
+from .schedule.table import placement_of
+
+ScheduleName = str
+"""One of `schedule.names()`, or "custom"."""
 Recompute = Literal["none", "selective", "full"]
 CpAlgorithm = Literal["ring", "ulysses", "usp", "token-ring", "allgather"]
 OffloadTo = Literal["cpu", "nvme"]
@@ -50,8 +55,8 @@ class Mesh:
 class Configuration:
     """How a model is spread over the devices, complete.
 
-    `stage_layers[v]` is the number of layers of virtual stage v, which runs on pipeline rank v % pp;
-    the first virtual stage also holds the embedding, the last one the final norm and the head.
+    `stage_layers[v]` is the number of layers of virtual stage v, which runs on the pipeline rank that the schedule
+    gives it (`rank_of`); the first virtual stage also holds the embedding, the last one the final norm and the head.
     """
 
     mesh: Mesh
@@ -60,6 +65,8 @@ class Configuration:
     microbatches: int  # per pipeline and step
     schedule: ScheduleName = "1f1b"
     vpp: int = 1
+    in_flight: tuple[int, ...] = ()  # the most stage inputs that each pipeline rank may hold; one for all; (): no limit
+    actions: tuple[str, ...] = ()  # of the custom schedule: cells like 0F0 with commas between, a row for each rank
     zero: int = 1
     sp: bool = False
     recompute: tuple[Recompute, ...] = ("none",)  # per pipeline rank
@@ -78,13 +85,27 @@ class Configuration:
         first = sum(self.stage_layers[:stage])
         return range(first, first + self.stage_layers[stage])
 
-    def stages_of(self, pp_rank: int) -> range:
-        """Virtual stages that run on one pipeline rank."""
-        return range(pp_rank, self.mesh.pp * self.vpp, self.mesh.pp)
+    def stages_of(self, pp_rank: int) -> Sequence[int]:
+        """Virtual stages that run on one pipeline rank, ascending."""
+        return stages_of(self.placement, pp_rank)
+
+    def rank_of(self, stage: int) -> int:
+        """The pipeline rank of a virtual stage."""
+        return self.placement[stage]
+
+    @property
+    def placement(self) -> Placement:
+        """The pipeline rank of every virtual stage."""
+        return placement_of(self.schedule, self.mesh.pp, self.vpp, self.actions)
+
+    @property
+    def stages(self) -> int:
+        """Virtual stages of the whole pipeline."""
+        return len(self.placement)
 
     def holds_last_stage(self, pp_rank: int) -> bool:
         """Whether a pipeline rank has the final norm and the head."""
-        return self.mesh.pp * self.vpp - 1 in self.stages_of(pp_rank)
+        return self.placement[-1] == pp_rank
 
 
 LEVERS = (

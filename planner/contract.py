@@ -40,6 +40,8 @@ def configuration_json(configuration: Configuration) -> Json:
             "name": configuration.schedule,
             "vpp": configuration.vpp,
             "microbatches": configuration.microbatches,
+            "in_flight": list(configuration.in_flight),
+            "actions": list(configuration.actions),
         },
         "microbatch": configuration.microbatch,
         "stage_layers": list(configuration.stage_layers),

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from ..errors import InputError, Problem, did_you_mean
 from .configuration import LEVERS, CpAlgorithm, Module, OffloadTo, Recompute, ScheduleName
+from .schedule.table import names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,8 @@ class Pins:
     microbatch: int | None = None
     sp: bool | None = None
     schedule: ScheduleName | None = None
+    in_flight: tuple[int, ...] | None = None
+    actions: tuple[str, ...] | None = None  # of a schedule file
     recompute: Recompute | None = None
     recompute_operations: tuple[Module, ...] | None = None
     dp_replicate: int | None = None
@@ -119,6 +122,18 @@ def _words(name: str, known: tuple[str, ...]) -> Reader:
     return read
 
 
+def _counts(name: str) -> Reader:
+    """Reads whole numbers above zero, with commas between them."""
+
+    def read(written: str) -> tuple[int, ...] | Problem:
+        words = [word.strip() for word in written.split(",")]
+        if all(word.isdecimal() and int(word) for word in words):
+            return tuple(map(int, words))
+        return Problem(f"--pin {name}", written, "must be whole numbers above zero with commas between", f"{name}=4")
+
+    return read
+
+
 def _truth(name: str) -> Reader:
     """Reads yes or no."""
     words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -148,7 +163,8 @@ _READERS: dict[str, Reader] = {
     **{name: _whole(name, 1) for name in _DEGREES},
     "zero": _whole("zero", 0, 3),
     "sp": _truth("sp"),
-    "schedule": _word("schedule", get_args(ScheduleName)),
+    "schedule": _word("schedule", names()),
+    "in_flight": _counts("in_flight"),
     "recompute": _word("recompute", get_args(Recompute)),
     "offload": _fraction,
     "offload_to": _word("offload_to", get_args(OffloadTo)),

@@ -11,9 +11,10 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from ..clusters.schema import Cluster, Origin
+from ..errors import InputError, did_you_mean
 from ..schema import Frozen, dump_yaml, load_mapping, parse, writing
 from .configuration import (
     CORE,
@@ -29,6 +30,8 @@ from .configuration import (
 from .families.spec import ModelSpec as ModelSpec
 from .frameworks.framework import DEFAULT, FrameworkName
 from .job import Job
+from .schedule.name import CUSTOM
+from .schedule.table import custom, names
 
 
 class MeshDegrees(Frozen):
@@ -48,6 +51,31 @@ class ScheduleChoice(Frozen):
     name: ScheduleName = "1f1b"
     vpp: int = Field(1, ge=1)
     microbatches: int = Field(1, ge=1)
+    in_flight: tuple[int, ...] = ()  # the most stage inputs that a rank may hold: one for all ranks, or one each
+    actions: tuple[str, ...] = ()  # of a custom schedule: for each rank, cells like 0F0 with commas between
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in (*names(), CUSTOM):
+            raise ValueError(f"must be one of {', '.join(names())}, or custom; {did_you_mean(name, names())}")
+        return name
+
+    @field_validator("actions")
+    @classmethod
+    def _sound(cls, actions: tuple[str, ...]) -> tuple[str, ...]:
+        if actions:
+            try:
+                custom(actions)
+            except InputError as error:
+                raise ValueError("; ".join(map(str, error.problems))) from None
+        return actions
+
+    @model_validator(mode="after")
+    def _custom_has_actions(self) -> ScheduleChoice:
+        if (self.name == CUSTOM) != bool(self.actions):
+            raise ValueError("actions are those of the custom schedule, which has no others")
+        return self
 
 
 class StageMemory(Frozen):
@@ -177,6 +205,8 @@ class Plan(Frozen):
             microbatches=self.schedule.microbatches,
             schedule=self.schedule.name,
             vpp=self.schedule.vpp,
+            in_flight=self.schedule.in_flight,
+            actions=self.schedule.actions,
             **levers(self),
         )
 

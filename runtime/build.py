@@ -18,6 +18,8 @@ from .mesh import Meshes, build_meshes
 from .model import Executor, Layout, ParallelModel, named
 from .parallel.accumulation import Accumulation
 from .parallel.chunks import chunk_loss
+from .parallel.context.place import Place
+from .parallel.context.zigzag import Zigzag
 from .parallel.data import shard_unit
 from .parallel.pipeline import Pipeline, activation_tensors
 from .parallel.recompute import recompute_layer, recompute_operations
@@ -38,7 +40,11 @@ def build_model(plan: Plan, device: torch.device, *, seed: int = 0) -> ParallelM
         raise InputError("plan", found)
     configuration, shape = plan.configuration, read_shape(plan.model.config)
     meshes = build_meshes(
-        configuration.mesh, device, tied=shape.tied_embeddings, dp_replicate=configuration.dp_replicate
+        configuration.mesh,
+        device,
+        tied=shape.tied_embeddings,
+        dp_replicate=configuration.dp_replicate,
+        cp_ulysses=configuration.cp_ulysses,
     )
     builder = Builder(plan, shape, meshes, device, seed)
     parts = {stage: builder.part(stage) for stage in configuration.stages_of(meshes.pp_rank)}
@@ -69,7 +75,9 @@ class Builder:
         self._cut(part)
         names = {parameter: name for name, parameter in named([part], self.shape)}
         for unit in (*part.model.layers.values(), part):
-            materialise(unit, names, self.device, seed=self.seed, std=self.shape.initializer_range)
+            materialise(
+                unit, names, self.device, seed=self.seed, std=self.shape.initializer_range, norm=self.shape.unit_norm
+            )
             self._dress(unit, root=unit is part)
         return part
 
@@ -81,8 +89,23 @@ class Builder:
                 assert isinstance(layer, Layer)
                 shard_layer(layer, axis)
             shard_ends(part, axis)
+        if self.place is not None:
+            self.place.spread(part)
         if part.lm_head is not None and self.plan.logits_chunks > 1:
             chunk_loss(part.lm_head, self.plan.logits_chunks)
+
+    @property
+    def sequence(self) -> Zigzag:
+        """Which tokens of a sequence each rank has."""
+        multiple = self.plan.mesh.tp if self.plan.sp else 1
+        return Zigzag(seq_len=self.plan.job.seq_len, size=self.meshes.cp_size, multiple=multiple)
+
+    @property
+    def place(self) -> Place | None:
+        """This rank's in its context-parallel group, if it has one."""
+        if self.meshes.cp is None:
+            return None
+        return Place.of(self.meshes, self.sequence, self.plan.cp_algorithm)
 
     def _dress(self, unit: nn.Module, *, root: bool) -> None:
         """What surrounds a layer, or what a stage has beside its layers (the root): recomputation, data parallelism."""
@@ -96,7 +119,7 @@ class Builder:
 
     def layout(self) -> Layout:
         """What this rank keeps of a batch of whole sequences."""
-        return lambda batch: batch
+        return (lambda batch: batch) if self.place is None else self.place.share
 
     def executor(self, parts: dict[int, Transformer]) -> Executor:
         """What runs a step's microbatches through the parts."""
@@ -104,6 +127,6 @@ class Builder:
         if self.meshes.pp is None:
             return Accumulation(parts[0], plan.schedule.microbatches, plan.zero)
         activations = activation_tensors(
-            self.shape, plan.microbatch, plan.job.seq_len, tp=self.meshes.tp_size, sp=plan.sp, dtype=self.dtype
+            self.shape, plan.microbatch, self.sequence.local, tp=self.meshes.tp_size, sp=plan.sp, dtype=self.dtype
         )
         return Pipeline(parts, plan.configuration, self.meshes, activations, self.device)

@@ -24,7 +24,10 @@ __all__ = [
     "all_gather",
     "all_reduce",
     "default_timeout",
+    "flash",
+    "flash_backward",
     "forward_pre_hooks",
+    "has_flash",
     "like_sharded",
     "pipeline_action",
     "reduce_scatter",
@@ -85,6 +88,52 @@ def all_reduce(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Sum over the ranks, outside of autograd."""
     reduced: Tensor = _wait(functional.all_reduce(x, "sum", group))
     return reduced
+
+
+def has_flash(query: Tensor, *, masked: bool) -> bool:
+    """Whether `flash` takes such queries. On CUDA the kernel has no masks and computes in 16 bits."""
+    if query.device.type == "cpu":
+        return True
+    return not masked and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0
+
+
+def flash(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Fused attention with its log-sum-exp; heads may be grouped, all widths are equal."""
+    if query.device.type == "cpu":
+        fused: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        output, lse = fused(query, key, value, 0.0, causal, attn_mask=bias, scale=scale)
+    else:
+        output, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
+            query, key, value, 0.0, causal, False, scale=scale
+        )
+    return output, lse
+
+
+def flash_backward(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    bias: Tensor | None,
+    *,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of queries, keys and values; output and log-sum-exp may be those of more keys than these."""
+    given = (gradient, query, key, value, output, lse)
+    if query.device.type == "cpu":
+        fused: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        gradients = fused(*given, 0.0, causal, attn_mask=bias, scale=scale)
+    else:
+        random = torch.empty(2, dtype=torch.uint64, device=query.device)  # unread: nothing is dropped
+        lengths = (None, None, query.shape[2], key.shape[2])
+        fused = torch.ops.aten._scaled_dot_product_flash_attention_backward
+        gradients = fused(*given, *lengths, 0.0, causal, random, random, scale=scale)
+    return gradients[0], gradients[1], gradients[2]
 
 
 def waited(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import torch
@@ -9,17 +10,17 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
 
-def full_tensor(name: str, size: torch.Size, *, seed: int, std: float) -> Tensor:
-    """The whole initial value of one parameter, float32 on the CPU: norms one, biases zero, matrices normal."""
+def full_tensor(name: str, size: torch.Size, *, seed: int, std: float, norm: float = 1.0) -> Tensor:
+    """The whole initial value of one parameter, float32 on the CPU: norms `norm`, biases zero, matrices normal."""
     if len(size) == 1:
-        return torch.zeros(size) if name.endswith("bias") else torch.ones(size)
+        return torch.full(size, 0.0 if name.endswith("bias") else norm)
     # One checksum of both: torch's CPU generator reads no more than the low 32 bits of a seed.
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
     return torch.randn(size, generator=generator).mul_(std)
 
 
 def materialise(
-    module: nn.Module, names: dict[nn.Parameter, str], device: torch.device, *, seed: int, std: float
+    module: nn.Module, names: dict[nn.Parameter, str], device: torch.device, *, seed: int, std: float, norm: float = 1.0
 ) -> None:
     """Give every meta parameter of `module` its initial value on `device`; of a sharded one only this rank's part.
 
@@ -30,17 +31,19 @@ def materialise(
         for key, parameter in list(owner.named_parameters(recurse=False, remove_duplicate=False)):
             if parameter.is_meta:
                 if parameter not in made:
-                    full = full_tensor(names[parameter], parameter.shape, seed=seed, std=std)
+                    full = full_tensor(names[parameter], parameter.shape, seed=seed, std=std, norm=norm)
                     made[parameter] = nn.Parameter(_place(full, parameter, device))
                 setattr(owner, key, made[parameter])
 
 
 def _place(full: Tensor, like: nn.Parameter, device: torch.device) -> Tensor:
-    """The part that this rank holds of `like`: all of it, or an equal shard over a mesh of one axis."""
+    """The part that this rank holds of `like`: all of it, or a shard over a mesh of one axis (the last may be less)."""
     if not isinstance(like, DTensor):
         return full.to(device)
-    (placement,) = like.placements
+    (placement,), part = like.placements, full
     if isinstance(placement, Shard):
-        mesh = like.device_mesh
-        full = full.chunk(mesh.size(), placement.dim)[mesh.get_local_rank()].clone()
-    return DTensor.from_local(full.to(device), like.device_mesh, like.placements, run_check=False)
+        first = math.ceil(full.shape[placement.dim] / like.device_mesh.size()) * like.device_mesh.get_local_rank()
+        part = full.narrow(placement.dim, first, like.to_local().shape[placement.dim]).clone()
+    return DTensor.from_local(
+        part.to(device), like.device_mesh, like.placements, run_check=False, shape=full.shape, stride=full.stride()
+    )

@@ -26,7 +26,8 @@ class Meshes:
 
     `data`, over which dense parameters are sharded and their gradients averaged, is dp x cp in one axis, or with
     hybrid sharding in two: ("replicate", "shard"). `expert_data` is what the shards of experts are replicated over;
-    it is None too where experts are not sharded (ep and etp 1): they are then as dense parameters are.
+    it is None too where experts are not sharded (ep and etp 1): they are then as dense parameters are. `cp_ring` x
+    `cp_heads` are the ranks of cp as usp has them.
     """
 
     degrees: Mesh
@@ -35,6 +36,8 @@ class Meshes:
     dp: DeviceMesh | None = None
     cp: DeviceMesh | None = None
     tp: DeviceMesh | None = None
+    cp_ring: DeviceMesh | None = None
+    cp_heads: DeviceMesh | None = None
     ep: DeviceMesh | None = None
     etp: DeviceMesh | None = None
     data: DeviceMesh | None = None
@@ -105,17 +108,21 @@ class Meshes:
         yield from self.all_groups
 
 
-def build_meshes(degrees: Mesh, device: torch.device, *, tied: bool, dp_replicate: int = 1) -> Meshes:
+def build_meshes(
+    degrees: Mesh, device: torch.device, *, tied: bool, dp_replicate: int = 1, cp_ulysses: int = 1
+) -> Meshes:
     """Meshes over all ranks of the default process group, whose timeout every group gets.
 
     A single process needs no group. `tied` asks for the group that ties the embeddings of first and last stage;
-    `dp_replicate` copies of a group shard in hybrid sharding.
+    `dp_replicate` copies of a group shard in hybrid sharding; `cp_ulysses` neighbours of cp share out heads in usp.
     """
     rank = dist.get_rank() if dist.is_initialized() else 0
     if degrees.world == 1:
         return Meshes(degrees=degrees, rank=rank)
     world = init_device_mesh(device.type, (degrees.world,), mesh_dim_names=("world",))
     found: dict[str, DeviceMesh | None] = _axes(world, {axis: getattr(degrees, axis) for axis in DENSE})
+    if cp_ulysses > 1:
+        found |= _product(world, degrees, cp_ulysses)
     found["data"] = _data(world, found, degrees, dp_replicate)
     if degrees.ep * degrees.etp > 1:
         folded = _axes(world, {axis: getattr(degrees, axis) for axis in EXPERT})
@@ -133,6 +140,13 @@ def _axes(world: DeviceMesh, sizes: Mapping[str, int]) -> dict[str, DeviceMesh |
     above_one = {axis: size for axis, size in sizes.items() if size > 1}
     view = compat.unflatten(world, above_one)
     return {axis: view[axis] if axis in above_one else None for axis in sizes}
+
+
+def _product(world: DeviceMesh, degrees: Mesh, cp_ulysses: int) -> dict[str, DeviceMesh | None]:
+    """The ranks of cp as rings of groups that share out heads."""
+    sizes = {"before": degrees.pp * degrees.dp, "cp_ring": degrees.cp // cp_ulysses, "cp_heads": cp_ulysses}
+    view = _axes(world, {**sizes, "tp": degrees.tp})
+    return {axis: view[axis] for axis in ("cp_ring", "cp_heads")}
 
 
 def _data(

@@ -11,7 +11,7 @@ from operator import methodcaller
 from ..configuration import CORE, Module, Recompute
 from ..model import Architecture, Layer
 from .activations import Shape, layer_input_bytes, layer_kept, transient_bytes, worst_routing_bytes
-from .compute import Compute, accumulated, embedding_compute, head_compute, layer_compute, module_s
+from .compute import Compute, accumulated, embedding_compute, head_compute, layer_compute, module_s, put_off_bytes
 from .exchange import Exchange, Groups, layer_exchange, region_s
 from .memory import Held, largest_gradient, layer_parameters
 from .rates import Rates
@@ -32,6 +32,7 @@ class Block:
     worst_routing_bytes: float = 0.0  # beyond them when one rank's experts receive every token
     selective_s: float = 0.0  # of compute repeated under selective recomputation
     gradient_buffer: float = 0.0  # parameters of one buffer per shape of its weights
+    put_off_bytes: float = 0.0  # kept from the input gradient to the weight gradient, where backwards are split
 
     @property
     def forward_s(self) -> float:
@@ -77,6 +78,16 @@ class ModelCosts:
     @cached_property
     def backward(self) -> dict[Recompute, list[float]]:
         return {choice: self._sums(methodcaller("backward_s", choice)) for choice in RECOMPUTES}
+
+    @cached_property
+    def weight(self) -> list[float]:
+        """The part of `backward` that makes gradients of weights, and can be put off."""
+        return self._sums(lambda block: block.compute.weight_s)
+
+    @cached_property
+    def put_off(self) -> list[float]:
+        """Bytes that wait for it."""
+        return self._sums(lambda block: block.put_off_bytes)
 
     @cached_property
     def exposed_forward(self) -> list[float]:
@@ -138,7 +149,7 @@ def model_costs(
 def _layer_block(layer: Layer, shape: Shape, rates: Rates, groups: Groups, modules: tuple[Module, ...]) -> Block:
     sharding, seq_len = shape.sharding, shape.seq_len
     held, kept = layer_parameters(layer, sharding), layer_kept(layer, shape)
-    compute = accumulated(layer_compute(layer, sharding, seq_len, rates), rates, held.total)
+    compute = accumulated(layer_compute(layer, sharding, seq_len, rates), rates, held.total, held.dense)
     return Block(
         compute=compute,
         exchange=layer_exchange(layer, sharding, seq_len, rates, groups, compute),
@@ -150,6 +161,7 @@ def _layer_block(layer: Layer, shape: Shape, rates: Rates, groups: Groups, modul
         transient_bytes=transient_bytes(layer, shape),
         worst_routing_bytes=worst_routing_bytes(layer, shape),
         gradient_buffer=largest_gradient(layer, held, sharding),
+        put_off_bytes=put_off_bytes(layer, sharding, seq_len, rates.element_bytes),
     )
 
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..configuration import Configuration
-from ..schedule import make
+from ..schedule import CUSTOM, make
+from ..schedule.table import splits
 from ..simulate.beside import gathered_before, reduced_beside
 from ..simulate.engine import play
 from ..simulate.work import Work
@@ -57,30 +58,67 @@ def pipeline_bound_s(configuration: Configuration, work: Work) -> float:
 
 def _reduced_s(configuration: Configuration, work: Work) -> float:
     """Until the last gradient is whole. Collectives of ZeRO 2 and 3 count as those of 1: they are no fewer."""
-    ranks, microbatches = configuration.mesh.pp, configuration.microbatches
+    ranks, whole = configuration.mesh.pp, not splits(configuration) and configuration.schedule != CUSTOM
     hop_s = work.transfer_s if ranks > 1 else 0.0
-    firsts, arrival = [], 0.0
-    for rank in range(ranks):
-        firsts.append(_first_forward_s(work, rank, arrival))
-        arrival = firsts[-1] + hop_s
-    through = (
-        firsts[0] + math.fsum(work.forward_s[1:]) + math.fsum(work.backward_s) + hop_s * 2 * (len(work.forward_s) - 1)
-    )
-    reduced, end = [], 0.0
+    firsts, backward_s = _first_forwards_s(configuration, work), _backwards_s(configuration, work)
+    through = _through_s(configuration, work, firsts[configuration.rank_of(0)])
+    reduced, end = [0.0] * ranks, 0.0
     for rank in reversed(range(ranks)):
-        busy = sum(work.forward_s[v] + work.backward_s[v] for v in configuration.stages_of(rank))
-        own = firsts[rank] + microbatches * busy - work.forward_s[rank]
-        end = max(own, end + hop_s + work.backward_s[rank], through if rank == 0 else 0.0)
-        reduced.append(_reduction_s(work, rank, end) + _at(work.late_reduce_s, rank))
-    return max(*reduced, max(reduced[0], reduced[-1]) + work.tied_s)
+        stages = configuration.stages_of(rank)
+        busy = sum(work.forward_s[v] + backward_s[v] for v in stages)
+        own = firsts[rank] + configuration.microbatches * busy - work.forward_s[stages[0]]
+        after = end + hop_s + work.backward_s[rank] if whole else 0.0  # the last gradient goes back rank by rank
+        end = max(own, after, through if stages[0] == 0 else 0.0)
+        left = _reduction_s(work, rank, end) if whole else end + _last_piece_s(work, stages)
+        reduced[rank] = left + _at(work.late_reduce_s, rank)
+    ends = reduced[configuration.placement[0]], reduced[configuration.placement[-1]]
+    return max(*reduced, max(ends) + work.tied_s)
 
 
-def _first_forward_s(work: Work, rank: int, arrival_s: float) -> float:
-    """When a rank's first forward ends at the earliest."""
-    gather_s, forward_s = _at(work.gather_s, rank), work.forward_s[rank]
+def _backwards_s(configuration: Configuration, work: Work) -> Sequence[float]:
+    """The least that a backward of each stage computes: whole or, where that is possible, in two halves."""
+    if not splits(configuration):
+        return work.backward_s
+    halves = zip(work.backward_s, work.input_s, work.weight_s, strict=True)
+    return [min(whole, first + second) for whole, first, second in halves]
+
+
+def _first_forwards_s(configuration: Configuration, work: Work) -> list[float]:
+    """When each rank's first forward ends at the earliest: that of its first stage."""
+    firsts, arrival = [-1.0] * configuration.mesh.pp, 0.0
+    for stage, rank in enumerate(configuration.placement):
+        enters = firsts[rank] < 0
+        end = _first_forward_s(work, stage, arrival) if enters else arrival + work.forward_s[stage]
+        if enters:
+            firsts[rank] = end
+            if min(firsts) >= 0:
+                break
+        arrival = end + _hop_s(configuration, work, stage)
+    return firsts
+
+
+def _hop_s(configuration: Configuration, work: Work, stage: int) -> float:
+    """From a stage to the next, or back."""
+    places = configuration.placement
+    return 0.0 if stage + 1 == len(places) or places[stage] == places[stage + 1] else work.transfer_s
+
+
+def _through_s(configuration: Configuration, work: Work, first_s: float) -> float:
+    """When the first microbatch has been through all stages and back, at the least."""
+    back = work.backward_s
+    if splits(configuration):
+        back = tuple(map(min, work.backward_s, work.input_s))
+    hops = math.fsum(_hop_s(configuration, work, stage) for stage in range(len(back)))
+    rest = _backwards_s(configuration, work)[0] - back[0]
+    return first_s + math.fsum(work.forward_s[1:]) + math.fsum(back) + rest + 2 * hops
+
+
+def _first_forward_s(work: Work, stage: int, arrival_s: float) -> float:
+    """When the first forward of a rank, through its first stage, ends at the earliest."""
+    gather_s, forward_s = _at(work.gather_s, stage), work.forward_s[stage]
     if not work.hides:
         return max(arrival_s, gather_s) + forward_s
-    pieces = _at(work.pieces, rank) or 1
+    pieces = _at(work.pieces, stage) or 1
     first_s = gather_s / pieces
     return gathered_before(arrival_s, forward_s, int(pieces), first_s, gather_s, gather_s, 0.0)[1]
 
@@ -92,6 +130,12 @@ def _reduction_s(work: Work, rank: int, end_s: float) -> float:
         return end_s + reduce_s
     pieces = int(_at(work.pieces, rank) or 1)
     return reduced_beside(end_s - backward_s, backward_s, pieces, reduce_s, 0.0, 0.0).data_end_s
+
+
+def _last_piece_s(work: Work, stages: Sequence[int]) -> float:
+    """What of a rank's reductions follows its last action at the least, whichever of its stages that is of."""
+    pieces = [_at(work.pieces, stage) if work.hides else 1 for stage in stages]
+    return min(_at(work.reduce_s, stage) / (each or 1) for stage, each in zip(stages, pieces, strict=True))
 
 
 def _at(values: Sequence[float], place: int) -> float:

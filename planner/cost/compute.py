@@ -31,6 +31,7 @@ class Compute:
     backward_s: float
     attention_forward_s: float = 0.0
     attention_backward_s: float = 0.0
+    weight_s: float = 0.0  # of the backward, what a schedule that splits it can put off: gradients of weights
 
 
 def attention_matmuls(attention: Attention, hidden: int, sharding: Sharding, seq_len: int) -> list[Matmul]:
@@ -129,6 +130,7 @@ def layer_compute(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates) 
         backward_s=2 * matmuls + ELEMENTWISE_BACKWARD * forward + core_backward + cast_backward,
         attention_forward_s=core,
         attention_backward_s=core_backward,
+        weight_s=sum(matmul_s(rates, matmul) for matmul in found if not matmul.routed),
     )
 
 
@@ -143,10 +145,19 @@ def _casts_s(rates: Rates, matmuls: list[Matmul]) -> tuple[float, float]:
     return elementwise_s(rates, each * inputs, launched), elementwise_s(rates, each * outputs, launched)
 
 
-def accumulated(compute: Compute, rates: Rates, parameters: float) -> Compute:
-    """With the gradients of so many parameters added to those of earlier microbatches."""
-    added = parameters * rates.accumulate_bytes / rates.bandwidth_bytes_per_s
-    return replace(compute, backward_s=compute.backward_s + added)
+def accumulated(compute: Compute, rates: Rates, parameters: float, put_off: float = 0.0) -> Compute:
+    """With the gradients of so many parameters added to those of earlier microbatches; of some when they are made,
+    where that is put off."""
+    each = rates.accumulate_bytes / rates.bandwidth_bytes_per_s
+    later = compute.weight_s + put_off * each
+    return replace(compute, backward_s=compute.backward_s + parameters * each, weight_s=later)
+
+
+def put_off_bytes(layer: Layer, sharding: Sharding, seq_len: int, element: int) -> float:
+    """What waits for the gradients of a layer's weights: inputs and output gradients of its products, whole
+    sequences."""
+    found = (each for each in layer_matmuls(layer, sharding, seq_len) if not each.routed)
+    return element * sum(each.count * each.m * (each.k + each.n) for each in found)
 
 
 def module_s(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, module: Module) -> float:

@@ -35,7 +35,8 @@ def rank_parameters(costs: ModelCosts, configuration: Configuration, rank: int, 
         layers = configuration.layer_range(stage)
         dense += costs.dense[layers.stop] - costs.dense[layers.start]
         expert += costs.expert[layers.stop] - costs.expert[layers.start]
-    return _with_ends(Held(dense, expert), costs, configuration, rank == 0, rank == configuration.mesh.pp - 1, tied)
+    first, last = configuration.rank_of(0) == rank, configuration.holds_last_stage(rank)
+    return _with_ends(Held(dense, expert), costs, configuration, first, last, tied)
 
 
 def stage_parameters(costs: ModelCosts, configuration: Configuration, tied: bool) -> list[Held]:
@@ -169,7 +170,7 @@ def _after_s(
     ranks = configuration.mesh.pp
     states = []
     for rank in range(ranks):
-        own = held[rank::ranks]
+        own = [held[stage] for stage in configuration.stages_of(rank)]
         all_of_it = Held(sum(each.dense for each in own), sum(each.expert for each in own))
         states.append(owned(all_of_it, configuration))
     if configuration.swap_layers:
@@ -189,7 +190,7 @@ def _adamw_s(setting: Setting, parameters: float) -> float:
 def _tied_s(setting: Setting, configuration: Configuration) -> float:
     """First and last stage sum the gradients of a shared embedding (Megatron's embedding group)."""
     mesh = configuration.mesh
-    if mesh.pp == 1 or not setting.architecture.tied_embeddings:
+    if not setting.architecture.tied_embeddings or configuration.holds_last_stage(configuration.rank_of(0)):
         return 0.0
     path = setting.hop(mesh.dp * mesh.cp * mesh.tp, mesh.pp)
     return 4 * setting.costs(configuration).embedding.held.total / path.bandwidth_bytes_per_s + 2 * path.latency_s

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ..configuration import Configuration
 from ..plan import StageMemory
+from ..schedule import held_of
 from .blocks import ModelCosts
 from .data_parallel import owned, rank_parameters
 from .memory import Held, Recipe, logits_bytes, recipe_of
@@ -20,13 +21,8 @@ from .sharding import sharding_of
 
 
 def in_flight(configuration: Configuration, rank: int) -> int:
-    """Stage inputs that a pipeline rank holds at once; equals schedule.Schedule.in_flight, without building one."""
-    ranks, microbatches, chunks = configuration.mesh.pp, configuration.microbatches, configuration.vpp
-    if configuration.schedule == "gpipe":
-        return microbatches
-    if configuration.schedule == "1f1b":
-        return min(ranks - rank, microbatches)
-    return min(microbatches * chunks, 2 * (ranks - rank - 1) + (chunks - 1) * ranks + 1)
+    """Stage inputs that a pipeline rank holds at once; equals schedule.Schedule.in_flight."""
+    return max(backward + weight for backward, weight in held_of(configuration, rank).moments)
 
 
 STUCK = 0.05
@@ -117,9 +113,8 @@ class Moment(NamedTuple):
 
 def _moments(setting: Setting, configuration: Configuration, costs: ModelCosts, rank: int, held: Held) -> list[Moment]:
     """Those of which one is the fullest of a rank."""
-    last = rank == configuration.mesh.pp - 1
     moments = [_layers_backward(setting, configuration, costs, rank)]
-    if last:
+    if configuration.holds_last_stage(rank):
         moments += [_loss(setting, configuration, costs, rank), _head_backward(setting, configuration, costs, rank)]
     if setting.framework.keeps.weight_gradients == "model":
         moments.append(_end_of_backward(setting, configuration, costs, rank, held))
@@ -132,14 +127,14 @@ def _layers_backward(setting: Setting, configuration: Configuration, costs: Mode
     activations = _kept(costs, configuration, rank)
     if configuration.recompute[rank] == "full":
         activations += costs.largest.activation_bytes
-    others = _last_stage_in_flight(configuration) - 1 if rank == configuration.mesh.pp - 1 else 0
+    others = _other_losses(configuration) if configuration.holds_last_stage(rank) else 0
     passing = costs.largest.transient_bytes + _weight_gradients(setting, costs)
     return Moment(activations, others * _softmax(setting, configuration), passing)
 
 
 def _loss(setting: Setting, configuration: Configuration, costs: ModelCosts, rank: int) -> Moment:
     """While the cross-entropy goes backward: before any layer does."""
-    others = (_last_stage_in_flight(configuration) - 1) * _softmax(setting, configuration)
+    others = _other_losses(configuration) * _softmax(setting, configuration)
     logits = others + _logits(setting, configuration, setting.framework.keeps.logit_bytes)
     passing = _ahead(setting, configuration) + _shape_buffers(setting, costs)
     return Moment(_kept(costs, configuration, rank), logits, passing)
@@ -148,7 +143,7 @@ def _loss(setting: Setting, configuration: Configuration, costs: ModelCosts, ran
 def _head_backward(setting: Setting, configuration: Configuration, costs: ModelCosts, rank: int) -> Moment:
     """While the output projection goes backward: the logits' gradient and that of the projection's weight, which is
     not accumulated yet."""
-    others = (_last_stage_in_flight(configuration) - 1) * _softmax(setting, configuration)
+    others = _other_losses(configuration) * _softmax(setting, configuration)
     ahead = _ahead(setting, configuration)
     logits = others + (0.0 if ahead else _logits(setting, configuration, setting.element_bytes))
     passing = setting.element_bytes * _projection(setting, configuration) + ahead + _shape_buffers(setting, costs)
@@ -195,19 +190,20 @@ def _shape_buffers(setting: Setting, costs: ModelCosts) -> float:
 
 
 def _kept(costs: ModelCosts, configuration: Configuration, rank: int) -> float:
-    """Held for the backward. A rank with several virtual stages is charged its largest one for each in flight."""
-    sums = costs.kept[configuration.recompute[rank]]
+    """Held for the backward, and of split backwards what the weights' half waits for. A rank with several virtual
+    stages is charged its largest one for each in flight."""
+    held = held_of(configuration, rank)
     ranges = [configuration.layer_range(stage) for stage in configuration.stages_of(rank)]
+    sums, later = costs.kept[configuration.recompute[rank]], costs.put_off
     chunk = max(sums[layers.stop] - sums[layers.start] for layers in ranges)
-    held = in_flight(configuration, rank) * chunk
-    if rank == configuration.mesh.pp - 1:
-        held += _last_stage_in_flight(configuration) * costs.head.activation_bytes
-    return held
+    put_off = max(later[layers.stop] - later[layers.start] for layers in ranges)
+    kept = max(backward * chunk + weight * put_off for backward, weight in held.moments)
+    return kept + (held.losses * costs.head.activation_bytes if configuration.holds_last_stage(rank) else 0.0)
 
 
-def _last_stage_in_flight(configuration: Configuration) -> int:
-    """The last virtual stage goes backward at once, except under GPipe."""
-    return configuration.microbatches if configuration.schedule == "gpipe" else 1
+def _other_losses(configuration: Configuration) -> int:
+    """Microbatches whose logits the last stage keeps while another one's go backward."""
+    return held_of(configuration, configuration.placement[-1]).losses - 1
 
 
 def _logits(setting: Setting, configuration: Configuration, each: int) -> float:

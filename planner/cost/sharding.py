@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..configuration import Configuration, CpAlgorithm
+from ..sequence import local_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +27,8 @@ class Sharding:
         return self.tp if self.sp else 1
 
     def tokens(self, seq_len: int) -> float:
-        """Tokens of a microbatch that one tensor-parallel group computes together."""
-        return self.microbatch * seq_len / self.cp
+        """Tokens of a microbatch that one tensor-parallel group computes together, with what pads a sequence."""
+        return self.microbatch * local_tokens(seq_len, self.cp, self.sequence_split)
 
     def kv_heads(self, kv_heads: int) -> int:
         """Key-value heads that each rank holds: split, or replicated when there are fewer than ranks."""

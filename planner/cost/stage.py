@@ -18,14 +18,15 @@ reduce-scatter, and in the backward the inputs gathered once more."""
 def stage_times(setting: Setting, configuration: Configuration) -> Work:
     """The pipeline alone: one microbatch through every virtual stage, exposed communication inside a layer included."""
     stages = [_stage_s(setting, configuration, stage) for stage in range(len(configuration.stage_layers))]
-    forward, backward = zip(*stages, strict=True)
-    return Work(forward, backward, transfer_s(setting, configuration))
+    forward, backward, inputs, weights = zip(*stages, strict=True)
+    return Work(forward, backward, transfer_s(setting, configuration), input_s=inputs, weight_s=weights)
 
 
-def _stage_s(setting: Setting, configuration: Configuration, stage: int) -> tuple[float, float]:
-    """Forward and backward of one virtual stage."""
+def _stage_s(setting: Setting, configuration: Configuration, stage: int) -> tuple[float, float, float, float]:
+    """Forward, backward, and the halves of the latter, of one virtual stage. The host issues all but the products of
+    weight gradients with the first half."""
     costs, layers = setting.costs(configuration), configuration.layer_range(stage)
-    choice = configuration.recompute[stage % configuration.mesh.pp]
+    choice = configuration.recompute[configuration.rank_of(stage)]
     ends = ends_of(costs, stage, len(configuration.stage_layers))
     forward = _of(costs.forward, layers) + sum(block.forward_s for block in ends)
     if costs.head in ends:
@@ -36,8 +37,12 @@ def _stage_s(setting: Setting, configuration: Configuration, stage: int) -> tupl
     host, rings = _host_s(setting, layers), _rings_s(setting, configuration, len(layers))
     again = 2 if choice == "full" else 1  # the host issues the forward once more
     alone = _waits_s(setting, layers)
-    issued_back = _issued(backward, waits_back, again * host, again * rings)
-    return _issued(forward, waits, host, rings) + alone, issued_back + (again - 1) * alone
+    weight = _of(costs.weight, layers)
+    issued_back, inputs = (
+        _issued(device_s, waits_back, again * host, again * rings) + (again - 1) * alone
+        for device_s in (backward, backward - weight)
+    )
+    return _issued(forward, waits, host, rings) + alone, issued_back, inputs, weight
 
 
 def _of(sums: list[float], layers: range) -> float:

@@ -13,7 +13,7 @@ from ..configuration import Configuration
 from ..frameworks.framework import Spread
 from ..plan import Breakdown, Prediction, StageMemory
 from ..schedule import build
-from ..simulate.engine import StepTime, step_time
+from ..simulate.engine import StepTime, busy_s, step_time
 from ..simulate.work import Slowness, Work
 from .blocks import ModelCosts
 from .data_parallel import with_data_parallelism
@@ -40,8 +40,9 @@ def price(setting: Setting, configuration: Configuration, slow: Slowness | None 
     work = work_of(setting, configuration)
     if slow is not None:
         work = replace(work, slow=slow)
-    step = step_time(build(configuration), work)
-    breakdown = _breakdown(setting, configuration, work, step)
+    schedule = build(configuration)
+    step = step_time(schedule, work)
+    breakdown = _breakdown(setting, configuration, busy_s(schedule, work), step)
     return _prediction(setting, configuration, step.total_s, breakdown, footprint(setting, configuration))
 
 
@@ -78,7 +79,7 @@ def _recomputed_flops(setting: Setting, configuration: Configuration) -> float:
     """FLOPs of a step that are computed twice."""
     seq_len, total = setting.job.seq_len, 0.0
     for stage in range(len(configuration.stage_layers)):
-        choice = configuration.recompute[stage % configuration.mesh.pp]
+        choice = configuration.recompute[configuration.rank_of(stage)]
         for index in configuration.layer_range(stage):
             layer = setting.architecture.layers[index]
             if choice == "full":
@@ -88,21 +89,16 @@ def _recomputed_flops(setting: Setting, configuration: Configuration) -> float:
     return total * setting.job.global_batch
 
 
-def _breakdown(setting: Setting, configuration: Configuration, work: Work, step: StepTime) -> Breakdown:
+def _breakdown(setting: Setting, configuration: Configuration, busy: tuple[float, ...], step: StepTime) -> Breakdown:
     """Seen from the busiest rank: its compute and exposed collectives; of its waiting, `pp` is what the
     pipeline would save if transfers cost nothing, the rest `bubble`. What data parallelism adds to that is `dp`."""
     costs, microbatches = setting.costs(configuration), configuration.microbatches
-    slow = work.slow.ranks or (1.0,) * configuration.mesh.pp
-    busy = [
-        slow[rank] * sum(work.forward_s[v] + work.backward_s[v] for v in configuration.stages_of(rank))
-        for rank in range(configuration.mesh.pp)
-    ]
     rank = max(range(len(busy)), key=busy.__getitem__)
     tp, cp, ep = (microbatches * each for each in _exchanged(costs, configuration, rank))
-    waiting = max(0.0, step.pipeline_s - microbatches * busy[rank])
+    waiting = max(0.0, step.pipeline_s - busy[rank])
     transfers = min(waiting, step.transfers_s)
     return Breakdown(
-        compute=microbatches * busy[rank] - tp - cp - ep,
+        compute=busy[rank] - tp - cp - ep,
         tp=tp,
         cp=cp,
         ep=ep,

@@ -7,7 +7,6 @@ the end; `table` joins them.
 
 from .rule import Rule as Rule
 from .rule import nearest_divisor as nearest_divisor
-from .runtime import RUNTIME_FAMILIES as RUNTIME_FAMILIES
 from .table import RULES as RULES
 from .table import RUNTIME_RULES as RUNTIME_RULES
 from .table import is_legal as is_legal

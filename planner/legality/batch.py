@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...errors import Problem
 from ..configuration import Configuration
 from ..cost.setting import Setting
+from ..schedule.table import splits
 from .rule import Rule, divides
 
 
@@ -35,7 +36,7 @@ MOST_ACTIONS = 1_000_000
 
 def _length(setting: Setting, configuration: Configuration) -> Problem | None:
     mesh, count = configuration.mesh, configuration.microbatches
-    each = 2 * mesh.pp * configuration.vpp
+    each = (3 if splits(configuration) else 2) * configuration.stages
     if each * count <= MOST_ACTIONS:
         return None
     rule = f"makes {count:,} microbatches, more than are worth playing one by one"

@@ -11,6 +11,8 @@ _IN_PLAN = {
     **{axis: f"mesh.{axis}" for axis in ("pp", "dp", "cp", "tp", "ep", "etp")},
     "vpp": "schedule.vpp",
     "schedule": "schedule.name",
+    "in_flight": "schedule.in_flight",
+    "--schedule-file": "schedule.actions",
     "microbatches": "schedule.microbatches",
     "--seq-len": "job.seq_len",
     "--precision": "job.precision",

@@ -5,34 +5,22 @@ from __future__ import annotations
 from ...errors import Problem
 from ..configuration import Configuration
 from ..cost.setting import Setting
-from .rule import Rule, nearest_divisor
+from .rule import Rule
 
 
 def _runtime(field: str, value: object, rule: str, fix: str) -> Problem:
     return Problem(f"--pin {field}", value, f"the built-in runtime {rule}", fix)
 
 
-RUNTIME_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-
-
-def _family(setting: Setting, configuration: Configuration) -> Problem | None:
-    family = setting.architecture.family
-    if family in RUNTIME_FAMILIES:
+def _experts(setting: Setting, configuration: Configuration) -> Problem | None:
+    if not setting.has_experts:
         return None
-    return Problem("model", family, f"the built-in runtime trains {', '.join(RUNTIME_FAMILIES)}", "llama-3.1-8b")
-
-
-def _window(setting: Setting, configuration: Configuration) -> Problem | None:
-    windows = [layer.attention.window for layer in setting.kinds if layer.attention.window]
-    if not windows or min(windows) >= setting.job.seq_len:
-        return None
-    rule = f"the built-in runtime has no attention in windows ({min(windows)} tokens)"
-    return Problem("--seq-len", setting.job.seq_len, rule, f"--seq-len {min(windows)}")
+    return Problem("model", setting.architecture.family, "the built-in runtime has no experts yet", "llama-3.1-8b")
 
 
 def _degrees(setting: Setting, configuration: Configuration) -> Problem | None:
     mesh = configuration.mesh
-    for field, value in (("cp", mesh.cp), ("ep", mesh.ep), ("etp", mesh.etp)):
+    for field, value in (("ep", mesh.ep), ("etp", mesh.etp)):
         if value > 1:
             return _runtime(field, value, f"has no {field} yet", f"{field}=1")
     return None
@@ -50,13 +38,6 @@ def _levers(setting: Setting, configuration: Configuration) -> Problem | None:
     return None
 
 
-def _vocabulary(setting: Setting, configuration: Configuration) -> Problem | None:
-    tp, vocab = configuration.mesh.tp, setting.architecture.vocab
-    if vocab % tp == 0:
-        return None
-    return _runtime("tp", tp, f"splits the vocabulary ({vocab}) evenly", f"tp={nearest_divisor(vocab, tp)}")
-
-
 def _precision(setting: Setting, configuration: Configuration) -> Problem | None:
     precision = setting.job.precision
     if precision in ("bf16", "fp32"):
@@ -65,10 +46,8 @@ def _precision(setting: Setting, configuration: Configuration) -> Problem | None
 
 
 RUNTIME_RULES: tuple[Rule, ...] = (
-    Rule("family", "blocks exist for the llama family and its relatives", _family),
-    Rule("window", "attention is full and causal", _window),
-    Rule("degrees", "dp, tp and pp are implemented", _degrees),
+    Rule("experts", "blocks exist for dense feed-forward", _experts),
+    Rule("degrees", "dp, cp, tp and pp are implemented", _degrees),
     Rule("levers", "levers are built one after another", _levers),
-    Rule("vocabulary", "the vocabulary is not padded", _vocabulary),
     Rule("precision", "no loss scaling, no fp8", _precision),
 )

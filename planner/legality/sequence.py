@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from ...errors import Problem
 from ..configuration import Configuration
 from ..cost.setting import Setting
-from .rule import Rule
+from ..sequence import local_tokens
+from .rule import Rule, divides
 
 
 def _sp(setting: Setting, configuration: Configuration) -> Problem | None:
@@ -15,23 +18,41 @@ def _sp(setting: Setting, configuration: Configuration) -> Problem | None:
 
 
 def _sequence(setting: Setting, configuration: Configuration) -> Problem | None:
-    mesh, seq_len = configuration.mesh, setting.job.seq_len
-    parts = (2 * mesh.cp if mesh.cp > 1 else 1) * (mesh.tp if configuration.sp else 1)
-    if seq_len % parts == 0:
+    tp, seq_len = configuration.mesh.tp, setting.job.seq_len
+    if not configuration.sp or configuration.mesh.cp > 1 or seq_len % tp == 0:
         return None
-    field, value = ("cp", mesh.cp) if mesh.cp > 1 else ("sp", True)
-    rule = f"the sequence ({seq_len}) must split into {parts} equal parts (2 x cp for balance, x tp with sp)"
-    return Problem(f"--pin {field}", value, rule, f"--seq-len {max(1, round(seq_len / parts)) * parts}")
+    rule = f"the sequence ({seq_len}) must split into {tp} equal parts"
+    return Problem("--pin sp", True, rule, f"--seq-len {max(1, round(seq_len / tp)) * tp}")
 
 
-def _ulysses(setting: Setting, configuration: Configuration) -> Problem | None:
+def _padding(setting: Setting, configuration: Configuration) -> Problem | None:
+    cp, seq_len = configuration.mesh.cp, setting.job.seq_len
+    padded = cp * local_tokens(seq_len, cp, configuration.mesh.tp if configuration.sp else 1)
+    if not setting.has_experts or padded == seq_len:
+        return None
+    rule = f"pads the sequence ({seq_len}) to {padded} tokens, and routers would count what is padded"
+    return Problem("--pin cp", cp, rule, f"--seq-len {padded}")
+
+
+def _heads(setting: Setting, configuration: Configuration) -> Problem | None:
+    """Keys and values may be sent to several ranks, queries may not."""
     mesh = configuration.mesh
-    heads = min(layer.attention.kv_heads for layer in setting.kinds)
-    if configuration.cp_algorithm != "ulysses" or heads % (mesh.cp * mesh.tp) == 0:
+    ranks = {"ulysses": mesh.cp, "usp": configuration.cp_ulysses}.get(configuration.cp_algorithm, 1)
+    heads = math.gcd(*(layer.attention.heads for layer in setting.kinds))
+    if mesh.cp == 1 or heads % (ranks * mesh.tp) == 0:
         return None
-    return Problem(
-        "--pin cp_algorithm", "ulysses", f"cp x tp must divide the key-value heads ({heads})", "cp_algorithm=ring"
-    )
+    if configuration.cp_algorithm == "usp":
+        rule = f"cp_ulysses x tp must divide the attention heads ({heads})"
+        return Problem("--pin cp_ulysses", ranks, rule, f"cp_ulysses={math.gcd(mesh.cp, heads // mesh.tp)}")
+    rule = f"cp x tp must divide the attention heads ({heads})"
+    return Problem("--pin cp_algorithm", "ulysses", rule, "cp_algorithm=ring")
+
+
+def _product(setting: Setting, configuration: Configuration) -> Problem | None:
+    cp, ulysses = configuration.mesh.cp, configuration.cp_ulysses
+    if ulysses > 1 and configuration.cp_algorithm != "usp":
+        return Problem("--pin cp_ulysses", ulysses, "is the part of usp that shares out heads", "cp_algorithm=usp")
+    return divides("cp_ulysses", ulysses, cp, "the context-parallel ranks")
 
 
 def _windows(setting: Setting, configuration: Configuration) -> Problem | None:
@@ -46,6 +67,8 @@ def _windows(setting: Setting, configuration: Configuration) -> Problem | None:
 RULES: tuple[Rule, ...] = (
     Rule("sp-tp", "sequence parallelism shards over the tp ranks", _sp),
     Rule("sequence", "shards of a sequence are equal", _sequence),
-    Rule("ulysses", "all-to-all exchanges whole heads", _ulysses),
+    Rule("padding", "context parallelism pads a sequence that does not divide, and padding is no token", _padding),
+    Rule("cp-heads", "all-to-all exchanges whole heads", _heads),
+    Rule("cp-product", "usp is heads times rings (arXiv:2405.07719)", _product),
     Rule("positions", "learned positions end", _windows),
 )

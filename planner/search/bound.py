@@ -29,7 +29,7 @@ class Balancer:
 
     def balanced(self, configuration: Configuration) -> Configuration:
         """The configuration with its layers balanced; all its ranks recompute alike."""
-        stages, choice = configuration.mesh.pp * configuration.vpp, configuration.recompute[0]
+        stages, choice = configuration.stages, configuration.recompute[0]
         key = sharding_of(configuration), choice, stages
         if key not in self._known:
             self._known[key] = self._split(configuration, stages, choice)

@@ -214,4 +214,10 @@ def _degrees(mesh: Mesh) -> MeshDegrees:
 
 
 def _schedule(configuration: Configuration) -> ScheduleChoice:
-    return ScheduleChoice(name=configuration.schedule, vpp=configuration.vpp, microbatches=configuration.microbatches)
+    return ScheduleChoice(
+        name=configuration.schedule,
+        vpp=configuration.vpp,
+        microbatches=configuration.microbatches,
+        in_flight=configuration.in_flight,
+        actions=configuration.actions,
+    )

@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from ..configuration import Configuration, Mesh, Recompute, ScheduleName
 from ..cost.setting import Setting
 from ..pins import Pins
+from ..schedule.builder import Builder
+from ..schedule.name import CUSTOM
+from ..schedule.table import custom, table
 from .partition import even_split
 
 MICROBATCHES = (1, 2, 4, 8, 16)
-CHUNKS = (2, 3, 4, 5, 6, 7, 8)
+CHUNKS = (1, 2, 3, 4, 5, 6, 7, 8)
 MAX_STAGES = 128
 TOKENS_PER_CP_RANK = 8192
 """Context parallelism is tried while each rank keeps at least so many tokens of a sequence (Megatron-Core's guideline:
@@ -95,6 +98,8 @@ def _microbatches(setting: Setting, pins: Pins, mesh: Mesh) -> list[int]:
     if pins.microbatch:
         return [pins.microbatch]
     sequences = max(1, setting.job.global_batch // mesh.dp)
+    if pins.actions:
+        return [max(1, sequences // custom(pins.actions).microbatches)]
     return [size for size in MICROBATCHES if sequences % size == 0]
 
 
@@ -108,16 +113,23 @@ def _recipes(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> Itera
             for recompute in _recompute(pins):
                 yield Configuration(
                     mesh=mesh,
-                    stage_layers=even_split(layers, mesh.pp * vpp),
+                    stage_layers=even_split(layers, _stages(pins, mesh.pp * vpp)),
                     microbatch=microbatch,
                     microbatches=count,
                     schedule=schedule,
                     vpp=vpp,
+                    in_flight=pins.in_flight or (),
+                    actions=pins.actions or (),
                     zero=zero,
                     sp=sp,
                     recompute=(recompute,) * mesh.pp,
                     **pins.levers(),
                 )
+
+
+def _stages(pins: Pins, stages: int) -> int:
+    """Virtual stages: as many as a schedule file lists."""
+    return custom(pins.actions).stages if pins.actions else stages
 
 
 def _sp(setting: Setting, pins: Pins, mesh: Mesh) -> bool:
@@ -129,20 +141,33 @@ def _sp(setting: Setting, pins: Pins, mesh: Mesh) -> bool:
 
 
 def _schedules(setting: Setting, pins: Pins, mesh: Mesh, count: int) -> list[tuple[ScheduleName, int]]:
-    """1F1B, and interleaved where it is possible; GPipe holds more for the same time and is only tried when pinned."""
-    name: ScheduleName
-    if pins.vpp:
-        name = pins.schedule or ("interleaved" if pins.vpp > 1 else "1f1b")
-        return [(name, pins.vpp)]
-    plain: list[tuple[ScheduleName, int]] = [(pins.schedule or "1f1b", 1)]
-    if pins.schedule in ("gpipe", "1f1b"):
-        return plain
-    layers = len(setting.architecture.layers)
-    chunks = [vpp for vpp in CHUNKS if mesh.pp * vpp <= layers] if mesh.pp > 1 and count % mesh.pp == 0 else []
-    interleaved: list[tuple[ScheduleName, int]] = [("interleaved", vpp) for vpp in chunks]
-    if pins.schedule == "interleaved":
-        return interleaved or [("interleaved", 2)]
-    return plain + interleaved
+    """Schedules with their virtual stages a rank: those that are worth a try, or what is pinned."""
+    if pins.schedule == CUSTOM:
+        return [(CUSTOM, pins.vpp or 1)]
+    names = (pins.schedule,) if pins.schedule else _searched(setting, mesh)
+    found = [(name, chunks) for name in names for chunks in _chunks(setting, pins, mesh, count, table()[name])]
+    if found:
+        return found
+    name = pins.schedule or ("interleaved" if pins.vpp and pins.vpp > 1 else "1f1b")
+    return [(name, pins.vpp or table()[name].chunks.start)]
+
+
+def _searched(setting: Setting, mesh: Mesh) -> list[ScheduleName]:
+    """1F1B; in a pipeline the others too, halves of backwards where the framework has them."""
+    names = [name for name, builder in table().items() if builder.searched]
+    if mesh.pp == 1:
+        return ["1f1b"]
+    return [name for name in names if setting.framework.splits_backward or not table()[name].splits]
+
+
+def _chunks(setting: Setting, pins: Pins, mesh: Mesh, count: int, builder: Builder) -> list[int]:
+    """Virtual stages a rank that a schedule can have."""
+    if builder.whole_groups and count % mesh.pp:
+        return []
+    fitting = mesh.pp > 1 or builder.chunks.start == 1
+    wanted = (pins.vpp,) if pins.vpp else CHUNKS
+    most = max(mesh.pp, len(setting.architecture.layers)) if not pins.vpp else pins.vpp * mesh.pp
+    return [chunks for chunks in wanted if fitting and chunks in builder.chunks and mesh.pp * chunks <= most]
 
 
 def _zero(pins: Pins, mesh: Mesh) -> list[int]:

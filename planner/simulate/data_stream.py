@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..schedule import BACKWARD, FIRST_FORWARD, FORWARD, LAST_BACKWARD, Schedule
+from ..schedule import BACKWARD, FIRST_FORWARD, FORWARD, GRADIENT, HALF, LAST_BACKWARD, Schedule
 from .beside import Ran, gathered_and_reduced, gathered_before, gathered_beside, reduced_beside, slowed
 from .work import Work
 
@@ -33,7 +33,7 @@ class DataStreams:
     def __init__(self, schedule: Schedule, work: Work):
         nothing = (0.0,) * schedule.stages
         slow = work.slow.data or (1.0,) * schedule.ranks
-        ranks = [stage % schedule.ranks for stage in range(schedule.stages)]
+        ranks = schedule.places
         self.gather_s = [each * slow[rank] for each, rank in zip(work.gather_s or nothing, ranks, strict=True)]
         self.reduce_s = [each * slow[rank] for each, rank in zip(work.reduce_s or nothing, ranks, strict=True)]
         self.pieces = work.pieces or (1,) * schedule.stages
@@ -53,12 +53,12 @@ class DataStreams:
         if self.steal or self.zero == 3:
             return FORWARD | BACKWARD
         first = FIRST_FORWARD if any(self.gather_s) else 0
-        return first | (BACKWARD if self.zero == 2 else LAST_BACKWARD)
+        return first | (GRADIENT if self.zero == 2 else LAST_BACKWARD)
 
     def _gather_ahead(self, schedule: Schedule) -> None:
         """Whole weights are kept through the step: each rank gathers its stages one after another from its start."""
         for stage, seconds in enumerate(self.gather_s):
-            rank = stage % schedule.ranks
+            rank = schedule.rank_of(stage)
             start_s = self.free_s[rank]
             self.free_s[rank] = self._gathered_s[stage] = start_s + seconds
             if seconds:
@@ -71,9 +71,12 @@ class DataStreams:
         begin_s, data_s, steal, pieces = max(free_s, ready_s), self.free_s[rank], self.steal, self.pieces[stage]
         gather_s, reduce_s, zero = self.gather_s[stage], self.reduce_s[stage], self.zero
         if zero == 3:
-            if turn & FORWARD:
+            if turn & FORWARD or (turn & HALF and not turn & GRADIENT):
                 ran = gathered_beside(begin_s, work_s, pieces, gather_s, data_s, steal)
                 return self._ran(ran, "gather", rank, stage, slot)
+            if turn & HALF:  # the weights' half needs no weights
+                ran = reduced_beside(begin_s, work_s, pieces, reduce_s, data_s, steal)
+                return self._ran(ran, "reduce", rank, stage, slot)
             ran = gathered_and_reduced(begin_s, work_s, pieces, gather_s, reduce_s, data_s, steal)
             return self._ran(ran, "gather and reduce", rank, stage, slot)
         if turn & FIRST_FORWARD:
@@ -81,7 +84,7 @@ class DataStreams:
             first_s = whole_s - gather_s * (pieces - 1) / pieces
             begin_s, end_s = gathered_before(begin_s, work_s, pieces, first_s, whole_s, self._until_s[rank], steal)
             return begin_s, end_s, end_s
-        if turn & LAST_BACKWARD or (zero == 2 and turn & BACKWARD):
+        if turn & LAST_BACKWARD or (zero == 2 and turn & GRADIENT):
             ran = reduced_beside(begin_s, work_s, pieces, reduce_s, data_s, steal)
             return self._ran(ran, "reduce", rank, stage, slot)
         end_s = slowed(begin_s, work_s, data_s, steal)
@@ -97,11 +100,11 @@ class DataStreams:
         self, turn: int, slot: int, stage: int, rank: int, work_s: float, free_s: float, ready_s: float
     ) -> Interval:
         """Collectives take the cores: the gather before the action, the reduction after its result has left."""
-        gathers = self.zero == 3 or turn & FIRST_FORWARD
+        gathers = (self.zero == 3 and not (turn & HALF and turn & GRADIENT)) or turn & FIRST_FORWARD
         gathered_s = free_s + (self.gather_s[stage] if gathers else 0.0)
         begin_s = max(gathered_s, ready_s)
         end_s = begin_s + work_s
-        reduces = turn & LAST_BACKWARD or (self.zero >= 2 and turn & BACKWARD)
+        reduces = turn & LAST_BACKWARD or (self.zero >= 2 and turn & GRADIENT)
         done_s = end_s + (self.reduce_s[stage] if reduces else 0.0)
         for name, start_s, stop_s in (("gather", free_s, gathered_s), ("reduce", end_s, done_s)):
             if stop_s > start_s:

@@ -2,13 +2,15 @@
 
 What is modelled, exactly:
 
-- Compute. A rank computes its actions in the order listed, one at a time; a straggler takes its factor longer.
-- Pipeline transfers. A link to a neighbouring rank carries one transfer at a time in each direction, in the order in
+- Compute. A rank computes its actions in the order listed, one at a time; a straggler takes its factor longer. A
+  backward in two halves sends its result after the first, the input gradient.
+- Pipeline transfers. A link to another rank carries one transfer at a time in each direction, in the order in
   which they become ready, and leaves both ranks free.
 - Data parallelism. One stream a rank: collectives in order, one at a time, layer by layer beside the compute of an
   action (`beside.py` has the exact ends). ZeRO 0 and 1: a rank gathers its stages from the start of the step, in the
-  order of their first forwards, and reduces each beside its last backward. ZeRO 2 reduces in every backward. ZeRO 3
-  also gathers in every forward, where the first layer has nothing to run beside, and again in every backward.
+  order of their first forwards, and reduces each beside the last backward (or weight gradient) of it. ZeRO 2 reduces in
+  every backward. ZeRO 3 also gathers in every forward, where the first layer has nothing to run beside, and again in
+  every backward.
 - What overlap steals. While a collective is in flight on a rank its compute goes at 1 - steal of its pace.
 - Where communication cannot hide (`hides` False: CPUs), a collective takes the cores: gathers before an action,
   reductions after it, when its result has left.
@@ -22,9 +24,11 @@ Deterministic: one pass over the schedule's own executable order, so that no eve
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from ..schedule import Schedule
+from ..schedule.program import GROUPS, slots
 from .data_stream import Collective, DataStreams
 from .timeline import Span, Timeline, spans_of
 from .work import Work, check
@@ -76,7 +80,7 @@ def step_time(schedule: Schedule, work: Work) -> StepTime:
     transfers_s = pipeline_s - makespan(schedule, replace(work, transfer_s=0.0)) if work.transfer_s else 0.0
     exposed_s = 0.0
     if work.tied_s or any(work.gather_s) or any(work.reduce_s) or any(work.late_reduce_s):
-        exposed_s = max(0.0, _reduced_s(work, play(schedule, work)) - pipeline_s)
+        exposed_s = max(0.0, _reduced_s(schedule, work, play(schedule, work)) - pipeline_s)
     exposed_s += max(work.regather_s, default=0.0)
     optimizers_s, after_s = _tails(schedule, work)
     return StepTime(pipeline_s, max(0.0, transfers_s), exposed_s, max(optimizers_s), max(after_s) - max(optimizers_s))
@@ -85,19 +89,19 @@ def step_time(schedule: Schedule, work: Work) -> StepTime:
 def run(schedule: Schedule, work: Work) -> Timeline:
     """The whole step with everything that ran. Raises ValueError as `makespan` does."""
     played = play(schedule, work)
-    reduced_s = _reduced_s(work, played)
+    reduced_s = _reduced_s(schedule, work, played)
     optimizers_s, after_s = _tails(schedule, work)
     spans = spans_of(schedule, played.starts_s, played.ends_s, played.arrivals_s, played.collectives)
-    spans += _after(work, max(played.done_s[0], played.done_s[-1]), reduced_s, optimizers_s, after_s)
+    spans += _after(schedule, work, _ends_done_s(schedule, played), reduced_s, optimizers_s, after_s)
     ordered = tuple(sorted(spans, key=lambda span: (span.rank, span.stream, span.start_s, span.end_s)))
     total_s = reduced_s + max(after_s) + max(work.regather_s, default=0.0)
-    return Timeline(played.makespan_s, reduced_s, total_s, _busy_s(schedule, work), ordered)
+    return Timeline(played.makespan_s, reduced_s, total_s, busy_s(schedule, work), ordered)
 
 
 def play(schedule: Schedule, work: Work) -> Played:
     """Play a step up to its last gradient. Raises ValueError as `makespan` does."""
     check(schedule, work)
-    size = 2 * schedule.stages * schedule.microbatches + 1
+    size = slots(schedule)
     starts, ends, arrivals = [0.0] * size, [0.0] * size, [_ALWAYS_THERE] * size
     free = [0.0] * schedule.ranks
     hops = _hops(schedule, work)
@@ -131,40 +135,43 @@ def _done_s(work: Work, free: list[float], data: DataStreams) -> list[float]:
 
 
 def _seconds(schedule: Schedule, work: Work) -> list[float]:
-    """Compute of every group: forwards by stage, then backwards."""
+    """Compute of every group: forwards by stage, then backwards, then where there are halves of each."""
     slow = work.slow.ranks or (1.0,) * schedule.ranks
+    by_kind = {"F": work.forward_s, "B": work.backward_s, "I": work.input_s, "W": work.weight_s}
     return [
-        each * slow[stage % schedule.ranks]
-        for row in (work.forward_s, work.backward_s)
-        for stage, each in enumerate(row)
+        each * slow[schedule.places[stage]]
+        for kind in GROUPS
+        for stage, each in enumerate(by_kind[kind] or (0.0,) * schedule.stages)
     ]
 
 
-def _busy_s(schedule: Schedule, work: Work) -> tuple[float, ...]:
+def busy_s(schedule: Schedule, work: Work) -> tuple[float, ...]:
     """Compute of every rank in a step."""
-    seconds, ranks = _seconds(schedule, work), schedule.ranks
+    seconds = _seconds(schedule, work)
+    times = Counter((step.rank, step.group) for step in schedule.program)
     return tuple(
-        schedule.microbatches
-        * math.fsum(each for group, each in enumerate(seconds) if group % schedule.stages % ranks == rank)
-        for rank in range(ranks)
+        math.fsum(count * seconds[group] for (holder, group), count in times.items() if holder == rank)
+        for rank in range(schedule.ranks)
     )
 
 
 def _hops(schedule: Schedule, work: Work) -> list[float]:
-    """Seconds of a transfer over every link: forwards by sending rank, then backwards, then what is not sent."""
-    ranks = schedule.ranks
-    if ranks == 1:
-        return [0.0] * 3
-    slow = work.slow.links or (1.0,) * ranks
-    forwards = [work.transfer_s * slow[rank] for rank in range(ranks)]
-    backwards = [work.transfer_s * slow[rank - 1] for rank in range(ranks)]
-    return [*forwards, *backwards, 0.0]
+    """Seconds of a transfer over every link. What goes past a neighbour meets no straggler."""
+    ranks = range(schedule.ranks)
+    slow = work.slow.links or (1.0,) * len(ranks)
+    known = [*slow, *(slow[rank - 1] for rank in ranks), *(0.0 for _ in ranks)]
+    further = [1.0] * (len(schedule.links) - len(known))
+    return [work.transfer_s * factor for factor in (*known, *further)]
 
 
-def _reduced_s(work: Work, played: Played) -> float:
+def _reduced_s(schedule: Schedule, work: Work, played: Played) -> float:
     """When all gradients are whole: reductions done, and those of a shared embedding summed."""
-    ends = max(played.done_s[0], played.done_s[-1])
-    return max(*played.done_s, ends + work.tied_s)
+    return max(*played.done_s, _ends_done_s(schedule, played) + work.tied_s)
+
+
+def _ends_done_s(schedule: Schedule, played: Played) -> float:
+    """When the ranks of the first and of the last stage are done."""
+    return max(played.done_s[schedule.places[0]], played.done_s[schedule.places[-1]])
 
 
 def _tails(schedule: Schedule, work: Work) -> tuple[list[float], list[float]]:
@@ -176,14 +183,19 @@ def _tails(schedule: Schedule, work: Work) -> tuple[list[float], list[float]]:
 
 
 def _after(
-    work: Work, tied_from_s: float, reduced_s: float, optimizers_s: list[float], after_s: list[float]
+    schedule: Schedule,
+    work: Work,
+    tied_from_s: float,
+    reduced_s: float,
+    optimizers_s: list[float],
+    after_s: list[float],
 ) -> list[Span]:
     """What follows the pipeline on every rank."""
     spans = []
-    last = len(after_s) - 1
+    ends = schedule.places[0], schedule.places[-1]
     for rank, (optimizer_s, both_s) in enumerate(zip(optimizers_s, after_s, strict=True)):
         middle = reduced_s + optimizer_s
-        if work.tied_s and rank in (0, last):
+        if work.tied_s and rank in ends:
             spans.append(Span(rank, "data parallel", "sum tied", tied_from_s, tied_from_s + work.tied_s))
         if optimizer_s:
             spans.append(Span(rank, "compute", "optimizer", reduced_s, middle))

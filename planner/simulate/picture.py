@@ -40,6 +40,8 @@ _GIB = 2**30
 _LANES = (
     ("F", "forward", COLOURS[0]),
     ("B", "backward", COLOURS[1]),
+    ("I", "input gradient", COLOURS[1]),
+    ("W", "weight gradient", COLOURS[6]),
     ("gather", "gather weights", COLOURS[2]),
     ("reduce", "reduce gradients", COLOURS[3]),
     ("gather and reduce", "gather and reduce", COLOURS[3]),

@@ -11,12 +11,14 @@ The event interpreter plays the pipeline that holds the straggler; its replicas 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import InputError
+from ..configuration import Configuration
 from ..cost.step import work_of
 from ..schedule import build
 from .engine import step_time
@@ -99,7 +101,7 @@ def _places(scenario: Scenario, part: Part) -> list[tuple[str, range, tuple[int,
     mesh = scenario.configuration.mesh
     of_rank = mesh.world // mesh.pp
     if part == "link":
-        last = mesh.pp if scenario.configuration.vpp > 1 else mesh.pp - 1
+        last = mesh.pp if _wraps(scenario.configuration) else mesh.pp - 1
         names = [f"link {rank}: ranks {rank} and {(rank + 1) % mesh.pp}" for rank in range(last)]
         return [(name, range(rank, rank + 1), (rank,)) for rank, name in enumerate(names)]
     if part == "node":
@@ -110,6 +112,12 @@ def _places(scenario: Scenario, part: Part) -> list[tuple[str, range, tuple[int,
         name = f"pipeline rank {rank}: devices {devices.start}-{devices.stop - 1}"
         found.append((name, devices if part == "device" else range(rank, rank + 1), (rank,)))
     return found
+
+
+def _wraps(configuration: Configuration) -> bool:
+    """Whether anything is sent between the last rank and the first."""
+    places = [configuration.rank_of(stage) for stage in range(len(configuration.stage_layers))]
+    return (configuration.mesh.pp - 1, 0) in itertools.pairwise(places)
 
 
 def _nodes(scenario: Scenario, of_rank: int) -> list[tuple[str, range, tuple[int, ...]]]:

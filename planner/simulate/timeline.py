@@ -14,8 +14,9 @@ Stream = Literal["compute", "data parallel", "pipeline"]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One thing that one stream of a rank did, `name` says what: `F`, `B`, `gather`, `reduce`, `gather and reduce`,
-    `send`, `sum tied`, `optimizer`, `offload`. A rank sends over two links, forwards and backwards, perhaps at once."""
+    """One thing that one stream of a rank did, `name` says what: `F`, `B`, `I`, `W`, `gather`, `reduce`, `gather and
+    reduce`, `send`, `sum tied`, `optimizer`, `offload`. A rank sends over two links, forwards and backwards, perhaps
+    at once."""
 
     rank: int
     stream: Stream
@@ -55,12 +56,12 @@ def spans_of(
     """Spans of all actions, of what they send, and of collectives; times are by slot of the schedule's program."""
     spans: list[Span] = []
     actions: dict[int, Action] = {}
-    carried = [0.0] * (2 * schedule.ranks)
+    carried = [0.0] * len(schedule.links)
     for action, step in zip(schedule.order, schedule.program, strict=True):
         slot, rank, link = step.slot, step.rank, step.link
         actions[slot] = action
         spans.append(Span(rank, "compute", action.kind, starts_s[slot], ends_s[slot], action))
-        if link < len(carried):
+        if schedule.links[link] != (rank, rank):
             sent_s = max(ends_s[slot], carried[link])
             carried[link] = arrivals_s[slot]
             if arrivals_s[slot] > sent_s:

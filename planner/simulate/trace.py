@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...schema import writing
+from ..configuration import Configuration
 from .simulation import Simulation
 from .timeline import Span, Stream
 
@@ -34,9 +35,9 @@ def write_trace(simulation: Simulation, path: Path) -> None:
 
 def trace(simulation: Simulation) -> dict[str, Any]:
     """The trace of one step; equal simulations give equal traces."""
-    ranks = range(simulation.scenario.configuration.mesh.pp)
-    events = [event for rank in ranks for event in _names(rank)]
-    events += [_event(span, len(ranks)) for span in simulation.timeline.spans]
+    configuration = simulation.scenario.configuration
+    events = [event for rank in range(configuration.mesh.pp) for event in _names(rank)]
+    events += [_event(span, configuration) for span in simulation.timeline.spans]
     return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 
@@ -47,11 +48,11 @@ def _names(rank: int) -> Iterator[Event]:
         yield {"ph": "M", "pid": rank, "tid": tid, "name": "thread_name", "args": {"name": name}}
 
 
-def _event(span: Span, ranks: int) -> Event:
+def _event(span: Span, configuration: Configuration) -> Event:
     tid = _thread(span)
     times = {"ts": round(span.start_s * 1e6, 3), "dur": round((span.end_s - span.start_s) * 1e6, 3)}
     names = {"name": _name(span), "cat": _STREAMS[tid]}
-    return {"ph": "X", "pid": span.rank, "tid": tid, **names, **times, "args": _args(span, ranks)}
+    return {"ph": "X", "pid": span.rank, "tid": tid, **names, **times, "args": _args(span, configuration)}
 
 
 def _thread(span: Span) -> int:
@@ -69,10 +70,10 @@ def _name(span: Span) -> str:
     return f"{span.name} {span.action or stage}".rstrip()
 
 
-def _args(span: Span, ranks: int) -> dict[str, Any]:
+def _args(span: Span, configuration: Configuration) -> dict[str, Any]:
     if span.action is None:
         return {} if span.stage is None else {"stage": span.stage}
     found = {"stage": span.action.stage, "microbatch": span.action.microbatch}
     if span.stream == "pipeline":
-        found["to_rank"] = (span.action.stage + (1 if span.action.kind == "F" else -1)) % ranks
+        found["to_rank"] = configuration.rank_of(span.action.stage + (1 if span.action.kind == "F" else -1))
     return found

@@ -126,7 +126,7 @@ def _batch(after: Plan, mesh: Mesh, named: Collection[str], problems: list[Probl
 
 
 def _stage_layers(given: Configuration, layers: int, named: Collection[str]) -> tuple[int, ...]:
-    stages = given.mesh.pp * given.vpp
+    stages = given.stages
     if any(name.startswith("stage_layers") for name in named):
         return given.stage_layers
     if len(given.stage_layers) == stages and sum(given.stage_layers) == layers:

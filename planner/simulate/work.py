@@ -29,6 +29,7 @@ class Work:
     `gather_s`, `reduce_s`: one all-gather of the stage's weights and one reduction of its gradients, in `pieces` equal
     parts (layers, buckets). `zero` says when they happen: 0 and 1 gather once before a stage's first forward and reduce
     once beside its last backward; 2 reduces in every backward; 3 also gathers in every forward and every backward.
+    `input_s` and `weight_s` are the two halves of `backward_s`, for schedules that split it.
     `hides`: communication runs beside compute. `steal`: the fraction of compute that is lost while a collective is in
     flight on the same rank. `tied_s`: first and last rank sum the gradients of a shared embedding.
     `optimizer_s`, `offload_s`, `regather_s`, `late_reduce_s`: by rank. `regather_s` gathers updated parameters after
@@ -51,6 +52,8 @@ class Work:
     regather_s: tuple[float, ...] = ()
     late_reduce_s: tuple[float, ...] = ()
     slow: Slowness = field(default_factory=Slowness)
+    input_s: tuple[float, ...] = ()
+    weight_s: tuple[float, ...] = ()
 
 
 def check(schedule: Schedule, work: Work) -> None:
@@ -58,7 +61,10 @@ def check(schedule: Schedule, work: Work) -> None:
     if not len(work.forward_s) == len(work.backward_s) == schedule.stages:
         given = f"{len(work.forward_s)} forward and {len(work.backward_s)} backward"
         raise ValueError(f"a schedule of {schedule.stages} stages needs as many times, not {given}")
-    by_stage = {"gather_s": work.gather_s, "reduce_s": work.reduce_s, "pieces": work.pieces}
+    if schedule.splits and not (work.input_s and work.weight_s):
+        raise ValueError(f"the {schedule.name} schedule splits backwards, and needs input_s and weight_s")
+    by_stage = {"input_s": work.input_s, "weight_s": work.weight_s}
+    by_stage |= {"gather_s": work.gather_s, "reduce_s": work.reduce_s, "pieces": work.pieces}
     by_rank = {"optimizer_s": work.optimizer_s, "offload_s": work.offload_s, "regather_s": work.regather_s}
     by_rank |= {"late_reduce_s": work.late_reduce_s}
     by_rank |= {"slow.ranks": work.slow.ranks, "slow.links": work.slow.links, "slow.data": work.slow.data}

@@ -1,39 +1,46 @@
-"""Attention: causal self-attention with grouped queries and rotary positions."""
+"""Attention: causal self-attention with grouped queries."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ...kernels.rotary import rotate
 from .core import Core
 from .linear import Linear
-from .norm import RmsNorm
+from .norm import Norm
 from .rotary import Rotary
 from .shape import Shape
 
 
 class Attention(nn.Module):
-    """[batch, seq_len, hidden] to the same. The number of heads is read off the projections: they may be shards."""
+    """[batch, seq_len, hidden] to the same, of layer `index`.
 
-    def __init__(self, shape: Shape, rotary: Rotary):
+    The number of heads is read off the projections: they may be shards.
+    """
+
+    def __init__(self, shape: Shape, index: int, rotary: Rotary | None):
         super().__init__()
-        self.head_dim = shape.head_dim
+        width, hidden = shape.head_dim, shape.hidden
+        self.head_dim, self.clip, self.whole_norm = width, shape.clip_qkv, shape.qk_norm == "whole"
         self.rotary = rotary
-        self.core: nn.Module = Core()
-        query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        self.q_proj = Linear(shape.hidden, query, bias=shape.qkv_bias)
-        self.k_proj = Linear(shape.hidden, key, bias=shape.qkv_bias)
-        self.v_proj = Linear(shape.hidden, key, bias=shape.qkv_bias)
-        self.o_proj = Linear(query, shape.hidden, bias=shape.out_bias)
-        self.q_norm = RmsNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else None
-        self.k_norm = RmsNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else None
+        self.core: nn.Module = Core(scale=shape.scale(index), window=shape.windows[index], softcap=shape.score_softcap)
+        self.q_proj = Linear(hidden, shape.heads * width, bias=shape.qkv_bias, unit=width)
+        self.k_proj = Linear(hidden, shape.kv_heads * width, bias=shape.qkv_bias, unit=width)
+        self.v_proj = Linear(hidden, shape.kv_heads * width, bias=shape.qkv_bias, unit=width)
+        self.o_proj = Linear(shape.heads * width, hidden, bias=shape.out_bias)
+        self.q_norm = _head_norm(shape, shape.heads)
+        self.k_norm = _head_norm(shape, shape.kv_heads)
 
     def forward(self, x: Tensor, documents: Tensor | None = None) -> Tensor:
-        cos, sin = self.rotary.tables(x.shape[1], x.device, x.dtype)
-        query, key, value = (self._heads(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
-        if self.q_norm is not None and self.k_norm is not None:
-            query, key = self.q_norm(query), self.k_norm(key)
-        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        query, key, value = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        if self.whole_norm:
+            query, key = self._norm(query, key)
+        if self.clip is not None:
+            query, key, value = (each.clamp(-self.clip, self.clip) for each in (query, key, value))
+        query, key, value = (self._heads(each) for each in (query, key, value))
+        if not self.whole_norm:
+            query, key = self._norm(query, key)
+        if self.rotary is not None:
+            query, key = self.rotary.turn(query, key)
         mixed: Tensor = self.core(query, key, value, documents)
         output: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
         return output
@@ -41,3 +48,17 @@ class Attention(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         """[batch, seq_len, heads x head_dim] to [batch, heads, seq_len, head_dim]."""
         return x.view(x.shape[0], x.shape[1], -1, self.head_dim).transpose(1, 2)
+
+    def _norm(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        if self.q_norm is None or self.k_norm is None:
+            return query, key
+        return self.q_norm(query), self.k_norm(key)
+
+
+def _head_norm(shape: Shape, heads: int) -> Norm | None:
+    """Of each head by itself, or of all of them as one vector."""
+    if shape.qk_norm == "none":
+        return None
+    if shape.qk_norm == "head":
+        return Norm(shape.head_dim, shape.norm_eps)
+    return Norm(heads * shape.head_dim, shape.norm_eps, unit=shape.head_dim)

@@ -7,7 +7,15 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Linear):
-    """Weights may be held in float32 while activations are bfloat16; the product is taken in the latter."""
+    """Weights may be held in float32 while activations are bfloat16; the product is taken in the latter.
+
+    `unit` says how many neighbouring outputs belong together: the width of a head, or 1 where each stands alone.
+    What follows works on each unit by itself. None: it works on all outputs at once.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool, unit: int | None = 1):
+        super().__init__(inputs, outputs, bias=bias)
+        self.unit = unit
 
     def forward(self, x: Tensor) -> Tensor:
         return project(x, self.weight, self.bias)

@@ -1,20 +1,33 @@
-"""RmsNorm: the norm of the Llama family."""
+"""Norm: root mean square or LayerNorm, as the family has it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from ...kernels.norm import rms_norm
+from ...kernels.norm import layer_norm, offset_rms_norm, rms_norm
+from .shape import NormKind
 
 
-class RmsNorm(nn.Module):
-    """Normalises the last dimension."""
+class Norm(nn.Module):
+    """Normalises the last dimension.
 
-    def __init__(self, width: int, eps: float):
+    `unit`: the entries stand in units of this width that are shared out over ranks, although the norm is over all of
+    them (None: they are not).
+    """
+
+    def __init__(self, width: int, eps: float, kind: NormKind = "rms", unit: int | None = None):
         super().__init__()
-        self.eps = eps
+        self.eps, self.kind, self.unit = eps, kind, unit
         self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width)) if kind == "layer" else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps)
+        return normalise(x, self.weight, self.bias, self.eps, self.kind)
+
+
+def normalise(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, kind: NormKind) -> Tensor:
+    """The norm of this kind of `x` [..., width]; only LayerNorm has a bias."""
+    if kind == "offset":
+        return offset_rms_norm(x, weight, eps)
+    return rms_norm(x, weight, eps) if bias is None else layer_norm(x, weight, bias, eps)

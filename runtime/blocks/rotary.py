@@ -7,33 +7,46 @@ import math
 import torch
 from torch import Tensor
 
-from ...kernels.rotary import rotary_tables
+from ...kernels.rotary import rotary_tables, rotate, rotate_pairs
 from .positions import Positions
-from .shape import Llama3Scaling, Shape
+from .rope import Llama3Scaling, Rope, YarnScaling
 
 
 class Rotary:
     """Cosine and sine tables, computed once for a length and device and kept: they are no model state."""
 
-    def __init__(self, shape: Shape, positions: Positions):
-        self.shape = shape
+    def __init__(self, rope: Rope, positions: Positions):
+        self.rope = rope
         self.positions = positions
         self._tables: dict[tuple[int, torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
+    def turn(self, *heads: Tensor) -> list[Tensor]:
+        """Heads [batch, heads, seq_len, width] turned by the positions of this rank's seq_len tokens."""
+        cos, sin = self.tables(heads[0].shape[2], heads[0].device, heads[0].dtype)
+        kernel = rotate_pairs if self.rope.interleaved else rotate
+        return [kernel(each, cos, sin) for each in heads]
+
     def tables(self, seq_len: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, [seq_len, head_dim] each, at the positions of this rank's `seq_len` tokens."""
+        """Cosines and sines, [seq_len, rope.width] each, at the positions of this rank's `seq_len` tokens."""
         key = (seq_len, device, dtype)
         if key not in self._tables:
-            turns = frequencies(self.shape).to(device)
-            self._tables[key] = rotary_tables(turns, self.positions.of(seq_len, device), dtype)
+            turns, scaling = frequencies(self.rope).to(device), self.rope.scaling
+            magnitude = scaling.attention_factor if isinstance(scaling, YarnScaling) else 1.0
+            self._tables[key] = rotary_tables(turns, self.positions.of(seq_len, device), dtype, magnitude=magnitude)
         return self._tables[key]
 
 
-def frequencies(shape: Shape) -> Tensor:
-    """Radians a position, [head_dim / 2], fastest first."""
-    exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.int64).float() / shape.head_dim
-    plain = 1.0 / (shape.rope_theta**exponents)
-    return plain if shape.rope_scaling is None else _llama3(plain, shape.rope_scaling)
+def frequencies(rope: Rope) -> Tensor:
+    """Radians a position, [rope.width / 2], fastest first."""
+    exponents = torch.arange(0, rope.width, 2, dtype=torch.int64).float() / rope.width
+    plain = 1.0 / (rope.theta**exponents)
+    match rope.scaling:
+        case Llama3Scaling():
+            return _llama3(plain, rope.scaling)
+        case YarnScaling():
+            return _yarn(plain, rope, rope.scaling)
+        case None:
+            return plain
 
 
 def _llama3(plain: Tensor, scaling: Llama3Scaling) -> Tensor:
@@ -45,3 +58,19 @@ def _llama3(plain: Tensor, scaling: Llama3Scaling) -> Tensor:
     keep = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
     keep = keep.clamp(0.0, 1.0)
     return (1 - keep) * plain / scaling.factor + keep * plain
+
+
+def _yarn(plain: Tensor, rope: Rope, scaling: YarnScaling) -> Tensor:
+    """As `_llama3`, blended along the index of the frequency (arXiv:2309.00071, equations 17 to 23)."""
+
+    def index_of(turns: float) -> float:
+        """Which frequency makes so many turns within the original context."""
+        return rope.width * math.log(scaling.original_positions / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
+
+    low, high = index_of(scaling.beta_fast), index_of(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rope.width - 1)
+    spread = high - low if high != low else 0.001
+    stretch = ((torch.arange(len(plain)).float() - low) / spread).clamp(0.0, 1.0)
+    return plain / scaling.factor * stretch + plain * (1 - stretch)

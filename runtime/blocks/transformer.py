@@ -1,6 +1,7 @@
-"""Transformer: a whole model of the Llama family, or the consecutive layers of one pipeline stage of it.
+"""Transformer: a whole model, or the consecutive layers of one pipeline stage of it.
 
-Parameters carry the names of the family's Hugging Face implementation, with global layer numbers.
+Parameters carry the names of the Llama family's Hugging Face implementation, with global layer numbers, in every
+family; runtime/names.py says what a family's checkpoint calls them.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from .attention import Attention
-from .embedding import Embedding
+from .embedding import Embedding, LearnedPositions
 from .head import Head
+from .latent import LatentAttention
 from .mlp import Mlp
-from .norm import RmsNorm
+from .moe import Moe
+from .norm import Norm
 from .positions import Positions
 from .rotary import Rotary
 from .shape import Shape
@@ -24,19 +27,43 @@ HEAD = "lm_head.weight"
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward, each with a norm before it and the residual around it."""
+    """Attention and feed-forward, each with a norm before it (in Gemma 2 also after it) and the residual around it."""
 
-    def __init__(self, shape: Shape, rotary: Rotary):
+    def __init__(self, shape: Shape, index: int, rotary: Rotary | None):
         super().__init__()
-        self.self_attn = Attention(shape, rotary)
-        self.mlp = Mlp(shape)
-        self.input_layernorm = RmsNorm(shape.hidden, shape.norm_eps)
-        self.post_attention_layernorm = RmsNorm(shape.hidden, shape.norm_eps)
+        self.self_attn = attention(shape, index, rotary)
+        self.mlp = feed_forward(shape, index)
+        self.input_layernorm = _norm(shape)
+        self.post_attention_layernorm = _norm(shape)
+        self.pre_feedforward_layernorm = _norm(shape) if shape.sandwich else None
+        self.post_feedforward_layernorm = _norm(shape) if shape.sandwich else None
 
     def forward(self, x: Tensor, documents: Tensor | None = None) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), documents)
-        output: Tensor = x + self.mlp(self.post_attention_layernorm(x))
-        return output
+        mixed: Tensor = self.self_attn(self.input_layernorm(x), documents)
+        if self.pre_feedforward_layernorm is None or self.post_feedforward_layernorm is None:
+            x = x + mixed
+            written: Tensor = self.mlp(self.post_attention_layernorm(x))
+        else:
+            x = x + self.post_attention_layernorm(mixed)
+            written = self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+        return x + written
+
+
+def attention(shape: Shape, index: int, rotary: Rotary | None) -> Attention | LatentAttention:
+    """The attention of layer `index`."""
+    if shape.latent is None:
+        return Attention(shape, index, rotary)
+    assert rotary is not None
+    return LatentAttention(shape, index, rotary)
+
+
+def feed_forward(shape: Shape, index: int) -> Mlp | Moe:
+    """The feed-forward block of layer `index`."""
+    return Moe(shape) if shape.moe is not None and index in shape.moe.layers else Mlp(shape)
+
+
+def _norm(shape: Shape) -> Norm:
+    return Norm(shape.hidden, shape.norm_eps, shape.norm)
 
 
 class Decoder(nn.Module):
@@ -45,14 +72,20 @@ class Decoder(nn.Module):
     def __init__(self, shape: Shape, layers: Iterable[int], *, first: bool, last: bool, dtype: torch.dtype):
         super().__init__()
         self.positions = Positions()
-        rotary = Rotary(shape, self.positions)
-        self.embed_tokens = Embedding(shape.vocab, shape.hidden, dtype) if first else None
-        self.layers = nn.ModuleDict({str(index): Layer(shape, rotary) for index in layers})
-        self.norm = RmsNorm(shape.hidden, shape.norm_eps) if last else None
+        rotary = None if shape.rope is None else Rotary(shape.rope, self.positions)
+        learned = first and shape.learned_positions > 0
+        self.embed_tokens = Embedding(shape.vocab, shape.hidden, dtype, shape.embedding_scale) if first else None
+        self.embed_positions = (
+            LearnedPositions(shape.learned_positions, shape.hidden, self.positions) if learned else None
+        )
+        self.layers = nn.ModuleDict({str(index): Layer(shape, index, rotary) for index in layers})
+        self.norm = _norm(shape) if last else None
 
     def forward(self, x: Tensor, documents: Tensor | None = None) -> Tensor:
         if self.embed_tokens is not None:
             x = self.embed_tokens(x)
+        if self.embed_positions is not None:
+            x = self.embed_positions(x)
         for layer in self.layers.values():
             x = layer(x, documents)
         return x if self.norm is None else self.norm(x)
@@ -64,7 +97,7 @@ class Transformer(nn.Module):
     def __init__(self, shape: Shape, layers: Iterable[int], *, first: bool, last: bool, dtype: torch.dtype):
         super().__init__()
         self.model = Decoder(shape, layers, first=first, last=last, dtype=dtype)
-        self.lm_head = Head(shape.vocab, shape.hidden) if last else None
+        self.lm_head = Head(shape.vocab, shape.hidden, shape.logit_softcap) if last else None
         self.tied = shape.tied_embeddings
         self.tie()
 

@@ -64,5 +64,10 @@ class _Sum(torch.autograd.Function):
         return gradients[0], None
 
 
+def sum_everywhere(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """The sum over the ranks, of which each goes on with its own part of the result: its gradient is summed too."""
+    return _sum_gradients(_sum(x, group), group)
+
+
 _sum_gradients: Callable[[Tensor, dist.ProcessGroup], Tensor] = _SumGradients.apply
 _sum: Callable[[Tensor, dist.ProcessGroup], Tensor] = _Sum.apply

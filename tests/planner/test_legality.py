@@ -13,13 +13,11 @@ from meshwright.planner.families import architecture, load_model
 from meshwright.planner.job import Job
 from meshwright.planner.legality import (
     RULES,
-    RUNTIME_FAMILIES,
     RUNTIME_RULES,
     nearest_divisor,
     problems,
     runtime_problems,
 )
-from meshwright.runtime.blocks.shape import FAMILIES
 
 LEGAL = Configuration(
     mesh=Mesh(pp=2, dp=2, tp=4),
@@ -128,13 +126,8 @@ def test_what_the_runtime_lacks_is_said(model, changes, field):
     assert field in {problem.field for problem in runtime_problems(setting(model), configuration)}
 
 
-def test_the_families_that_run_are_those_the_runtime_has():
-    assert set(RUNTIME_FAMILIES) == set(FAMILIES)
-
-
-def test_the_runtime_has_no_windows():
-    assert [problem.field for problem in runtime_problems(setting("mistral-7b"), LEGAL)] == ["--seq-len"]
-    assert runtime_problems(setting("mistral-7b", seq_len=4096), LEGAL) == []
+def test_the_runtime_has_windows():
+    assert runtime_problems(setting("mistral-7b"), LEGAL) == []
 
 
 def test_the_runtime_has_no_loss_scaling():

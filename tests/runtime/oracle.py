@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from workers import MAX_NORM, OPTIMIZER, WEIGHT_DECAY, batches
 
+from meshwright.runtime.blocks.shape import read_shape
+from meshwright.runtime.blocks.transformer import Transformer
 from meshwright.runtime.initialize import full_tensor
+from meshwright.runtime.names import sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +28,45 @@ class Curve:
     first_gradients: dict[str, Tensor]
 
 
-def reference_model(config: dict[str, Any], seed: int = 0) -> PreTrainedModel:
-    """The transformers implementation in float32, with the initial weights that the runtime gives those names."""
+def reference_model(config: dict[str, Any], seed: int = 0, shaken: bool = False) -> PreTrainedModel:
+    """The transformers implementation in float32, with the initial weights that the runtime gives the model.
+
+    `shaken`: all of them random, norms and biases too, so that leaving one out would show.
+    """
     settings = AutoConfig.for_model(**config, attn_implementation="eager")
     model = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+    shape = read_shape(config)
+    values = dict(model.named_parameters())
+    with torch.device("meta"):
+        ours = Transformer(shape, range(shape.layers), first=True, last=True, dtype=torch.float32)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(full_tensor(name, parameter.shape, seed=seed, std=settings.initializer_range))
+        for name, like in ours.named_parameters():
+            value = full_tensor(name, like.shape, seed=seed, std=shape.initializer_range, norm=shape.unit_norm)
+            if shaken:
+                value = shake(name, value)
+            part(values, config, name, len(value)).copy_(value)
     return model
+
+
+def shake(name: str, value: Tensor) -> Tensor:
+    """Random values that depend on the name alone."""
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    return 0.1 * torch.randn(value.shape, generator=generator)
+
+
+def part(values: Mapping[str, Tensor], config: dict[str, Any], name: str, rows: int) -> Tensor:
+    """The runtime's parameter `name` as a view of a tensor that transformers has, under that model's names."""
+    (source,) = sources(read_shape(config), name)
+    whole = values[source.name]
+    return (whole.T if source.transposed else whole)[source.first_row : source.first_row + rows]
+
+
+def renamed(values: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """What transformers has, under the runtime's names and cut as the runtime cuts it."""
+    shape = read_shape(config)
+    with torch.device("meta"):
+        ours = Transformer(shape, range(shape.layers), first=True, last=True, dtype=torch.float32)
+    return {name: part(values, config, name, len(like)).clone() for name, like in ours.named_parameters()}
 
 
 def train_reference(config: dict[str, Any], *, steps: int, seq_len: int, global_batch: int) -> Curve:
@@ -47,7 +83,7 @@ def train_reference(config: dict[str, Any], *, steps: int, seq_len: int, global_
         loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
         loss.backward()
         if step == 0:
-            first = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+            first = renamed({name: p.grad for name, p in model.named_parameters() if p.grad is not None}, config)
         norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM).item())
         losses.append(loss.item())
         optimizer.step()

@@ -83,7 +83,7 @@ def make_plan(
 ) -> Plan:
     """A plan of `global_batch` sequences for as many devices as its mesh has, with layers spread evenly (the first
     stages get what is left over) and ZeRO 1 where there are replicas. `levers` as in configuration.LEVERS."""
-    stages, layers = pp * vpp, config["num_hidden_layers"]
+    stages, layers = pp * vpp, config.get("num_hidden_layers") or config["n_layer"]
     even = tuple(layers // stages + (stage < layers % stages) for stage in range(stages))
     prediction = Prediction(
         step_time_s=1.0,

@@ -6,45 +6,53 @@ from typing import Any
 
 import pytest
 import torch
-from oracle import reference_model
+from families import DENSE, LATENT, ROPE3, YARN
+from oracle import reference_model, renamed
 from plans import LLAMA
 
 from meshwright.runtime.blocks.shape import read_shape
 from meshwright.runtime.blocks.transformer import Transformer
 
-LLAMA3_ROPE = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
-
+GPT2, GEMMA2, PHI3 = DENSE["gpt2"], DENSE["gemma2"], DENSE["phi3"]
 CONFIGS: dict[str, dict[str, Any]] = {
-    "llama": LLAMA,
+    **DENSE,
+    **LATENT,
+    "llama plain": LLAMA,
     "llama without grouping": {**LLAMA, "num_key_value_heads": 4},
     "llama tied": {**LLAMA, "tie_word_embeddings": True},
-    "llama with biases": {**LLAMA, "attention_bias": True, "mlp_bias": True},
-    "llama 3 scaling": {**LLAMA, "rope_theta": 100.0, "rope_scaling": LLAMA3_ROPE},
-    "llama 3 scaling, transformers 5": {**LLAMA, "rope_parameters": {**LLAMA3_ROPE, "rope_theta": 100.0}},
-    "llama with wide heads": {**LLAMA, "head_dim": 32},
-    "mistral": {**LLAMA, "model_type": "mistral", "sliding_window": None},
+    "llama 3 scaling": {**LLAMA, "rope_theta": 100.0, "rope_scaling": ROPE3},
+    "llama 3 scaling, transformers 5": {**LLAMA, "rope_parameters": {**ROPE3, "rope_theta": 100.0}},
+    "llama yarn, finer": {**LLAMA, "rope_scaling": {**YARN, "beta_fast": 4, "truncate": False}},
+    "llama yarn, own factor": {**LLAMA, "rope_scaling": {**YARN, "attention_factor": 1.3}},
+    "llama gelu": {**LLAMA, "hidden_act": "gelu"},
+    "mistral, no window": {**LLAMA, "model_type": "mistral", "sliding_window": None},
     "mistral, wide window": {**LLAMA, "model_type": "mistral", "sliding_window": 64},
-    "qwen2": {**LLAMA, "model_type": "qwen2"},
-    "qwen3": {**LLAMA, "model_type": "qwen3", "head_dim": 16},
-}
+    "qwen2, by layer types": {
+        **DENSE["qwen2"], "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+    },
+    "gemma2, untied, no caps": {
+        **GEMMA2, "tie_word_embeddings": False, "attn_logit_softcapping": None, "final_logit_softcapping": None,
+    },
+    "gpt2, untied, relu": {
+        **GPT2, "tie_word_embeddings": False, "activation_function": "relu", "scale_attn_weights": False,
+    },
+    "gpt2, default width": {**GPT2, "n_inner": None, "scale_attn_by_inverse_layer_idx": False},
+    "phi3, whole heads, grouped": {**PHI3, "partial_rotary_factor": 1.0, "num_key_value_heads": 1},
+    "deepseek_v2, yarn": {**LATENT["deepseek_v2, dense"], "rope_scaling": LATENT["deepseek_v3, dense"]["rope_scaling"]},
+    "deepseek_v3, halves": {**LATENT["deepseek_v3, dense"], "rope_interleave": False},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_logits_equal_transformers(name: str) -> None:
     config = CONFIGS[name]
-    expected = reference_model(config)
-    _shake(expected)
+    expected = reference_model(config, shaken=True).eval()
     shape = read_shape(config)
     own = Transformer(shape, range(shape.layers), first=True, last=True, dtype=torch.float32)
-    assert {n for n, _ in own.named_parameters()} == {n for n, _ in expected.named_parameters()}
-    own.load_state_dict(expected.state_dict())
-    tokens = torch.randint(0, config["vocab_size"], (2, 48), generator=torch.Generator().manual_seed(1))
+    weights = renamed(expected.state_dict(), config)
+    assert sum(p.numel() for p in own.parameters()) == sum(p.numel() for p in expected.parameters())
+    own.load_state_dict(weights, strict=False)
+    tokens = torch.randint(0, config["vocab_size"], (2, 33), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(own(tokens), expected(tokens).logits, rtol=1e-4, atol=1e-5)
 

@@ -11,22 +11,25 @@ from harness import RankError, run_ranks
 from plans import LLAMA, make_plan
 
 from meshwright.errors import InputError
+from meshwright.kernels.cross_entropy import IGNORED
 from meshwright.runtime.build import build_model
 
-TIED = {**LLAMA, "tie_word_embeddings": True}
+TIED = {**LLAMA, "tie_word_embeddings": True, "vocab_size": 251}
 
 
-def test_vocabulary_cross_entropy_equals_the_whole() -> None:
-    logits = torch.randn(3, 7, 24, generator=torch.Generator().manual_seed(0)).mul_(30).requires_grad_()
-    targets = torch.randint(0, 24, (3, 7), generator=torch.Generator().manual_seed(1))
-    targets[0, 1] = -100
+@pytest.mark.parametrize("vocab", [24, 23, 5])
+def test_vocabulary_cross_entropy_equals_the_whole(vocab: int) -> None:
+    """Also where the last rank has fewer tokens than the others, or none."""
+    logits = torch.randn(3, 7, vocab, generator=torch.Generator().manual_seed(0)).mul_(30).requires_grad_()
+    targets = torch.randint(0, vocab, (3, 7), generator=torch.Generator().manual_seed(1))
+    targets[1, 2:5] = IGNORED
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
     loss.backward()
     assert logits.grad is not None
     ranks = run_ranks(4, workers.vocabulary_loss, logits.detach(), targets)
     for found, _ in ranks:
         assert found == pytest.approx(loss.item(), rel=1e-6)
-    gradient = torch.cat([torch.tensor(gradient) for _, gradient in ranks], dim=-1)
+    gradient = torch.cat([torch.tensor(gradient).view(3, 7, -1) for _, gradient in ranks], dim=-1)
     torch.testing.assert_close(gradient, logits.grad, rtol=1e-5, atol=1e-7)
 
 

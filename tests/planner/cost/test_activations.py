@@ -45,8 +45,9 @@ def saved_bytes(name: str) -> int:
         return tensor
 
     with FakeTensorMode():
-        rotary = Rotary(shape, Positions())
-        layer, x = Layer(shape, rotary), torch.empty(1, SEQ_LEN, shape.hidden, requires_grad=True)
+        assert shape.rope is not None
+        rotary = Rotary(shape.rope, Positions())
+        layer, x = Layer(shape, 0, rotary), torch.empty(1, SEQ_LEN, shape.hidden, requires_grad=True)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             output = layer(x)
         tables = [table for pair in rotary._tables.values() for table in pair]

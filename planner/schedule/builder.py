@@ -1,0 +1,44 @@
+"""Builder: a named schedule, what it asks of a configuration, and the function that lists its actions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .placement import Placement, loop
+from .schedule import Schedule
+
+
+class Held(NamedTuple):
+    """The most that one pipeline rank holds at once, in microbatches of one virtual stage.
+
+    `moments` are the fullest ones, as (awaiting their backward or input gradient, awaiting their weight gradient
+    alone): no other moment holds more of both. `losses`: of the last virtual stage, awaiting the backward.
+    """
+
+    moments: tuple[tuple[int, int], ...]
+    losses: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Builder:
+    """One schedule. A file of `builders/` makes one of these, called SCHEDULE, and nothing else names it.
+
+    `make(ranks, microbatches, chunks)` lists the actions; `chunks` are the virtual stages of a rank. `held`, where
+    there is a closed form, says what one rank holds: `held(ranks, microbatches, chunks, rank)`.
+    """
+
+    name: str
+    source: str
+    make: Callable[[int, int, int], Schedule]
+    chunks: range = range(1, 2)
+    whole_groups: bool = False  # microbatches in multiples of ranks
+    splits: bool = False  # backward in two halves
+    place: Callable[[int, int], Placement] = loop
+    held: Callable[[int, int, int, int], Held] | None = None
+    searched: bool = True  # whether a plan that nobody pinned may have it
+
+
+ANY = range(2, 1 << 20)
+"""Two virtual stages a rank, or more."""
