@@ -21,6 +21,8 @@ from .parallel.chunks import chunk_loss
 from .parallel.context.place import Place
 from .parallel.context.zigzag import Zigzag
 from .parallel.data import shard_unit
+from .parallel.offload.shards import set_window, swap_shards
+from .parallel.offload.window import Window
 from .parallel.pipeline import Pipeline, activation_tensors
 from .parallel.recompute import recompute_layer, recompute_operations
 from .parallel.tensor import TensorAxis, shard_layer
@@ -76,10 +78,28 @@ class Builder:
         names = {parameter: name for name, parameter in named([part], self.shape)}
         for unit in (*part.model.layers.values(), part):
             materialise(
-                unit, names, self.device, seed=self.seed, std=self.shape.initializer_range, norm=self.shape.unit_norm
+                unit,
+                names,
+                self._home(unit),
+                seed=self.seed,
+                std=self.shape.initializer_range,
+                norm=self.shape.unit_norm,
             )
             self._dress(unit, root=unit is part)
+        self._swap(part)
         return part
+
+    def _home(self, unit: nn.Module) -> torch.device:
+        """Where parameters are made: of layers that are swapped, on the host."""
+        return torch.device("cpu") if isinstance(unit, Layer) and self.plan.swap_layers else self.device
+
+    def _swap(self, part: Transformer) -> None:
+        """Let layers come and go."""
+        layers, size = list(part.model.layers.values()), self.plan.swap_layers
+        if size and self.meshes.data is None:
+            Window(layers, size, self.device, self.dtype)
+        elif size:
+            set_window(layers, size)
 
     def _cut(self, part: Transformer) -> None:
         """Share blocks out over the ranks of a stage: tensor, then context, then expert parallelism."""
@@ -114,7 +134,9 @@ class Builder:
             recompute_layer(unit)
         elif isinstance(unit, Layer) and choice == "selective":
             recompute_operations(unit, self.plan.recompute_operations)
-        if self.meshes.data is not None:
+        if self.meshes.data is not None and isinstance(unit, Layer) and self.plan.swap_layers:
+            swap_shards(unit, self.meshes.data, dtype=self.dtype)
+        elif self.meshes.data is not None:
             shard_unit(unit, self.meshes.data, zero=self.plan.zero, dtype=self.dtype, root=root)
 
     def layout(self) -> Layout:

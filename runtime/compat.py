@@ -24,6 +24,7 @@ __all__ = [
     "all_gather",
     "all_reduce",
     "default_timeout",
+    "device_of",
     "flash",
     "flash_backward",
     "forward_pre_hooks",
@@ -70,6 +71,13 @@ def default_timeout() -> timedelta:
     device = torch.device("cuda" if torch.device("cuda") in group._device_types else "cpu")
     timeout: timedelta = group._get_backend(device).options._timeout
     return timeout
+
+
+def device_of(group: dist.ProcessGroup) -> torch.device:
+    """Where tensors must be that `group` exchanges."""
+    if dist.get_backend(group) == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 def all_gather(x: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:

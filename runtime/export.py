@@ -97,7 +97,10 @@ def _write_shard(model: ParallelModel, shard: dict[str, torch.Tensor], path: Pat
     held: dict[str, torch.Tensor] = {}
     for name, parameter in shard.items():
         tensor = parameter.detach()
-        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor  # all ranks of the stage
+        if isinstance(tensor, DTensor):  # all ranks of the stage; shards of swapped layers are on the host
+            full = tensor.to(tensor.device_mesh.device_type).full_tensor()
+        else:
+            full = tensor
         if _writes(model):
             held[name] = full.to(device="cpu", dtype=dtype).contiguous().clone()
     if _writes(model):

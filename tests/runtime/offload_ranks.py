@@ -36,14 +36,14 @@ def _steps(model: ParallelModel, optimizer: torch.optim.Optimizer, data: list[Te
     return losses
 
 
-def _data(plan: Plan, steps: int) -> list[Tensor]:
+def data(plan: Plan, steps: int) -> list[Tensor]:
     return batches(plan.model.config["vocab_size"], plan.job.seq_len, plan.job.global_batch, steps)
 
 
 def weights(plan: Plan, steps: int, folder: Path) -> list[tuple[str, Any]]:
     """Weights after some steps, whole."""
     model, optimizer = _made(plan, folder)
-    _steps(model, optimizer, _data(plan, steps))
+    _steps(model, optimizer, data(plan, steps))
     return [(name, full(parameter.detach()).tolist()) for name, parameter in model.named_parameters()]
 
 
@@ -51,8 +51,8 @@ def moved(before: Plan, after: Plan | None, folder: Path) -> list[float]:
     """Losses of three steps after three steps; where `after` is given, resumed by it from a checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     model, optimizer = _made(before, folder / "before")
-    data = _data(before, 6)
-    _steps(model, optimizer, data[:3])
+    given = data(before, 6)
+    _steps(model, optimizer, given[:3])
     if after is not None:
         with_states = {"fingerprint": "", "keep_last": 2, "timeout_s": 30.0}
         saving = Checkpointer(folder, model, optimizer, **with_states)  # type: ignore[arg-type]
@@ -60,7 +60,7 @@ def moved(before: Plan, after: Plan | None, folder: Path) -> list[float]:
         saving.close()
         model, optimizer = _made(after, folder / "after")
         Checkpointer(folder, model, optimizer, **with_states).restore()  # type: ignore[arg-type]
-    return _steps(model, optimizer, data[3:])
+    return _steps(model, optimizer, given[3:])
 
 
 def launched(folder: Path, plan: Plan) -> list[float]:
