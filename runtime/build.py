@@ -77,14 +77,8 @@ class Builder:
         self._cut(part)
         names = {parameter: name for name, parameter in named([part], self.shape)}
         for unit in (*part.model.layers.values(), part):
-            materialise(
-                unit,
-                names,
-                self._home(unit),
-                seed=self.seed,
-                std=self.shape.initializer_range,
-                norm=self.shape.unit_norm,
-            )
+            std, norm = self.shape.initializer_range, self.shape.unit_norm
+            materialise(unit, names, self._home(unit), seed=self.seed, std=std, norm=norm)
             self._dress(unit, root=unit is part)
         self._swap(part)
         return part

@@ -97,14 +97,17 @@ def _write_shard(model: ParallelModel, shard: dict[str, torch.Tensor], path: Pat
     held: dict[str, torch.Tensor] = {}
     for name, parameter in shard.items():
         tensor = parameter.detach()
-        if isinstance(tensor, DTensor):  # all ranks of the stage; shards of swapped layers are on the host
-            full = tensor.to(tensor.device_mesh.device_type).full_tensor()
-        else:
-            full = tensor
+        full = _whole(tensor) if isinstance(tensor, DTensor) else tensor  # all ranks of the stage
         if _writes(model):
             held[name] = full.to(device="cpu", dtype=dtype).contiguous().clone()
     if _writes(model):
         save_file(held, path, metadata={"format": "pt"})
+
+
+def _whole(tensor: DTensor) -> torch.Tensor:
+    """Gathered on the device: shards of swapped layers are on the host."""
+    whole: torch.Tensor = tensor.to(tensor.device_mesh.device_type).full_tensor()  # type: ignore[attr-defined]
+    return whole
 
 
 def _gather_index(

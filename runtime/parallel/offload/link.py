@@ -26,7 +26,7 @@ class Link:
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
 
     def copy(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Any:
-        """Begin to copy (target, source) pairs, of any precision; what to `wait` for, or to `order` the device after."""
+        """Begin to copy (target, source) pairs of any precision; what to `wait` for or to `order` the device after."""
         if self._stream is None:
             for target, source in pairs:
                 target.copy_(source)

@@ -1,7 +1,7 @@
 """Swapped layers whose shards data-parallel ranks hold on their hosts (ZeRO-Infinity, arXiv:2104.07857).
 
 FSDP2 does it: before a layer computes, each rank's shard is copied in and gathered, and it goes as soon as the layer is
-done; gradients are scattered and copied out. Without other ranks it copies in the stream that computes: then `window.py`.
+done; gradients are scattered and copied out. Without other ranks it copies in the stream that computes: `window.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def swap_shards(layer: torch.nn.Module, mesh: DeviceMesh, *, dtype: torch.dtype)
 
 def set_window(layers: Sequence[torch.nn.Module], size: int) -> None:
     """Let at most `size` layers (two or more) be whole at once: one computes, the next ones are on their way."""
-    units = [layer for layer in layers if isinstance(layer, FSDPModule)]
+    units: list[FSDPModule] = [layer for layer in layers if isinstance(layer, FSDPModule)]
     for index, unit in enumerate(units):
         unit.set_modules_to_forward_prefetch(units[index + 1 : index + size])
         unit.set_modules_to_backward_prefetch(units[max(0, index - size + 1) : index][::-1])

@@ -1,4 +1,4 @@
-"""A window of layers on the device, the others on the host (Superpipeline; ZeRO-Infinity, arXiv:2104.07857, section 5.2).
+"""A window of layers on the device, the others on the host (Superpipeline; ZeRO-Infinity, arXiv:2104.07857).
 
 Weights, gradients and optimizer states of all layers live on the host. A layer's weights are copied in while the layers
 before it compute, forward and backward, and their place is given back as soon as the layer is done; its gradients are
@@ -75,7 +75,8 @@ class Window:
     def _hook(self, index: int, layer: nn.Module) -> None:
         for each in self._layers[index]:
             each.leave()
-            each.device.register_post_accumulate_grad_hook(lambda _: self._gradient_made(index))
+            made: Any = each.device.register_post_accumulate_grad_hook
+            made(lambda _: self._gradient_made(index))
         layer.register_forward_pre_hook(lambda _, __: self._enter(index, 1), prepend=True)
         layer.register_forward_hook(lambda _, __, output: self._forward_done(index, output))
 
@@ -107,7 +108,7 @@ class Window:
         """The last layers of a forward pass stay: they are the first to go backward."""
         if output.requires_grad:
             self._awaited[index] = len(self._layers[index])
-            output.register_hook(lambda _: self._enter(index, -1))
+            output.register_hook(lambda _: self._enter(index, -1))  # type: ignore[no-untyped-call]
         if not output.requires_grad or index < len(self._layers) - self._size:
             self._leave(index)
 
