@@ -193,6 +193,9 @@ class Framework(Frozen):
         description="with a pipeline over nodes, tensor-parallel rings pay the network's latency at every step",
     )
     splits_backward: bool = Field(default=False, description="has schedules whose backwards come in two halves")
+    chunks_loss: bool = Field(
+        default=False, description="head and loss can be computed in chunks of tokens (`logits_chunks`)"
+    )
     fills_stages: bool = Field(default=False, description="layers that do not divide leave the last stages short")
     balances_stages: bool = Field(default=False, description="pipeline stages are cut by FLOPs, the head's included")
     keeps: Keeps = Keeps()

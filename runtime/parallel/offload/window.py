@@ -58,9 +58,7 @@ class Window:
 
     def __init__(self, layers: Sequence[nn.Module], size: int, device: torch.device, dtype: torch.dtype):
         self._size, self._link = size, Link(device)
-        self.resident: dict[
-            int, Any
-        ] = {}  # indices of layers on the device, with what to wait for before they are used
+        self.resident: dict[int, Any] = {}  # layers on the device, by index, with what to wait for before their use
         self._layers = [self._swap(layer, device, dtype) for layer in layers]
         self._awaited = [0] * len(layers)  # gradients of a layer that are still to be made
         self._leaving: tuple[int, Any] | None = None  # the layer whose gradients are on their way to the host
