@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
 from ..errors import RunError
 from .model import ParallelModel
@@ -27,19 +29,18 @@ def build_optimizer(
     its states lives on the host; those on a drive lie in `scratch`, which every rank may share.
 
     The fused step is one call a group also for sharded parameters; the others dispatch once a parameter.
+    One call takes shards of one mesh only: experts, which have a mesh of their own, are groups of their own.
     """
-    parameters = [parameter for _, parameter in model.named_parameters()]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    groups: dict[tuple[bool, DeviceMesh | None], list[torch.nn.Parameter]] = {}
+    for _, parameter in model.named_parameters():
+        mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
+        groups.setdefault((parameter.ndim > 1, mesh), []).append(parameter)
+    made = [{"params": own, "weight_decay": weight_decay * decays} for (decays, _), own in groups.items()]
     options: dict[str, Any] = {"lr": lr, "betas": betas, "eps": eps}
     if model.plan.offload == 0:
-        return torch.optim.AdamW(groups, **options, fused=True)
-    device = parameters[0].device
-    states = partial(_states, model, scratch)
-    return OffloadedAdamW(groups, states, fraction=model.plan.offload, device=device, **options)
+        return torch.optim.AdamW(made, **options, fused=True)
+    states, device = partial(_states, model, scratch), made[0]["params"][0].device
+    return OffloadedAdamW(made, states, fraction=model.plan.offload, device=device, **options)
 
 
 def _states(model: ParallelModel, scratch: Path | None, sizes: list[int]) -> States:

@@ -28,8 +28,8 @@ class Swapped:
         weight = local(whole)
         self.weight = link.buffer(weight.numel()).view_as(weight).copy_(weight)
         self.gradient = torch.zeros_like(self.weight)
-        self.host = nn.Parameter(compat.like_sharded(self.weight, whole))
-        self.device = nn.Parameter(torch.empty_like(weight, dtype=dtype, device=device))
+        self.host = nn.Parameter(compat.like_sharded(self.weight, whole), whole.requires_grad)
+        self.device = nn.Parameter(torch.empty_like(weight, dtype=dtype, device=device), whole.requires_grad)
         self._bytes = self.device.untyped_storage().nbytes()
 
     def allocate(self) -> None:
