@@ -54,6 +54,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "config": QWEN3_MOE, "dp": 2, "ep": 2, "recompute": "selective", "recompute_operations": ("moe", "layernorm"),
     },
     "olmoe, cp2 ep2": {"config": OLMOE, "cp": 2, "ep": 2},
+    "deepseek_v3, dp2 cp2 tp2 sp ep4 etp2": {
+        "config": DEEPSEEK_V3, "dp": 2, "cp": 2, "tp": 2, "sp": True, "ep": 4, "etp": 2,
+    },
+    "mixtral, hybrid dp4 ep2": {"config": MIXTRAL, "dp": 4, "dp_replicate": 2, "zero": 3, "ep": 2},
     "mixtral, cp2 tp2 sp ep4": {"config": MIXTRAL, "cp": 2, "tp": 2, "sp": True, "ep": 4},
 }  # fmt: skip
 BALANCED: dict[str, dict[str, Any]] = {
