@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.utils.checkpoint import noop_context_fn
 
 from ..errors import InputError
 from ..planner.plan import Plan
+from .blocks import kept
 from .blocks.moe import Moe
 from .blocks.shape import Shape, read_shape
 from .blocks.transformer import Layer, Transformer
@@ -35,9 +37,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def build_model(
-    plan: Plan, device: torch.device, *, seed: int = 0, experts: ExpertRecipe = UNBALANCED
+    plan: Plan, device: torch.device, *, seed: int | None = 0, experts: ExpertRecipe = UNBALANCED
 ) -> ParallelModel:
-    """Build this rank's part of the model, initialised from `seed` alike for every plan.
+    """Build this rank's part of the model, initialised from `seed` alike for every plan; None leaves it to be loaded.
 
     `experts` says how experts are balanced, if the model has any. Several ranks need the default process group; a
     single one does not. Raises InputError for a plan that the runtime cannot execute.
@@ -49,7 +51,7 @@ def build_model(
     meshes = build_meshes(
         configuration.mesh,
         device,
-        tied=shape.tied_embeddings,
+        tied=(configuration.placement[0], configuration.placement[-1]) if shape.tied_embeddings else None,
         dp_replicate=configuration.dp_replicate,
         cp_ulysses=configuration.cp_ulysses,
     )
@@ -70,7 +72,7 @@ class Builder:
     shape: Shape
     meshes: Meshes
     device: torch.device
-    seed: int
+    seed: int | None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -126,7 +128,7 @@ class Builder:
         """What surrounds a layer, or what a stage has beside its layers (the root): recomputation, data parallelism."""
         choice = self.plan.recompute[self.meshes.pp_rank]
         if isinstance(unit, Layer) and choice == "full":
-            recompute_layer(unit)
+            recompute_layer(unit, noop_context_fn if self.place is None else kept.contexts)
         elif isinstance(unit, Layer) and choice == "selective":
             recompute_operations(unit, self.plan.recompute_operations)
         meshes, zero, dtype = self.meshes, self.plan.zero, self.dtype

@@ -19,6 +19,7 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining.schedules import _Action, _ComputationType, _PipelineScheduleRuntime
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 __all__ = [
     "PipelineRuntime",
@@ -34,10 +35,12 @@ __all__ = [
     "has_flash",
     "in_backward",
     "like_sharded",
+    "own_box",
     "pipeline_action",
     "reduce_scatter",
     "replicate",
     "set_timeout",
+    "sum_gradients",
     "unflatten",
     "waited",
 ]
@@ -53,15 +56,35 @@ _reduce_scatter = (
 )
 
 
-def pipeline_action(kind: str, stage: int, microbatch: int) -> _Action:
-    """A forward (F) or full backward (B) as PyTorch's pipeline runtime spells it."""
-    computation = {"F": _ComputationType.FORWARD, "B": _ComputationType.FULL_BACKWARD}[kind]
-    return _Action(stage, computation, microbatch)
+def pipeline_action(kind: str, stage: int, microbatch: int | None = None) -> _Action:
+    """A step of a rank as PyTorch's pipeline runtime spells it: F, B, I, W, SEND_F, RECV_F, SEND_B or RECV_B of a
+    microbatch; UNSHARD, REDUCE_GRAD or RESHARD of a stage."""
+    return _Action(stage, _ComputationType(kind), microbatch)
+
+
+def sum_gradients(part: nn.Module) -> None:
+    """Add the gradients that FSDP's gathered parameters have got to their sums, in the precision of the reduction. FSDP
+    does so itself after each backward pass; what a later W leaves would be added up in that of compute."""
+    for module in part.modules():
+        if isinstance(module, FSDPModule):
+            state = module._get_fsdp_state()
+            groups = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]  # the latter in 2.11
+            for parameter in (each for group in groups if group is not None for each in group.fsdp_params):
+                parameter.accumulate_unsharded_grad_if_needed()
+                parameter.to_accumulated_grad_if_needed()
 
 
 def unflatten(mesh: DeviceMesh, sizes: Mapping[str, int]) -> DeviceMesh:
     """The ranks of a mesh of one axis, seen with several: names and sizes, the last varying fastest."""
     return mesh._unflatten(0, tuple(sizes.values()), tuple(sizes))
+
+
+def own_box(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where the part that this rank holds of `tensor` begins, and its size; the part is always one box."""
+    if not isinstance(tensor, DTensor):
+        return (0,) * tensor.ndim, tuple(tensor.shape)
+    size, first = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return tuple(first), tuple(size)
 
 
 def concatenate(meshes: Sequence[DeviceMesh]) -> DeviceMesh:

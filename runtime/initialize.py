@@ -32,21 +32,31 @@ def _experts(name: str, size: torch.Size, experts: Iterable[int], *, seed: int, 
 
 
 def materialise(
-    module: nn.Module, names: dict[nn.Parameter, str], device: torch.device, *, seed: int, std: float, norm: float = 1.0
+    module: nn.Module,
+    names: dict[nn.Parameter, str],
+    device: torch.device,
+    *,
+    seed: int | None,
+    std: float,
+    norm: float = 1.0,
 ) -> None:
     """Give every meta parameter of `module` its initial value on `device`; of a sharded one only this rank's part.
 
-    `names` maps each parameter to its global name. Shared parameters stay shared. Buffers begin at zero.
+    `names` maps each parameter to its global name. Shared parameters stay shared. Buffers begin at zero. Without a
+    `seed` nothing is computed: memory is taken for values that will be loaded.
     """
     made: dict[nn.Parameter, nn.Parameter] = {}
     for owner in module.modules():
         for key, parameter in list(owner.named_parameters(recurse=False, remove_duplicate=False)):
             if parameter.is_meta:
                 if parameter not in made:
-                    value = _part(names[parameter], parameter, seed=seed, std=std, norm=norm).to(device)
+                    if seed is None:
+                        value = torch.empty_like(_own(parameter), device=device)
+                    else:
+                        value = _part(names[parameter], parameter, seed=seed, std=std, norm=norm).to(device)
                     made[parameter] = nn.Parameter(_as_shard(value, parameter))
                 setattr(owner, key, made[parameter])
-        for key, buffer in owner.named_buffers(recurse=False):
+        for key, buffer in list(owner.named_buffers(recurse=False)):
             if buffer.is_meta:
                 setattr(owner, key, torch.zeros_like(buffer, device=device))
 
@@ -75,6 +85,10 @@ def _shards(like: nn.Parameter) -> dict[int, tuple[int, int]]:
             first = math.ceil(like.shape[dim] / mesh.size(axis)) * mesh.get_local_rank(axis)
             found[dim] = min(first, like.shape[dim]), own.shape[dim]
     return found
+
+
+def _own(like: nn.Parameter) -> Tensor:
+    return like.to_local() if isinstance(like, DTensor) else like
 
 
 def _as_shard(value: Tensor, like: nn.Parameter) -> Tensor:

@@ -16,12 +16,13 @@ from workers import train
 
 
 @cache
-def reference(config: str, steps: int) -> Curve:
-    return train_reference(json.loads(config), steps=steps, seq_len=32, global_batch=8)
+def reference(config: str, steps: int, seq_len: int = 32, global_batch: int = 8) -> Curve:
+    return train_reference(json.loads(config), steps=steps, seq_len=seq_len, global_batch=global_batch)
 
 
 def assert_same(config: dict[str, Any], options: dict[str, Any], steps: int, folder: Path) -> None:
-    expected, plan = reference(json.dumps(config), steps), make_plan(config, **options)
+    plan = make_plan(config, **options)
+    expected = reference(json.dumps(config), steps, plan.job.seq_len, plan.job.global_batch)
     torch.save(expected.first_gradients, folder / "gradients.pt")
     ranks = run_ranks(plan.configuration.mesh.world, train, plan, steps, folder / "gradients.pt")
     errors = {name: error for _, _, found in ranks for name, error in found.items()}
