@@ -36,7 +36,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ep4 tp2 sp dp2": {"tp": 2, "sp": True, "dp": 2, "ep": 4},
     "pp2 ep2 dp2 1f1b": {"pp": 2, "dp": 2, "ep": 2},
     "pp2 ep2 dp2 recompute": {"pp": 2, "dp": 2, "ep": 2, "recompute": "full"},
-}
+    "pp2 ep2 dp2 zb-h1 recompute": {
+        "pp": 2, "dp": 2, "ep": 2, "schedule": "zb-h1", "microbatch": 1, "recompute": "full",
+    },
+    "pp2 tp2 sp ep2 zb-h1": {"pp": 2, "tp": 2, "sp": True, "ep": 2, "schedule": "zb-h1"},
+}  # fmt: skip
 
 
 FAMILIES: dict[str, dict[str, Any]] = {
