@@ -54,6 +54,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "config": QWEN3_MOE, "dp": 2, "ep": 2, "recompute": "selective", "recompute_operations": ("moe", "layernorm"),
     },
     "olmoe, cp2 ep2": {"config": OLMOE, "cp": 2, "ep": 2},
+    "olmoe, tp4 sp ep2, more ranks than key heads": {
+        "config": {**OLMOE, "clip_qkv": 0.03}, "tp": 4, "sp": True, "ep": 2, "microbatch": 4,
+    },
+    "olmoe, pp2 tp2 sp ep2": {"config": OLMOE, "pp": 2, "tp": 2, "sp": True, "ep": 2},
     "mixtral, cp2 tp2 sp ep4": {"config": MIXTRAL, "cp": 2, "tp": 2, "sp": True, "ep": 4},
 }  # fmt: skip
 BALANCED: dict[str, dict[str, Any]] = {
