@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.utils.checkpoint import noop_context_fn
 
 from ..errors import InputError
 from ..planner.plan import Plan
+from .blocks import kept
 from .blocks.moe import Moe
 from .blocks.shape import Shape, read_shape
 from .blocks.transformer import Layer, Transformer
@@ -49,7 +51,7 @@ def build_model(
     meshes = build_meshes(
         configuration.mesh,
         device,
-        tied=shape.tied_embeddings,
+        tied=(configuration.placement[0], configuration.placement[-1]) if shape.tied_embeddings else None,
         dp_replicate=configuration.dp_replicate,
         cp_ulysses=configuration.cp_ulysses,
     )
@@ -126,7 +128,7 @@ class Builder:
         """What surrounds a layer, or what a stage has beside its layers (the root): recomputation, data parallelism."""
         choice = self.plan.recompute[self.meshes.pp_rank]
         if isinstance(unit, Layer) and choice == "full":
-            recompute_layer(unit)
+            recompute_layer(unit, noop_context_fn if self.place is None else kept.contexts)
         elif isinstance(unit, Layer) and choice == "selective":
             recompute_operations(unit, self.plan.recompute_operations)
         meshes, zero, dtype = self.meshes, self.plan.zero, self.dtype

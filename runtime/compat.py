@@ -40,6 +40,7 @@ __all__ = [
     "reduce_scatter",
     "replicate",
     "set_timeout",
+    "sum_gradients",
     "unflatten",
     "waited",
 ]
@@ -55,10 +56,22 @@ _reduce_scatter = (
 )
 
 
-def pipeline_action(kind: str, stage: int, microbatch: int) -> _Action:
-    """A forward (F) or full backward (B) as PyTorch's pipeline runtime spells it."""
-    computation = {"F": _ComputationType.FORWARD, "B": _ComputationType.FULL_BACKWARD}[kind]
-    return _Action(stage, computation, microbatch)
+def pipeline_action(kind: str, stage: int, microbatch: int | None = None) -> _Action:
+    """A step of a rank as PyTorch's pipeline runtime spells it: F, B, I, W, SEND_F, RECV_F, SEND_B or RECV_B of a
+    microbatch; UNSHARD, REDUCE_GRAD or RESHARD of a stage."""
+    return _Action(stage, _ComputationType(kind), microbatch)
+
+
+def sum_gradients(part: nn.Module) -> None:
+    """Add the gradients that FSDP's gathered parameters have got to their sums, in the precision of the reduction. FSDP
+    does so itself after each backward pass; what a later W leaves would be added up in that of compute."""
+    for module in part.modules():
+        if isinstance(module, FSDPModule):
+            state = module._get_fsdp_state()
+            groups = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]  # the latter in 2.11
+            for parameter in (each for group in groups if group is not None for each in group.fsdp_params):
+                parameter.accumulate_unsharded_grad_if_needed()
+                parameter.to_accumulated_grad_if_needed()
 
 
 def unflatten(mesh: DeviceMesh, sizes: Mapping[str, int]) -> DeviceMesh:

@@ -17,6 +17,7 @@ from .mesh import Meshes
 from .parallel.batch import Batch
 from .parallel.expert.control import ExpertControl
 from .parallel.tensor import partial_parameters
+from .parallel.twin import twin_of
 
 
 class Executor(Protocol):
@@ -45,8 +46,11 @@ class ParallelModel:
         self.parts = parts
         self.meshes = meshes
         self._executor = executor
+        self._twin = twin_of(parts, tied=shape.tied_embeddings)
         self.experts: ExpertControl | None = None  # set by build_model for a model that has some
-        self._parameters = dict(named(parts, shape))
+        self._parameters: dict[str, nn.Parameter] = {}
+        for name, parameter in named(parts, shape):
+            self._parameters.setdefault(name, parameter)  # a twin's copy comes after it
         self._partial = [p for part in parts for p in partial_parameters(part)]
         last = plan.configuration.holds_last_stage(meshes.pp_rank)
         copy = self._parameters.get(EMBEDDING) if meshes.ends is not None and last else None
@@ -78,6 +82,8 @@ class ParallelModel:
             raise ValueError(f"tokens are {tuple(tokens.shape)}, not {(sequences, seq_len + 1)}")
         for parameter in self._parameters.values():
             parameter.grad = None
+        if self._twin is not None:
+            self._twin.spread()
         weight = sequences * seq_len / self.meshes.cp_size
         if self.experts is not None:
             self.experts.begin()
@@ -95,6 +101,8 @@ class ParallelModel:
         missing = [name for name, parameter in self._parameters.items() if parameter.grad is None]
         if missing:
             raise RunError(f"no gradient reached {', '.join(missing)}")
+        if self._twin is not None:
+            self._twin.add_up()
         if self.meshes.tp is not None:
             gradients.add_up(self._partial, self.meshes.tp.get_group())
         if self.meshes.ends is not None:

@@ -26,6 +26,7 @@ class Recipe(Frozen):
     data: str = Field(STANDARD_LIBRARY, description="text file, folder of text, token file, or python-stdlib")
     suffixes: tuple[str, ...] = Field((), description="of a folder, read only these: .py .md")
     tokenizer: str = Field(BYTES, description="bytes, or the path of a Hugging Face tokenizer.json")
+    separate_documents: bool = Field(False, description="tokens see only those of their own document")
     init_from: str | None = Field(None, description="folder of pretrained weights (safetensors); none: from the seed")
     dropout: bool = Field(True, description="drop out what the model's config says; false: nothing")
     lr: float = Field(3e-4, gt=0, description="learning rate after warm-up")

@@ -56,8 +56,8 @@ def prepare_tokens(recipe: Recipe, folder: Path) -> TokenFile:
     with the dtype in a JSON file beside it (`data.bin`, `data.json`: {"dtype": "uint16"}).
     Raises InputError when there is nothing to read or what is there is not what it says.
     """
-    if (earlier := _prepared(recipe, folder)) is not None:
-        return _unchanged(earlier, folder)
+    if (earlier := prepared_tokens(recipe, folder)) is not None:
+        return earlier
     folder.mkdir(parents=True, exist_ok=True)
     check_source(recipe, folder)
     if recipe.tokenizer != BYTES:  # kept: the exported model wants it at the end, wherever the original is by then
@@ -71,11 +71,38 @@ def prepare_tokens(recipe: Recipe, folder: Path) -> TokenFile:
     return tokens
 
 
+def prepared_tokens(recipe: Recipe, folder: Path) -> TokenFile | None:
+    """The tokens of a recipe that `folder` holds already. Raises InputError when they have changed since."""
+    found = _prepared(recipe, folder)
+    return None if found is None else _unchanged(found, folder)
+
+
 def check_source(recipe: Recipe, folder: Path) -> None:
-    """Raises InputError when neither `folder` holds the tokens of a recipe nor they can be made; reads little."""
+    """Raises InputError when neither `folder` holds the tokens of a recipe nor they can be made, or when its documents
+    cannot be told apart; reads little."""
     if _prepared(recipe, folder) is None:
         source = (lambda: None) if is_token_file(recipe.data) else lambda: find_corpus(recipe.data, recipe.suffixes)
         gather(source, lambda: find_encoder(recipe.tokenizer))
+    find_separator(recipe, folder)
+
+
+def find_separator(recipe: Recipe, folder: Path) -> int | None:
+    """The token that ends a document, where the recipe separates them; `folder` may hold a copy of the tokenizer.
+
+    Raises InputError when nobody says which token that is.
+    """
+    if not recipe.separate_documents:
+        return None
+    if recipe.tokenizer == BYTES and is_token_file(recipe.data):
+        rule = "needs the tokenizer of a token file, which knows what ends a document"
+        raise InputError.single("recipe", "separate_documents", True, rule, "tokenizer: path/to/tokenizer.json")
+    copy = folder / TOKENIZER
+    known = copy if recipe.tokenizer != BYTES and _prepared(recipe, folder) and copy.is_file() else recipe.tokenizer
+    separator = find_encoder(str(known)).separator
+    if separator is None:
+        rule = f"{recipe.tokenizer} has no end-of-text token"
+        raise InputError.single("recipe", "separate_documents", True, rule, "separate_documents: false")
+    return separator
 
 
 def is_token_file(data: str) -> bool:

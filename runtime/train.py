@@ -18,6 +18,7 @@ from ..planner.plan import Plan
 from .build import build_model
 from .checkpoint import Checkpointer, Position
 from .data import Samples, local_samples
+from .documents import documents_of
 from .expert_recipe import DEFAULT
 from .export import export
 from .learning_rate import learning_rate
@@ -31,7 +32,7 @@ from .recipe import BYTES, Recipe
 from .report import Report, is_logged
 from .run_folder import RunFolder
 from .stop import Agreement, StopWish
-from .tokens import TOKENIZER, check_tokens, prepare_tokens
+from .tokens import TOKENIZER, check_tokens, find_separator, prepare_tokens
 
 _EXPORT_S = 3600.0  # one rank of a stage writes all its weights while the others wait
 
@@ -60,7 +61,7 @@ def train(
     recorder = RoutingRecorder(model, run.routing, experts.record_every, restored.position.step)
     loop = Loop(
         plan, recipe, device, samples, model, optimizer, checkpointer, report, recorder,
-        Agreement(wish, device), moved, restored.position,
+        Agreement(wish, device), moved, restored.position, find_separator(recipe, run.data),
     )  # fmt: skip
     loop.run()
     checkpointer.close()
@@ -109,6 +110,7 @@ class Loop:
     agreement: Agreement
     moved: Callable[[int], None]
     position: Position
+    separator: int | None  # the token that ends a document, where documents are separated
 
     def run(self) -> None:
         """Step until the end, or until the ranks agree to stop; the last step leaves a checkpoint."""
@@ -130,8 +132,10 @@ class Loop:
     def step(self) -> tuple[float, float, float]:
         """One optimizer step on the next global batch; the loss, the gradient norm, and the learning rate."""
         self.optimizer.zero_grad()
+        tokens = self._batch()
+        documents = None if self.separator is None else documents_of(tokens[:, :-1], self.separator)
         with self.recorder.step(self.position.step + 1):
-            loss = self.model.forward_backward(self._batch(), draws=self._draws())
+            loss = self.model.forward_backward(tokens, documents, draws=self._draws())
         norm = self.model.clip_grad_norm(self.recipe.clip)
         loss_value, norm_value = self._finite(loss, norm)
         lr = learning_rate(self.recipe, self.position.step)

@@ -33,6 +33,8 @@ def test_good_plans_pass(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
+        ({"mesh": MeshDegrees(cp=2)}, "mesh"),
+        ({"cp_ulysses": 2}, "cp_ulysses"),
         ({"mesh": MeshDegrees(dp=2)}, "mesh"),
         ({"mesh": MeshDegrees(dp=2, ep=2)}, "mesh.ep"),
         ({"offload": 0.5}, "offload"),
