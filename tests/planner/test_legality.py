@@ -160,7 +160,6 @@ def test_learned_positions_limit_the_sequence():
     ("model", "changes", "field"),
     [
         ("mixtral-8x7b", {}, "model"),
-        ("llama-3.1-8b", {"recompute": ("selective",) * 2}, "--pin recompute"),
         ("llama-3.1-8b", {"offload": 0.5}, "--pin offload"),
     ],
 )
