@@ -101,7 +101,8 @@ def _microbatches(setting: Setting, pins: Pins, mesh: Mesh) -> list[int]:
         return [pins.microbatch]
     sequences = max(1, setting.job.global_batch // mesh.dp)
     if pins.actions:
-        return [max(1, sequences // custom(pins.actions).microbatches)]
+        size, left = divmod(sequences, custom(pins.actions).microbatches)
+        return [1 if left else max(1, size)]
     return [size for size in MICROBATCHES if sequences % size == 0]
 
 

@@ -159,7 +159,6 @@ def test_learned_positions_limit_the_sequence():
 @pytest.mark.parametrize(
     ("model", "changes", "field"),
     [
-        ("mixtral-8x7b", {}, "model"),
         ("llama-3.1-8b", {"offload": 0.5}, "--pin offload"),
     ],
 )
