@@ -91,6 +91,9 @@ def plan(
     objective: Annotated[ObjectiveOption, typer.Option(help="Fastest or cheapest step.")] = ObjectiveOption.time,
     gap: Annotated[float, typer.Option(help="Stop when the plan is proven this close to the best.")] = 0.01,
     pin: Annotated[list[str] | None, typer.Option(help="Fix a part of the plan: tp=8, recompute=full, ...")] = None,
+    schedule_file: Annotated[
+        Path | None, typer.Option(help="Pipeline schedule as a CSV of actions: a row for each rank, cells like 0F0.")
+    ] = None,
     top: Annotated[int, typer.Option(help="How many runners-up to keep.")] = 5,
     runnable: Annotated[bool, typer.Option("--runnable", help="Only plans that launch executes today.")] = False,
     framework: Annotated[
@@ -106,7 +109,7 @@ def plan(
     from .planner.search.search import Request, find_plan
 
     job = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value, "optimizer": optimizer}
-    inputs = _read_inputs(model, cluster, job, pin or [], framework)
+    inputs = _read_inputs(model, cluster, job, pin or [], framework, schedule_file)
     with searching() as progress:
         request = Request(**inputs, objective=objective.value, gap=gap, top=top, runnable=runnable)
         found = find_plan(request, progress)
@@ -115,22 +118,27 @@ def plan(
     _print(json, lambda: plan_json(found), lambda console: show_plan(console, found))
 
 
-def _read_inputs(model: str, cluster: str, job: dict[str, Any], pins: list[str], framework: str) -> dict[str, Any]:
+def _read_inputs(
+    model: str, cluster: str, job: dict[str, Any], pins: list[str], framework: str, schedule_file: Path | None
+) -> dict[str, Any]:
     """What a plan is made from; the problems of all of it are reported together."""
     from .clusters import load_cluster
     from .errors import gather
     from .planner.families import load_model
     from .planner.frameworks.framework import framework as load_framework
     from .planner.job import job_of_options
-    from .planner.pins import parse_pins
+    from .planner.pins import listing, parse_pins
+    from .planner.schedule.csv_file import read_csv
 
-    spec, machines, work, pinned, executed = gather(
+    spec, machines, work, pinned, executed, listed = gather(
         lambda: load_model(model),
         lambda: load_cluster(cluster),
         lambda: job_of_options(job),
         lambda: parse_pins(pins),
         lambda: load_framework(framework),
+        lambda: read_csv(schedule_file) if schedule_file else None,
     )
+    pinned = listing(pinned, listed) if listed else pinned
     return {"model": spec, "cluster": machines, "job": work, "pins": pinned, "framework": executed.name}
 
 
@@ -152,6 +160,7 @@ def simulate(
     energy: Annotated[bool, typer.Option("--energy", help="Joules and kWh, and what draws them.")] = False,
     electricity: Annotated[str | None, typer.Option(help="US dollars per kWh; with the energy, its price.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Write a Chrome/Perfetto trace of one step.")] = None,
+    schedule_out: Annotated[Path | None, typer.Option(help="Write the pipeline schedule as a CSV of actions.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Write a picture (.png, .svg) of what was asked.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report.")] = None,
     json: Json = False,
@@ -164,7 +173,8 @@ def simulate(
     elif plan is not None:
         asked: dict[str, Any] = {"settings": tuple(set_ or ()), "tokens": tokens, "sweep": sweep, "scaling": scaling}
         asked |= {"failures": failures, "straggler": straggler, "energy": energy, "electricity": electricity}
-        _what_if(plan, asked, {"trace": trace, "picture": picture, "report": report}, json)
+        files = {"trace": trace, "picture": picture, "report": report, "schedule": schedule_out}
+        _what_if(plan, asked, files, json)
 
 
 def _one_subject(context: typer.Context) -> None:
@@ -219,13 +229,17 @@ def _what_if(plan: Path, asked: dict[str, Any], files: dict[str, Path | None], j
     """One plan: the step that it has, with what the settings change, and what else was asked."""
     from .display.simulation import show
     from .planner.plan import load_plan
+    from .planner.schedule import build
+    from .planner.schedule.csv_file import write_csv
     from .planner.simulate.picture import save_picture
     from .planner.simulate.report import write_report
     from .planner.simulate.request import Request, answer
     from .planner.simulate.trace import write_trace
 
-    _check_outputs(files["picture"], files["trace"], files["report"])
+    _check_outputs(files["picture"], files["trace"], files["report"], files["schedule"])
     found = answer(load_plan(plan), Request(**asked))
+    if files["schedule"]:
+        write_csv(build(found.simulation.scenario.configuration), files["schedule"])
     if files["trace"]:
         write_trace(found.simulation, files["trace"])
     if files["picture"]:
@@ -241,6 +255,7 @@ def launch(
     run: Annotated[Path | None, typer.Option(help="Run folder; an existing one is resumed.")] = None,
     data: Annotated[str | None, typer.Option(help="Text file, folder of text, token file, or python-stdlib.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="bytes, or a Hugging Face tokenizer.json.")] = None,
+    init_from: Annotated[str | None, typer.Option(help="Folder of pretrained weights (safetensors).")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps of the whole run.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate after warm-up.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML with training settings.")] = None,
@@ -262,7 +277,7 @@ def launch(
     from . import runs
     from .display.training import show_mapping, show_result
 
-    options = {"data": data, "tokenizer": tokenizer, "steps": steps, "lr": lr}
+    options = {"data": data, "tokenizer": tokenizer, "init_from": init_from, "steps": steps, "lr": lr}
     settings = runs.recipe_settings(recipe, options, set_ or [])
     job = runs.find_run(plan, run, settings, lambda: _quickstart(workers, pin or []))
     if slurm:

@@ -54,9 +54,17 @@ def find_run(
         recipe = recipe_defaults(plan, settings.get("steps")) | recipe
         return Run(plan, parse(Recipe, recipe | dict(settings), "recipe"), folder)
     plan_file = given or folder / "plan.yaml"
-    merged = recipe | dict(settings)
+    merged = with_tokenizer(recipe | dict(settings))
     plan, training = gather(lambda: load_plan(plan_file), lambda: parse(Recipe, merged, "recipe"))
     return Run(plan, training, folder)
+
+
+def with_tokenizer(settings: dict[str, Any]) -> dict[str, Any]:
+    """Pretrained weights bring their tokenizer, unless another one is named."""
+    weights = settings.get("init_from")
+    if isinstance(weights, str) and (own := Path(weights) / "tokenizer.json").exists():
+        settings.setdefault("tokenizer", str(own))
+    return settings
 
 
 def _must_hold_a_plan(folder: Path) -> None:
@@ -104,10 +112,12 @@ def slurm_options(texts: Sequence[str]) -> SlurmOptions:
 def submit(run: Run, options: Sequence[str], dry_run: bool) -> str:
     """Write the run folder and its sbatch script and hand it to Slurm; the script itself when `dry_run`."""
     from .runtime.checks import problems
+    from .runtime.recipe_checks import recipe_problems
     from .runtime.run_folder import check_unchanged, open_run
     from .runtime.slurm import sbatch_script, write_and_submit
 
     found = problems(run.plan, run.plan.configuration.mesh.world)
+    found += recipe_problems(run.plan, run.recipe)
     if found:
         raise InputError("plan", found)
     check_unchanged(run.folder, run.plan, run.recipe)

@@ -23,16 +23,17 @@ def linear_cross_entropy(
     chunks: int = 1,
     softcap: float | None = None,
     group: dist.ProcessGroup | None = None,
+    first: int = 0,
 ) -> Tensor:
     """Sum of the losses in nats of `hidden` [..., width] times `weight` [vocab, width] against ids `targets` [...].
 
-    Negative targets are ignored. `softcap` c bounds logits to c tanh(logit / c). With `group`, rank r holds the r-th
-    equal share of the vocabulary's rows; every rank passes the same hidden states and targets and gets the same loss,
-    and the gradient of `hidden` is its own part of a sum. Ranks exchange three numbers a token, once a chunk.
+    Negative targets are ignored. `softcap` c bounds logits to c tanh(logit / c). With `group`, a rank holds the
+    rows of the vocabulary from `first` on (perhaps none); every rank passes the same hidden states and targets and gets
+    the same loss, and the gradient of `hidden` is its own part of a sum. Ranks exchange three numbers a token.
     Losses and the gradient of the weight are added up in float32 (float64 for such inputs).
     """
     pieces = min(chunks, max(1, targets.numel()))
-    return _linear_cross_entropy(hidden, weight, targets, pieces, softcap, group)
+    return _linear_cross_entropy(hidden, weight, targets, pieces, softcap, group, first)
 
 
 class _Chunk(NamedTuple):
@@ -42,7 +43,9 @@ class _Chunk(NamedTuple):
     gradient: Tensor
 
 
-def _chunk(logits: Tensor, targets: Tensor, softcap: float | None, group: dist.ProcessGroup | None) -> _Chunk:
+def _chunk(
+    logits: Tensor, targets: Tensor, softcap: float | None, group: dist.ProcessGroup | None, first: int
+) -> _Chunk:
     """`logits` [tokens, share] are overwritten."""
     slope = None
     if softcap is not None:
@@ -50,7 +53,9 @@ def _chunk(logits: Tensor, targets: Tensor, softcap: float | None, group: dist.P
         slope = 1 - logits.square()
         logits = logits.mul_(softcap)
     share = logits.shape[-1]
-    own = targets - (0 if group is None else group.rank() * share)
+    if share == 0:  # one token that nothing expects: its exponential is zero beside any other
+        logits = logits.new_full((len(logits), 1), -1e30)
+    own = targets - first
     here = (own >= 0) & (own < share) & (targets >= 0)
     column = own.masked_fill(~here, 0).unsqueeze(-1)
 
@@ -64,7 +69,7 @@ def _chunk(logits: Tensor, targets: Tensor, softcap: float | None, group: dist.P
     scale = ((highest - most).exp() / total).masked_fill(~counted, 0.0)
     gradient = exponentials.mul_(scale.unsqueeze(-1))
     gradient.scatter_add_(-1, column, -here.to(gradient.dtype).unsqueeze(-1))
-    return _Chunk(losses.sum(), gradient if slope is None else gradient.mul_(slope))
+    return _Chunk(losses.sum(), gradient[:, :share] if slope is None else gradient[:, :share].mul_(slope))
 
 
 def _over_shares(
@@ -91,6 +96,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         chunks: int,
         softcap: float | None,
         group: dist.ProcessGroup | None,
+        first: int,
     ) -> Tensor:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         rows, labels, matrix = hidden.flatten(0, -2), targets.flatten(), weight.to(hidden.dtype)
@@ -100,7 +106,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), dtype=wide, device=hidden.device)
         start = 0
         for part, label in zip(rows.tensor_split(chunks), labels.tensor_split(chunks), strict=True):
-            piece = _chunk((part @ matrix.t()).to(wide), label, softcap, group)
+            piece = _chunk((part @ matrix.t()).to(wide), label, softcap, group, first)
             loss += piece.loss
             if to_hidden is not None and to_weight is not None:
                 gradient = piece.gradient.to(hidden.dtype)
@@ -112,14 +118,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None, None]:
         to_hidden, to_weight = ctx.saved_tensors
         scale = gradients[0]
         first = to_hidden * scale.to(to_hidden.dtype) if ctx.needs_input_grad[0] else None
         # Straight into the weight's own precision: no second copy in float32.
         into = torch.empty_like(to_weight, dtype=ctx.dtype)
         second = torch.mul(to_weight, scale, out=into) if ctx.needs_input_grad[1] else None
-        return first, second, None, None, None, None
+        return first, second, None, None, None, None, None
 
 
 _linear_cross_entropy: Callable[..., Tensor] = _LinearCrossEntropy.apply

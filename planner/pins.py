@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, get_args
 
 from ..errors import InputError, Problem, did_you_mean
 from .configuration import LEVERS, CpAlgorithm, Module, OffloadTo, Recompute, ScheduleName
+from .schedule.csv_file import cells_of
+from .schedule.name import CUSTOM
+from .schedule.schedule import Schedule
 from .schedule.table import names
 
 
@@ -66,6 +69,19 @@ def parse_pins(texts: Iterable[str]) -> Pins:
     if found:
         raise InputError("--pin", found)
     return Pins(**values)
+
+
+def listing(pins: Pins, schedule: Schedule) -> Pins:
+    """Pins with the actions of a schedule file, which say the pipeline ranks too, where these are not pinned.
+
+    Raises InputError where another schedule is pinned.
+    """
+    if pins.schedule is not None:
+        rule = "the actions of a schedule file are the schedule"
+        raise InputError.single("--pin", "--pin schedule", pins.schedule, rule, "leave it out")
+    chunks = max(len(schedule.stages_of(rank)) for rank in range(schedule.ranks))
+    actions = tuple(",".join(row) for row in cells_of(schedule))
+    return replace(pins, schedule=CUSTOM, actions=actions, pp=pins.pp or schedule.ranks, vpp=pins.vpp or chunks)
 
 
 def _refuse(name: str, equals: str, text: str, values: dict[str, Any]) -> Problem | None:

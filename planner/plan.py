@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from ..clusters.schema import Cluster, Origin
-from ..errors import InputError, did_you_mean
+from ..errors import InputError
 from ..schema import Frozen, dump_yaml, load_mapping, parse, writing
 from .configuration import (
     CORE,
@@ -58,7 +58,7 @@ class ScheduleChoice(Frozen):
     @classmethod
     def _known(cls, name: str) -> str:
         if name not in (*names(), CUSTOM):
-            raise ValueError(f"must be one of {', '.join(names())}, or custom; {did_you_mean(name, names())}")
+            raise ValueError(f"must be one of {', '.join(names())}, or custom")
         return name
 
     @field_validator("actions")
@@ -68,13 +68,14 @@ class ScheduleChoice(Frozen):
             try:
                 custom(actions)
             except InputError as error:
-                raise ValueError("; ".join(map(str, error.problems))) from None
+                told = [f"{each.field}: {each.value} {each.rule}" for each in error.problems]
+                raise ValueError("; ".join(told)) from None
         return actions
 
     @model_validator(mode="after")
-    def _custom_has_actions(self) -> ScheduleChoice:
-        if (self.name == CUSTOM) != bool(self.actions):
-            raise ValueError("actions are those of the custom schedule, which has no others")
+    def _of_the_custom_one(self) -> ScheduleChoice:
+        if self.actions and self.name != CUSTOM:
+            raise ValueError("actions are those of the custom schedule")
         return self
 
 
@@ -194,6 +195,13 @@ class Plan(Frozen):
     proof: Proof
     why: tuple[str, ...] = ()
     runners_up: tuple[RunnerUp, ...] = ()
+
+    @field_validator("schedule")
+    @classmethod
+    def _complete(cls, schedule: ScheduleChoice) -> ScheduleChoice:
+        if schedule.name == CUSTOM and not schedule.actions:
+            raise ValueError("a custom schedule needs its actions")
+        return schedule
 
     @property
     def configuration(self) -> Configuration:

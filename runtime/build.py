@@ -7,12 +7,16 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.utils.checkpoint import noop_context_fn
 
 from ..errors import InputError
 from ..planner.plan import Plan
+from .blocks import kept
+from .blocks.moe import Moe
 from .blocks.shape import Shape, read_shape
 from .blocks.transformer import Layer, Transformer
 from .checks import problems
+from .expert_recipe import UNBALANCED, ExpertRecipe
 from .initialize import materialise
 from .mesh import Meshes, build_meshes
 from .model import Executor, Layout, ParallelModel, named
@@ -21,6 +25,9 @@ from .parallel.chunks import chunk_loss
 from .parallel.context.place import Place
 from .parallel.context.zigzag import Zigzag
 from .parallel.data import shard_unit
+from .parallel.expert.control import ExpertControl, expert_blocks
+from .parallel.expert.replicas import spread_experts
+from .parallel.expert.sharding import shard_moe
 from .parallel.pipeline import Pipeline, activation_tensors
 from .parallel.recompute import recompute_layer, recompute_operations
 from .parallel.tensor import TensorAxis, shard_layer
@@ -29,11 +36,13 @@ from .parallel.vocabulary import shard_ends
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def build_model(plan: Plan, device: torch.device, *, seed: int = 0) -> ParallelModel:
-    """Build this rank's part of the model, initialised from `seed` alike for every plan.
+def build_model(
+    plan: Plan, device: torch.device, *, seed: int | None = 0, experts: ExpertRecipe = UNBALANCED
+) -> ParallelModel:
+    """Build this rank's part of the model, initialised from `seed` alike for every plan; None leaves it to be loaded.
 
-    Several ranks need the default process group; a single one does not. Raises InputError for a plan
-    that the runtime cannot execute.
+    `experts` says how experts are balanced, if the model has any. Several ranks need the default process group; a
+    single one does not. Raises InputError for a plan that the runtime cannot execute.
     """
     found = problems(plan, dist.get_world_size() if dist.is_initialized() else 1)
     if found:
@@ -42,13 +51,17 @@ def build_model(plan: Plan, device: torch.device, *, seed: int = 0) -> ParallelM
     meshes = build_meshes(
         configuration.mesh,
         device,
-        tied=shape.tied_embeddings,
+        tied=(configuration.placement[0], configuration.placement[-1]) if shape.tied_embeddings else None,
         dp_replicate=configuration.dp_replicate,
         cp_ulysses=configuration.cp_ulysses,
     )
     builder = Builder(plan, shape, meshes, device, seed)
     parts = {stage: builder.part(stage) for stage in configuration.stages_of(meshes.pp_rank)}
-    return ParallelModel(plan, shape, list(parts.values()), meshes, builder.layout(), builder.executor(parts))
+    model = ParallelModel(plan, shape, list(parts.values()), meshes, builder.layout(), builder.executor(parts))
+    if shape.moe is not None:
+        blocks = expert_blocks(parts.values())
+        model.experts = ExpertControl(blocks, shape.moe, experts, meshes, plan.schedule.microbatches, device)
+    return model
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +72,7 @@ class Builder:
     shape: Shape
     meshes: Meshes
     device: torch.device
-    seed: int
+    seed: int | None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -74,21 +87,25 @@ class Builder:
             part = Transformer(self.shape, layers, first=stage == 0, last=last, dtype=self.dtype)
         self._cut(part)
         names = {parameter: name for name, parameter in named([part], self.shape)}
+        alone: set[nn.Parameter] = set()  # parameters that no data parallelism touches
         for unit in (*part.model.layers.values(), part):
             materialise(
                 unit, names, self.device, seed=self.seed, std=self.shape.initializer_range, norm=self.shape.unit_norm
             )
-            self._dress(unit, root=unit is part)
+            self._dress(unit, alone, root=unit is part)
         return part
 
     def _cut(self, part: Transformer) -> None:
         """Share blocks out over the ranks of a stage: tensor, then context, then expert parallelism."""
-        if self.meshes.tp is not None:
-            axis = TensorAxis.of(self.meshes.tp, sp=self.plan.sp)
+        axis = None if self.meshes.tp is None else TensorAxis.of(self.meshes.tp, sp=self.plan.sp)
+        if axis is not None:
             for layer in part.model.layers.values():
                 assert isinstance(layer, Layer)
                 shard_layer(layer, axis)
             shard_ends(part, axis)
+        for layer in part.model.layers.values():
+            if isinstance(layer.mlp, Moe):
+                shard_moe(layer.mlp, self.meshes, axis)
         if self.place is not None:
             self.place.spread(part)
         if part.lm_head is not None and self.plan.logits_chunks > 1:
@@ -107,15 +124,18 @@ class Builder:
             return None
         return Place.of(self.meshes, self.sequence, self.plan.cp_algorithm)
 
-    def _dress(self, unit: nn.Module, *, root: bool) -> None:
+    def _dress(self, unit: nn.Module, alone: set[nn.Parameter], *, root: bool) -> None:
         """What surrounds a layer, or what a stage has beside its layers (the root): recomputation, data parallelism."""
         choice = self.plan.recompute[self.meshes.pp_rank]
         if isinstance(unit, Layer) and choice == "full":
-            recompute_layer(unit)
+            recompute_layer(unit, noop_context_fn if self.place is None else kept.contexts)
         elif isinstance(unit, Layer) and choice == "selective":
             recompute_operations(unit, self.plan.recompute_operations)
-        if self.meshes.data is not None:
-            shard_unit(unit, self.meshes.data, zero=self.plan.zero, dtype=self.dtype, root=root)
+        meshes, zero, dtype = self.meshes, self.plan.zero, self.dtype
+        if not root:
+            alone |= spread_experts(unit, meshes, zero=zero, dtype=dtype)
+        if meshes.data is not None:
+            shard_unit(unit, meshes.data, zero=zero, dtype=dtype, root=root, ignored=alone)
 
     def layout(self) -> Layout:
         """What this rank keeps of a batch of whole sequences."""

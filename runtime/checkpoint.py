@@ -45,9 +45,11 @@ _STATES = ("exp_avg", "exp_avg_sq")  # AdamW's, arXiv:1711.05101
 
 
 class NamedParameters(Protocol):
-    """What a checkpoint needs of a model: its local parameters under their global names."""
+    """What a checkpoint needs of a model: its local parameters and its other states under their global names."""
 
     def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...
+
+    def named_buffers(self) -> Iterator[tuple[str, torch.Tensor]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ class Checkpointer:
 
     def _state(self) -> dict[str, torch.Tensor]:
         """Weights and optimizer states by global name; loading writes into the same tensors."""
-        state: dict[str, torch.Tensor] = {}
+        state = {f"model.{name}": buffer for name, buffer in self._model.named_buffers()}
         for name, parameter in self._model.named_parameters():
             state[f"model.{name}"] = parameter.detach()
             moments = self._optimizer.state[parameter] or _no_steps(self._optimizer, parameter)

@@ -5,7 +5,7 @@ Checked by the tests on torch 2.13.0 (CPU, gloo). 2.11.0 (CUDA) has the same nam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -13,26 +13,34 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
 from torch import Tensor, nn
-from torch.distributed._composable.replicate_with_fsdp import replicate
+from torch.distributed._composable.replicate_with_fsdp import ReplicateModule, replicate
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining.schedules import _Action, _ComputationType, _PipelineScheduleRuntime
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 __all__ = [
     "PipelineRuntime",
     "all_gather",
     "all_reduce",
+    "all_to_all",
+    "concatenate",
     "default_timeout",
+    "divide_gradients",
     "flash",
     "flash_backward",
     "forward_pre_hooks",
     "has_flash",
+    "in_backward",
     "like_sharded",
+    "own_box",
     "pipeline_action",
     "reduce_scatter",
     "replicate",
     "set_timeout",
+    "sum_gradients",
     "unflatten",
     "waited",
 ]
@@ -41,21 +49,62 @@ PipelineRuntime: Any = _PipelineScheduleRuntime
 
 # 2.13 renamed these; 2.11 has the second name only.
 _all_gather = getattr(functional, "all_gather_single_autograd", None) or functional.all_gather_tensor_autograd
+_all_to_all = functional.all_to_all_single_autograd
 _wait: Any = functional.wait_tensor
 _reduce_scatter = (
     getattr(functional, "reduce_scatter_single_autograd", None) or functional.reduce_scatter_tensor_autograd
 )
 
 
-def pipeline_action(kind: str, stage: int, microbatch: int) -> _Action:
-    """A forward (F) or full backward (B) as PyTorch's pipeline runtime spells it."""
-    computation = {"F": _ComputationType.FORWARD, "B": _ComputationType.FULL_BACKWARD}[kind]
-    return _Action(stage, computation, microbatch)
+def pipeline_action(kind: str, stage: int, microbatch: int | None = None) -> _Action:
+    """A step of a rank as PyTorch's pipeline runtime spells it: F, B, I, W, SEND_F, RECV_F, SEND_B or RECV_B of a
+    microbatch; UNSHARD, REDUCE_GRAD or RESHARD of a stage."""
+    return _Action(stage, _ComputationType(kind), microbatch)
+
+
+def sum_gradients(part: nn.Module) -> None:
+    """Add the gradients that FSDP's gathered parameters have got to their sums, in the precision of the reduction. FSDP
+    does so itself after each backward pass; what a later W leaves would be added up in that of compute."""
+    for module in part.modules():
+        if isinstance(module, FSDPModule):
+            state = module._get_fsdp_state()
+            groups = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]  # the latter in 2.11
+            for parameter in (each for group in groups if group is not None for each in group.fsdp_params):
+                parameter.accumulate_unsharded_grad_if_needed()
+                parameter.to_accumulated_grad_if_needed()
 
 
 def unflatten(mesh: DeviceMesh, sizes: Mapping[str, int]) -> DeviceMesh:
     """The ranks of a mesh of one axis, seen with several: names and sizes, the last varying fastest."""
     return mesh._unflatten(0, tuple(sizes.values()), tuple(sizes))
+
+
+def own_box(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where the part that this rank holds of `tensor` begins, and its size; the part is always one box."""
+    if not isinstance(tensor, DTensor):
+        return (0,) * tensor.ndim, tuple(tensor.shape)
+    size, first = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return tuple(first), tuple(size)
+
+
+def concatenate(meshes: Sequence[DeviceMesh]) -> DeviceMesh:
+    """Meshes of the same ranks as one of all their axes."""
+    return meshes[0] if len(meshes) == 1 else DeviceMesh._concatenate(list(meshes))
+
+
+def in_backward() -> bool:
+    """Whether autograd is running backward in this thread: a forward pass in there is a recomputation."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def divide_gradients(unit: FSDPModule, divisor: float) -> None:
+    """Let `unit` reduce gradients by a sum, divided by `divisor` instead of the number of ranks.
+
+    Sum first and then divide: gloo has no reduction that does both. Replicas that are not sharded are summed
+    anyhow, after the division; told to sum, they would divide twice (2.13).
+    """
+    unit.set_force_sum_reduction_for_comms(not isinstance(unit, ReplicateModule))
+    unit.set_gradient_divide_factor(divisor)
 
 
 def set_timeout(group: dist.ProcessGroup, seconds: float) -> None:
@@ -82,6 +131,15 @@ def reduce_scatter(x: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:
     """Sum over the ranks and keep this rank's part of `dim`; its gradient is `all_gather`."""
     scattered: Tensor = _reduce_scatter(x, "sum", dim, group)
     return scattered
+
+
+def all_to_all(x: Tensor, received: list[int], sent: list[int], group: dist.ProcessGroup) -> Tensor:
+    """Send `sent[r]` rows to rank r, the first ones to rank 0; the `received[r]` rows of every rank r, in that order.
+
+    Its gradient goes the same way back.
+    """
+    exchanged: Tensor = _all_to_all(x, received, sent, group)
+    return exchanged
 
 
 def all_reduce(x: Tensor, group: dist.ProcessGroup) -> Tensor:

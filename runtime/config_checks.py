@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import Problem, did_you_mean
 from .blocks.rope import rope_parameters
-from .blocks.shape import ACTIVATIONS, activation_key, activation_name
+from .blocks.shape import ACTIVATIONS, activation_key, activation_name, dropout
 
 _ROPE_KEYS = {
     "default": (),
@@ -25,16 +25,16 @@ def config_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(field, name, rule, did_you_mean(str(name), ACTIVATIONS))
     if config.get("use_bidirectional_attention"):
         yield Problem("model.config.use_bidirectional_attention", True, "attention is causal", "false")
-    yield from _attention_dropout(config)
     if config["model_type"] != "gpt2":
         yield from _rope(config)
 
 
-def _attention_dropout(config: Mapping[str, Any]) -> Iterator[Problem]:
-    key, default = ("attn_pdrop", 0.1) if config["model_type"] == "gpt2" else ("attention_dropout", 0.0)
-    value = config.get(key, default)
-    if value:
-        yield Problem(f"model.config.{key}", value, "attention weights are never dropped out", "0.0")
+def dropout_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
+    """What training with the model's dropout would leave out."""
+    key = "attn_pdrop" if config["model_type"] == "gpt2" else "attention_dropout"
+    if value := dropout(config, key):
+        rule = "attention weights are never dropped out"
+        yield Problem(f"model.config.{key}", value, rule, "0.0 in the config, or --set dropout=false for no dropout")
 
 
 def _rope(config: Mapping[str, Any]) -> Iterator[Problem]:

@@ -1,6 +1,6 @@
 """The trained model as Hugging Face files: safetensors, index, config.json, tokenizer.json.
 
-One tensor at a time is gathered, and one file at a time is held in memory: that of the rank that writes it.
+A few tensors at a time are gathered, and one file at a time is held in memory: that of the rank that writes it.
 Under a pipeline each stage gathers and writes its own layers.
 """
 
@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from ..planner.plan import Plan
 from .blocks.transformer import EMBEDDING
 from .files import sync_folder, write_text
 from .model import ParallelModel
+from .names import pieces, stored_sizes
 
 SHARD_BYTES = 5 * 10**9  # transformers' own default for save_pretrained
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,19 +46,55 @@ def export(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     _barrier()
-    own = [(name, tensor) for name, tensor in model.named_parameters() if not _is_tied_copy(name, model)]
-    shards = _shards([(name, tensor.numel() * dtype.itemsize) for name, tensor in own], shard_bytes)
+    outgoing = Outgoing(model, dtype)
+    shards = _shards(list(outgoing.sizes_bytes.items()), shard_bytes)
     first, total = _numbering(model, len(shards))
-    tensors = dict(own)
     for number, names in enumerate(shards, start=first):
-        _write_shard(model, {name: tensors[name] for name in names}, temporary / _file_name(number, total), dtype)
-    index = _gather_index(model, shards, first, total, {name: tensor.numel() * dtype.itemsize for name, tensor in own})
+        _write_shard(outgoing, names, temporary / _file_name(number, total))
+    index = _gather_index(shards, first, total, outgoing.sizes_bytes)
     if _rank() == 0:
         _write_rest(temporary, plan, dtype, index, tokenizer)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
         sync_folder(folder.parent)
     _barrier()
+
+
+class Outgoing:
+    """The tensors of this stage as a checkpoint of the family has them, made one after another."""
+
+    def __init__(self, model: ParallelModel, dtype: torch.dtype):
+        self.dtype = dtype
+        self.writes = model.meshes.rank % model.meshes.stage_size == 0  # one rank of each stage
+        states = chain(model.named_parameters(), model.named_buffers())
+        self._states = {name: tensor for name, tensor in states if not _is_tied_copy(name, model)}
+        self._pieces = pieces(model.shape, self._states)
+        sizes = stored_sizes(model.shape, {name: tuple(tensor.shape) for name, tensor in self._states.items()})
+        self.sizes_bytes = {name: math.prod(size) * dtype.itemsize for name, size in sizes.items()}
+        self._gathered: dict[str, torch.Tensor] = {}
+
+    def make(self, name: str) -> torch.Tensor | None:
+        """One tensor, on the rank that writes; all ranks of the stage call this in the same order."""
+        own = self._pieces[name]
+        parameters = [piece.parameter for piece in own]
+        self._gathered = {each: held for each, held in self._gathered.items() if each in parameters}
+        for each in parameters:
+            if each not in self._gathered:
+                self._gathered[each] = self._gather(each)
+        if not self.writes:
+            return None
+        parts = [self._gathered[piece.parameter] for piece in own]
+        parts = [
+            part if piece.source.expert is None else part[piece.source.expert]
+            for part, piece in zip(parts, own, strict=True)
+        ]
+        whole = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return (whole.T if own[0].source.transposed else whole).contiguous().clone()
+
+    def _gather(self, name: str) -> torch.Tensor:
+        tensor = self._states[name].detach()
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        return whole.to(device="cpu", dtype=self.dtype) if self.writes else whole.new_empty(0)
 
 
 def _is_tied_copy(name: str, model: ParallelModel) -> bool:
@@ -88,29 +126,17 @@ def _file_name(number: int, total: int) -> str:
     return "model.safetensors" if total == 1 else f"model-{number:05}-of-{total:05}.safetensors"
 
 
-def _writes(model: ParallelModel) -> bool:
-    """One rank of each stage."""
-    return model.meshes.rank % model.meshes.stage_size == 0
+def _write_shard(outgoing: Outgoing, names: Names, path: Path) -> None:
+    made = {name: tensor for name in names if (tensor := outgoing.make(name)) is not None}
+    if outgoing.writes:
+        save_file(made, path, metadata={"format": "pt"})
 
 
-def _write_shard(model: ParallelModel, shard: dict[str, torch.Tensor], path: Path, dtype: torch.dtype) -> None:
-    held: dict[str, torch.Tensor] = {}
-    for name, parameter in shard.items():
-        tensor = parameter.detach()
-        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor  # all ranks of the stage
-        if _writes(model):
-            held[name] = full.to(device="cpu", dtype=dtype).contiguous().clone()
-    if _writes(model):
-        save_file(held, path, metadata={"format": "pt"})
-
-
-def _gather_index(
-    model: ParallelModel, shards: list[Names], first: int, total: int, sizes: dict[str, int]
-) -> dict[str, object]:
+def _gather_index(shards: list[Names], first: int, total: int, sizes_bytes: dict[str, int]) -> dict[str, object]:
     own = {name: _file_name(number, total) for number, names in enumerate(shards, start=first) for name in names}
     everywhere: dict[str, str] = {}
     total_size: dict[str, int] = {}
-    for names, bytes_of in _gather((own, sizes)):
+    for names, bytes_of in _gather((own, sizes_bytes)):
         everywhere |= names
         total_size |= bytes_of
     return {"metadata": {"total_size": sum(total_size.values())}, "weight_map": dict(sorted(everywhere.items()))}

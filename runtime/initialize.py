@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -14,36 +15,84 @@ def full_tensor(name: str, size: torch.Size, *, seed: int, std: float, norm: flo
     """The whole initial value of one parameter, float32 on the CPU: norms `norm`, biases zero, matrices normal."""
     if len(size) == 1:
         return torch.full(size, 0.0 if name.endswith("bias") else norm)
+    if len(size) == 3:
+        return _experts(name, size, range(size[0]), seed=seed, std=std)
+    return _normal(name, size, seed=seed, std=std)
+
+
+def _normal(name: str, size: torch.Size, *, seed: int, std: float) -> Tensor:
     # One checksum of both: torch's CPU generator reads no more than the low 32 bits of a seed.
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
     return torch.randn(size, generator=generator).mul_(std)
 
 
+def _experts(name: str, size: torch.Size, experts: Iterable[int], *, seed: int, std: float) -> Tensor:
+    """Some of the stacked matrices [experts, out, in], each drawn on its own: no rank makes those of the others."""
+    return torch.stack([_normal(f"{name}.{expert}", size[1:], seed=seed, std=std) for expert in experts])
+
+
 def materialise(
-    module: nn.Module, names: dict[nn.Parameter, str], device: torch.device, *, seed: int, std: float, norm: float = 1.0
+    module: nn.Module,
+    names: dict[nn.Parameter, str],
+    device: torch.device,
+    *,
+    seed: int | None,
+    std: float,
+    norm: float = 1.0,
 ) -> None:
     """Give every meta parameter of `module` its initial value on `device`; of a sharded one only this rank's part.
 
-    `names` maps each parameter to its global name. Shared parameters stay shared.
+    `names` maps each parameter to its global name. Shared parameters stay shared. Buffers begin at zero. Without a
+    `seed` nothing is computed: memory is taken for values that will be loaded.
     """
     made: dict[nn.Parameter, nn.Parameter] = {}
     for owner in module.modules():
         for key, parameter in list(owner.named_parameters(recurse=False, remove_duplicate=False)):
             if parameter.is_meta:
                 if parameter not in made:
-                    full = full_tensor(names[parameter], parameter.shape, seed=seed, std=std, norm=norm)
-                    made[parameter] = nn.Parameter(_place(full, parameter, device))
+                    if seed is None:
+                        value = torch.empty_like(_own(parameter), device=device)
+                    else:
+                        value = _part(names[parameter], parameter, seed=seed, std=std, norm=norm).to(device)
+                    made[parameter] = nn.Parameter(_as_shard(value, parameter))
                 setattr(owner, key, made[parameter])
+        for key, buffer in list(owner.named_buffers(recurse=False)):
+            if buffer.is_meta:
+                setattr(owner, key, torch.zeros_like(buffer, device=device))
 
 
-def _place(full: Tensor, like: nn.Parameter, device: torch.device) -> Tensor:
-    """The part that this rank holds of `like`: all of it, or a shard over a mesh of one axis (the last may be less)."""
+def _part(name: str, like: nn.Parameter, *, seed: int, std: float, norm: float) -> Tensor:
+    """What this rank holds of the initial value of `like`: all of it, or a part along every axis of its mesh."""
+    shards = _shards(like)
+    if like.ndim == 3 and 0 in shards:
+        first, length = shards.pop(0)
+        part = _experts(name, like.shape, range(first, first + length), seed=seed, std=std)
+    else:
+        part = full_tensor(name, like.shape, seed=seed, std=std, norm=norm)
+    for dim, (first, length) in shards.items():
+        part = part.narrow(dim, first, length)
+    return part.clone() if shards else part
+
+
+def _shards(like: nn.Parameter) -> dict[int, tuple[int, int]]:
+    """Where the part that is here begins, and how long it is (the last may be less), by dimension."""
     if not isinstance(like, DTensor):
-        return full.to(device)
-    (placement,), part = like.placements, full
-    if isinstance(placement, Shard):
-        first = math.ceil(full.shape[placement.dim] / like.device_mesh.size()) * like.device_mesh.get_local_rank()
-        part = full.narrow(placement.dim, first, like.to_local().shape[placement.dim]).clone()
-    return DTensor.from_local(
-        part.to(device), like.device_mesh, like.placements, run_check=False, shape=full.shape, stride=full.stride()
-    )
+        return {}
+    mesh, own, found = like.device_mesh, like.to_local(), {}
+    for axis, placement in enumerate(like.placements):
+        if isinstance(placement, Shard):
+            dim = placement.dim
+            first = math.ceil(like.shape[dim] / mesh.size(axis)) * mesh.get_local_rank(axis)
+            found[dim] = min(first, like.shape[dim]), own.shape[dim]
+    return found
+
+
+def _own(like: nn.Parameter) -> Tensor:
+    return like.to_local() if isinstance(like, DTensor) else like
+
+
+def _as_shard(value: Tensor, like: nn.Parameter) -> Tensor:
+    if not isinstance(like, DTensor):
+        return value
+    mesh, placements = like.device_mesh, like.placements
+    return DTensor.from_local(value, mesh, placements, run_check=False, shape=like.shape, stride=like.stride())

@@ -17,12 +17,14 @@ from ..clusters.local import usable_cores
 from ..errors import InputError, Problem, RunError, gather
 from ..planner.families import architecture
 from ..planner.plan import Plan
+from .blocks.moe_shape import read_moe
 from .checks import problems as runtime_problems
 from .failures import held_up, run_error
 from .follow import OnEvent, following
 from .manifest import complete_checkpoints
 from .placement import device_type, workers_per_node
 from .recipe import Recipe
+from .recipe_checks import recipe_problems
 from .rendezvous import Rendezvous, check_rendezvous
 from .run_folder import RunFolder, check_unchanged, in_use, make_folders, open_run
 from .signals import LAUNCHED, stopping_by_signal
@@ -87,7 +89,9 @@ def check_all(plan: Plan, recipe: Recipe, run_dir: Path, rendezvous: Rendezvous)
     gather(
         lambda: _refuse("launch", check_launch(plan, rendezvous)),
         lambda: check_source(recipe, RunFolder(run_dir).data),
+        lambda: _refuse("recipe", recipe_problems(plan, recipe)),
         lambda: check_unchanged(run_dir, plan, recipe),
+        lambda: _refuse("recipe", recipe.expert_problems(read_moe(plan.model.config))),
     )
 
 

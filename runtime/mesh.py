@@ -109,11 +109,17 @@ class Meshes:
 
 
 def build_meshes(
-    degrees: Mesh, device: torch.device, *, tied: bool, dp_replicate: int = 1, cp_ulysses: int = 1
+    degrees: Mesh,
+    device: torch.device,
+    *,
+    tied: tuple[int, int] | None = None,
+    dp_replicate: int = 1,
+    cp_ulysses: int = 1,
 ) -> Meshes:
     """Meshes over all ranks of the default process group, whose timeout every group gets.
 
-    A single process needs no group. `tied` asks for the group that ties the embeddings of first and last stage;
+    A single process needs no group. `tied` names the pipeline ranks of the first and the last stage, where these tie
+    their embeddings, which asks for a group if they are two;
     `dp_replicate` copies of a group shard in hybrid sharding; `cp_ulysses` neighbours of cp share out heads in usp.
     """
     rank = dist.get_rank() if dist.is_initialized() else 0
@@ -127,7 +133,7 @@ def build_meshes(
     if degrees.ep * degrees.etp > 1:
         folded = _axes(world, {axis: getattr(degrees, axis) for axis in EXPERT})
         found |= {"ep": folded["ep"], "etp": folded["etp"], "expert_data": folded["edp"]}
-    ends = _ends(degrees, rank) if tied and degrees.pp > 1 else None
+    ends = _ends(degrees, rank, tied) if tied and tied[0] != tied[1] else None
     groups = [group for mesh in found.values() if mesh is not None for group in mesh.get_all_groups()]
     groups += [] if ends is None else [ends]
     meshes = Meshes(degrees=degrees, rank=rank, ends=ends, all_groups=tuple(dict.fromkeys(groups)), **found)
@@ -161,12 +167,12 @@ def _data(
     return view["replicate", "shard"] if dp_replicate > 1 and shard > 1 else view["shard" if shard > 1 else "replicate"]
 
 
-def _ends(degrees: Mesh, rank: int) -> dist.ProcessGroup | None:
+def _ends(degrees: Mesh, rank: int, ends: tuple[int, int]) -> dist.ProcessGroup | None:
     """This rank's group of first and last stage; None in the stages between. Every rank of the world calls this."""
     stage = degrees.world // degrees.pp
     mine = None
-    for first in range(stage):
-        pair = [first, first + degrees.world - stage]
+    for place in range(stage):
+        pair = [place + pp_rank * stage for pp_rank in ends]
         group = dist.new_group(pair)
         if rank in pair:
             mine = group

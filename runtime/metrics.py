@@ -29,6 +29,7 @@ class StepMetrics:
     predicted_step_time_s: float
     peak_memory_bytes: int  # of the busiest rank: allocated on CUDA, resident on CPU
     sample_index: int
+    expert_imbalance: float | None = None  # the most chosen expert's share over an even one, in the worst layer
 
 
 class MetricsLog:
@@ -44,7 +45,7 @@ class MetricsLog:
         )
 
     def write(self, metrics: StepMetrics) -> None:
-        values = asdict(metrics)
+        values = {name: value for name, value in asdict(metrics).items() if value is not None}
         self._file.write(json.dumps(values) + "\n")
         for name, value in values.items():
             if name != "step":

@@ -15,7 +15,9 @@ from .blocks.shape import Shape
 from .blocks.transformer import EMBEDDING, HEAD
 from .mesh import Meshes
 from .parallel.batch import Batch
+from .parallel.expert.control import ExpertControl
 from .parallel.tensor import partial_parameters
+from .parallel.twin import twin_of
 
 
 class Executor(Protocol):
@@ -44,7 +46,11 @@ class ParallelModel:
         self.parts = parts
         self.meshes = meshes
         self._executor = executor
-        self._parameters = dict(named(parts, shape))
+        self._twin = twin_of(parts, tied=shape.tied_embeddings)
+        self.experts: ExpertControl | None = None  # set by build_model for a model that has some
+        self._parameters: dict[str, nn.Parameter] = {}
+        for name, parameter in named(parts, shape):
+            self._parameters.setdefault(name, parameter)  # a twin's copy comes after it
         self._partial = [p for part in parts for p in partial_parameters(part)]
         last = plan.configuration.holds_last_stage(meshes.pp_rank)
         copy = self._parameters.get(EMBEDDING) if meshes.ends is not None and last else None
@@ -56,11 +62,17 @@ class ParallelModel:
         """Global names and local parameters; the last stage's copy of a tied embedding has the embedding's name."""
         yield from self._parameters.items()
 
-    def forward_backward(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Global names and states that no gradient reaches, equal on all ranks of a stage."""
+        for part in self.parts:
+            yield from part.named_buffers()
+
+    def forward_backward(self, tokens: Tensor, documents: Tensor | None = None, draws: Tensor | None = None) -> Tensor:
         """Run one step's microbatches, forward and backward.
 
         `tokens` are int64 [microbatch x microbatches, seq_len + 1], those of this rank's data-parallel
-        coordinate; `documents` [the same, seq_len] number the documents that all but the last tokens belong to.
+        coordinate; `documents` [the same, seq_len] number the documents that all but the last tokens belong to;
+        `draws` [the same], of `kernels.dropout.draw`, is what the model drops out by (None: nothing is dropped out).
         Gradients left from before are replaced: `.grad` holds those of the mean loss over the global batch.
         Returns that loss, equal on all ranks.
         """
@@ -70,9 +82,15 @@ class ParallelModel:
             raise ValueError(f"tokens are {tuple(tokens.shape)}, not {(sequences, seq_len + 1)}")
         for parameter in self._parameters.values():
             parameter.grad = None
+        if self._twin is not None:
+            self._twin.spread()
         weight = sequences * seq_len / self.meshes.cp_size
-        loss = self._executor.step(self._layout(Batch(tokens[:, :-1], tokens[:, 1:], documents, weight)))
+        if self.experts is not None:
+            self.experts.begin()
+        loss = self._executor.step(self._layout(Batch(tokens[:, :-1], tokens[:, 1:], documents, weight, draws)))
         self._complete_gradients()
+        if self.experts is not None:
+            self.experts.finish()
         return self._global_mean(loss)
 
     def clip_grad_norm(self, max_norm: float) -> Tensor:
@@ -83,6 +101,8 @@ class ParallelModel:
         missing = [name for name, parameter in self._parameters.items() if parameter.grad is None]
         if missing:
             raise RunError(f"no gradient reached {', '.join(missing)}")
+        if self._twin is not None:
+            self._twin.add_up()
         if self.meshes.tp is not None:
             gradients.add_up(self._partial, self.meshes.tp.get_group())
         if self.meshes.ends is not None:

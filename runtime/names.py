@@ -8,9 +8,10 @@ Our own checkpoints have the blocks' names; import and export translate, by the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from .blocks.expert_names import hub_names, is_stacked
 from .blocks.shape import Shape
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
@@ -54,6 +55,10 @@ class Source:
 
 def sources(shape: Shape, name: str) -> Iterator[Source]:
     """Where the blocks' parameter `name` is in a checkpoint of the family: one tensor, or one an expert."""
+    if shape.moe is not None:
+        hub, stacked = hub_names(name, shape.moe), is_stacked(name)
+        yield from (Source(each, expert=expert if stacked else None) for expert, each in enumerate(hub))
+        return
     found = _LAYER.fullmatch(name)
     table = {"gpt2": _GPT2_LAYER, "phi3": _PHI3_LAYER}.get(shape.family, {})
     if found is None or found[2] not in table:
@@ -72,3 +77,37 @@ def _first_row(shape: Shape, module: str) -> int:
     if module == "self_attn.v_proj":
         return (shape.heads + shape.kv_heads) * shape.head_dim
     return shape.intermediate if module == "mlp.up_proj" and shape.gated else 0
+
+
+Sizes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A parameter, or one expert of it, as a part of a checkpoint's tensor."""
+
+    parameter: str
+    source: Source
+
+
+def pieces(shape: Shape, names: Iterable[str]) -> dict[str, list[Piece]]:
+    """What each tensor of a checkpoint consists of: parameters one below the other, in the order of their rows."""
+    found: dict[str, list[Piece]] = {}
+    for name in names:
+        for source in sources(shape, name):
+            found.setdefault(source.name, []).append(Piece(name, source))
+    for own in found.values():
+        own.sort(key=lambda piece: piece.source.first_row)
+    return found
+
+
+def stored_sizes(shape: Shape, sizes: Mapping[str, tuple[int, ...]]) -> Sizes:
+    """Sizes of a checkpoint's tensors, from those of the parameters; all of a fused tensor's must be among them."""
+    return {tensor: _stored_size(own, sizes) for tensor, own in pieces(shape, sizes).items()}
+
+
+def _stored_size(own: list[Piece], sizes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    last = own[-1]
+    rows, *rest = sizes[last.parameter] if last.source.expert is None else sizes[last.parameter][1:]
+    size = (last.source.first_row + rows, *rest)
+    return size[::-1] if last.source.transposed else size

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
 from .model import ParallelModel
 
@@ -13,10 +15,11 @@ def build_optimizer(
     """AdamW (arXiv:1711.05101) over all parts; norms and biases, the vectors, do not decay.
 
     The fused step is one call a group also for sharded parameters; the others dispatch once a parameter.
+    One call takes shards of one mesh only: experts, which have a mesh of their own, are groups of their own.
     """
-    parameters = [parameter for _, parameter in model.named_parameters()]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, eps=eps, fused=True)
+    groups: dict[tuple[bool, DeviceMesh | None], list[torch.nn.Parameter]] = {}
+    for _, parameter in model.named_parameters():
+        mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
+        groups.setdefault((parameter.ndim > 1, mesh), []).append(parameter)
+    made = [{"params": own, "weight_decay": weight_decay * decays} for (decays, _), own in groups.items()]
+    return torch.optim.AdamW(made, lr=lr, betas=betas, eps=eps, fused=True)

@@ -8,7 +8,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from ..errors import Problem
 from ..schema import Frozen, dump_yaml, load_mapping, parse
+from .blocks.moe_shape import MoeShape
+from .expert_recipe import ExpertRecipe
 
 STANDARD_LIBRARY = "python-stdlib"
 BYTES = "bytes"
@@ -23,6 +26,9 @@ class Recipe(Frozen):
     data: str = Field(STANDARD_LIBRARY, description="text file, folder of text, token file, or python-stdlib")
     suffixes: tuple[str, ...] = Field((), description="of a folder, read only these: .py .md")
     tokenizer: str = Field(BYTES, description="bytes, or the path of a Hugging Face tokenizer.json")
+    separate_documents: bool = Field(False, description="tokens see only those of their own document")
+    init_from: str | None = Field(None, description="folder of pretrained weights (safetensors); none: from the seed")
+    dropout: bool = Field(True, description="drop out what the model's config says; false: nothing")
     lr: float = Field(3e-4, gt=0, description="learning rate after warm-up")
     min_lr: float = Field(3e-5, ge=0, description="learning rate at the last step; a tenth of lr if not given")
     warmup_steps: int = Field(0, ge=0)
@@ -32,6 +38,7 @@ class Recipe(Frozen):
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient of the whole model")
+    experts: ExpertRecipe | None = Field(None, description="of a model with experts: balance, limits, records")
     seed: int = Field(0, ge=0, lt=1 << 32)
     checkpoint_every: int = Field(100, gt=0, description="steps between checkpoints; the last step has one too")
     keep_last: int = Field(2, ge=2, description="checkpoints kept; two, because the newest may be damaged")
@@ -73,6 +80,10 @@ class Recipe(Frozen):
     def _dotted(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         """`py`, `.py` and `*.py` mean the same."""
         return tuple("." + suffix.removeprefix("*").removeprefix(".") for suffix in value)
+
+    def expert_problems(self, moe: MoeShape | None) -> list[Problem]:
+        """Settings of experts that do not fit a model's."""
+        return [] if self.experts is None else list(self.experts.problems(moe))
 
     def save(self, path: Path) -> None:
         """Write the recipe as YAML."""

@@ -48,22 +48,23 @@ class Report:
             self._event("resumed", f"resumed from step {step}", resumed_step=step)
 
     def step(
-        self, position: Position, loss: float, grad_norm: float, lr: float, time_s: float, peak_bytes: int, last: bool
-    ) -> None:
+        self, position: Position, loss: float, grad_norm: float, lr: float, time_s: float, peak_bytes: int,
+        expert_imbalance: float | None, last: bool,
+    ) -> None:  # fmt: skip
         """Take note of a step; write it when it is one to log, or the last."""
         if not self._writes:
             return
         self._times_s.append(time_s)
         self._unreported_s.append(time_s)
         self._peak_bytes = max(self._peak_bytes, peak_bytes)
-        if last or position.step == 1 or position.step % self._recipe.log_every == 0:
+        if is_logged(self._recipe, position.step, last):
             mean_s = sum(self._unreported_s) / len(self._unreported_s)
             self._unreported_s.clear()
             self._last = StepMetrics(
                 step=position.step, loss=loss, lr=lr, grad_norm=grad_norm,
                 tokens_per_s=self._plan.job.tokens_per_step / mean_s, step_time_s=mean_s, mfu=self._mfu(mean_s),
                 predicted_step_time_s=self._plan.predicted.step_time_s, peak_memory_bytes=peak_bytes,
-                sample_index=position.sample_index,
+                sample_index=position.sample_index, expert_imbalance=expert_imbalance,
             )  # fmt: skip
             self._log.write(self._last)
 
@@ -101,6 +102,11 @@ class Report:
 
     def _event(self, event: str, message: str, **details: Any) -> None:
         append_event(self._run.events, event, message=message, **details)
+
+
+def is_logged(recipe: Recipe, step: int, last: bool) -> bool:
+    """Whether a step is written: the first, every `log_every`-th, and the last of a launch."""
+    return last or step == 1 or step % recipe.log_every == 0
 
 
 def peak_flops(plan: Plan) -> float:

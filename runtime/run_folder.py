@@ -6,6 +6,7 @@ runs/NAME/plan.yaml recipe.yaml    what runs
           checkpoints/             step-00000120/ ...
           metrics.jsonl            one object a logged step      events.jsonl   what else happened
           tensorboard/             the same metrics
+          routing/                 choices of experts, where the recipe asks for them
           heartbeats/              one small file a rank
           logs/                    standard output and error of each rank and attempt; agent.log
           final/                   the trained model for transformers
@@ -73,6 +74,10 @@ class RunFolder:
     @property
     def events(self) -> Path:
         return self.path / "events.jsonl"
+
+    @property
+    def routing(self) -> Path:
+        return self.path / "routing"
 
     @property
     def tensorboard(self) -> Path:
@@ -149,13 +154,15 @@ def in_use(folder: RunFolder) -> Iterator[None]:
         yield
 
 
+_FIXED = ("data", "suffixes", "tokenizer", "seed", "init_from")  # of a recipe
+
+
 def differences(old_plan: Plan, plan: Plan, old: Recipe, recipe: Recipe) -> list[Problem]:
     """What may not change in a run: the model, the data and their order, the batch. The mesh may."""
     pairs: list[tuple[str, Any, Any]] = [
         ("job.seq_len", old_plan.job.seq_len, plan.job.seq_len),
         ("job.global_batch", old_plan.job.global_batch, plan.job.global_batch),
-        *((f"recipe.{name}", getattr(old, name), getattr(recipe, name)) for name in ("data", "suffixes", "tokenizer")),
-        ("recipe.seed", old.seed, recipe.seed),
+        *((f"recipe.{name}", getattr(old, name), getattr(recipe, name)) for name in _FIXED),
     ]
     was, now = old_plan.model.config, plan.model.config
     pairs += [(f"model.config.{key}", was.get(key), now.get(key)) for key in sorted(was.keys() | now.keys())]

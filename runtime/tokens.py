@@ -78,10 +78,31 @@ def prepared_tokens(recipe: Recipe, folder: Path) -> TokenFile | None:
 
 
 def check_source(recipe: Recipe, folder: Path) -> None:
-    """Raises InputError when neither `folder` holds the tokens of a recipe nor they can be made; reads little."""
+    """Raises InputError when neither `folder` holds the tokens of a recipe nor they can be made, or when its documents
+    cannot be told apart; reads little."""
     if _prepared(recipe, folder) is None:
         source = (lambda: None) if is_token_file(recipe.data) else lambda: find_corpus(recipe.data, recipe.suffixes)
         gather(source, lambda: find_encoder(recipe.tokenizer))
+    find_separator(recipe, folder)
+
+
+def find_separator(recipe: Recipe, folder: Path) -> int | None:
+    """The token that ends a document, where the recipe separates them; `folder` may hold a copy of the tokenizer.
+
+    Raises InputError when nobody says which token that is.
+    """
+    if not recipe.separate_documents:
+        return None
+    if recipe.tokenizer == BYTES and is_token_file(recipe.data):
+        rule = "needs the tokenizer of a token file, which knows what ends a document"
+        raise InputError.single("recipe", "separate_documents", True, rule, "tokenizer: path/to/tokenizer.json")
+    copy = folder / TOKENIZER
+    known = copy if recipe.tokenizer != BYTES and _prepared(recipe, folder) and copy.is_file() else recipe.tokenizer
+    separator = find_encoder(str(known)).separator
+    if separator is None:
+        rule = f"{recipe.tokenizer} has no end-of-text token"
+        raise InputError.single("recipe", "separate_documents", True, rule, "separate_documents: false")
+    return separator
 
 
 def is_token_file(data: str) -> bool:

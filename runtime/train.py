@@ -6,26 +6,33 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from ..errors import InputError, UnrecoverableError
+from ..kernels.dropout import draw
 from ..planner.families import architecture
 from ..planner.plan import Plan
 from .build import build_model
 from .checkpoint import Checkpointer, Position
 from .data import Samples, local_samples
+from .documents import documents_of
+from .expert_recipe import DEFAULT
 from .export import export
 from .learning_rate import learning_rate
+from .manifest import complete_checkpoints
 from .mesh import set_timeouts
 from .model import ParallelModel
 from .optimizer import build_optimizer
+from .parallel.expert.statistics import RoutingRecorder
+from .pretrained import load_pretrained
 from .recipe import BYTES, Recipe
-from .report import Report
+from .report import Report, is_logged
 from .run_folder import RunFolder
 from .stop import Agreement, StopWish
-from .tokens import TOKENIZER, check_tokens, prepare_tokens
+from .tokens import TOKENIZER, check_tokens, find_separator, prepare_tokens
 
 _EXPORT_S = 3600.0  # one rank of a stage writes all its weights while the others wait
 
@@ -39,7 +46,8 @@ def train(
     Rank 0 leaves result.json. Raises UnrecoverableError when loss or gradient stop being numbers.
     """
     samples = _samples(run, plan, recipe)
-    model = build_model(plan, device, seed=recipe.seed)
+    experts = recipe.experts or DEFAULT
+    model = _model(run, plan, recipe, device)
     optimizer = build_optimizer(
         model, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, eps=recipe.eps
     )
@@ -50,9 +58,10 @@ def train(
     restored = checkpointer.restore()
     set_timeouts(model.meshes, recipe.timeout_s)  # starting up may take longer than a step
     report = Report(run, plan, recipe, restored)
+    recorder = RoutingRecorder(model, run.routing, experts.record_every, restored.position.step)
     loop = Loop(
-        plan, recipe, device, samples, model, optimizer, checkpointer, report,
-        Agreement(wish, device), moved, restored.position,
+        plan, recipe, device, samples, model, optimizer, checkpointer, report, recorder,
+        Agreement(wish, device), moved, restored.position, find_separator(recipe, run.data),
     )  # fmt: skip
     loop.run()
     checkpointer.close()
@@ -61,6 +70,16 @@ def train(
         set_timeouts(model.meshes, max(recipe.timeout_s, _EXPORT_S))
         export(model, plan, run.final, tokenizer=None if recipe.tokenizer == BYTES else run.data / TOKENIZER)
     report.conclude(loop.position, finished)
+
+
+def _model(run: RunFolder, plan: Plan, recipe: Recipe, device: torch.device) -> ParallelModel:
+    """Initialised from the seed, or by pretrained weights; a run that has checkpoints goes on from these."""
+    pretrained = recipe.init_from
+    seed = recipe.seed if pretrained is None else None
+    model = build_model(plan, device, seed=seed, experts=recipe.experts or DEFAULT)
+    if pretrained is not None and not complete_checkpoints(run.checkpoints):
+        load_pretrained(model, Path(pretrained))
+    return model
 
 
 def _samples(run: RunFolder, plan: Plan, recipe: Recipe) -> Samples:
@@ -87,9 +106,11 @@ class Loop:
     optimizer: torch.optim.Optimizer
     checkpointer: Checkpointer
     report: Report
+    recorder: RoutingRecorder
     agreement: Agreement
     moved: Callable[[int], None]
     position: Position
+    separator: int | None  # the token that ends a document, where documents are separated
 
     def run(self) -> None:
         """Step until the end, or until the ranks agree to stop; the last step leaves a checkpoint."""
@@ -103,14 +124,18 @@ class Loop:
             stop, peak_bytes = self.agreement.end()
             self.moved(self.position.step)
             last = stop or self.position.step == self.recipe.steps
-            self.report.step(self.position, loss, grad_norm, lr, time.perf_counter() - started, peak_bytes, last)
+            time_s, imbalance = time.perf_counter() - started, self._imbalance(last)
+            self.report.step(self.position, loss, grad_norm, lr, time_s, peak_bytes, imbalance, last)
             if last or self.position.step % self.recipe.checkpoint_every == 0:
                 self.checkpointer.save(self.position)
 
     def step(self) -> tuple[float, float, float]:
         """One optimizer step on the next global batch; the loss, the gradient norm, and the learning rate."""
         self.optimizer.zero_grad()
-        loss = self.model.forward_backward(self._batch())
+        tokens = self._batch()
+        documents = None if self.separator is None else documents_of(tokens[:, :-1], self.separator)
+        with self.recorder.step(self.position.step + 1):
+            loss = self.model.forward_backward(tokens, documents, draws=self._draws())
         norm = self.model.clip_grad_norm(self.recipe.clip)
         loss_value, norm_value = self._finite(loss, norm)
         lr = learning_rate(self.recipe, self.position.step)
@@ -123,12 +148,28 @@ class Loop:
         self.position = Position(self.position.step + 1, self.position.sample_index + batch)
         return loss_value, norm_value, lr
 
+    def _imbalance(self, last: bool) -> float | None:
+        """That of experts, where there are some, in steps that are reported: all ranks ask together."""
+        experts = self.model.experts
+        if experts is None or not is_logged(self.recipe, self.position.step, last):
+            return None
+        return experts.imbalance()
+
     def _batch(self) -> torch.Tensor:
         """This rank's sequences, [local_sequences, seq_len + 1]."""
+        return torch.from_numpy(self.samples.batch(self._mine())).to(self.device)
+
+    def _mine(self) -> range:
+        """Numbers of this rank's samples."""
         meshes = self.model.meshes
-        batch = self.plan.job.global_batch
-        mine = local_samples(self.position.sample_index, batch, meshes.dp_rank, meshes.dp_size)
-        return torch.from_numpy(self.samples.batch(mine)).to(self.device)
+        return local_samples(self.position.sample_index, self.plan.job.global_batch, meshes.dp_rank, meshes.dp_size)
+
+    def _draws(self) -> torch.Tensor | None:
+        """What these drop out by: each visit of a sample draws anew, and the same on every mesh and after a restart."""
+        if not self.recipe.dropout or not self.model.shape.drops_out:
+            return None
+        mine = self._mine()
+        return draw(self.recipe.seed, torch.arange(mine.start, mine.stop)).to(self.device)
 
     def _finite(self, loss: torch.Tensor, norm: torch.Tensor) -> tuple[float, float]:
         """Both as numbers. Raises UnrecoverableError before a step that would ruin the weights."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ..configuration import Module
 from ..frameworks.framework import Keeps
 from ..model import Layer, Mlp, Moe
+from .context import blocks_of, copies, passing_bytes
 from .sharding import Sharding
 
 
@@ -74,6 +75,11 @@ class Shape:
         return self.tokens / self.sharding.sequence_split
 
     @property
+    def keeps_attention(self) -> bool:
+        """Whether full recomputation keeps what attention found."""
+        return self.keeps.attention and self.sharding.cp > 1
+
+    @property
     def inputs(self) -> int:
         return 1 if self.fp8 and self.keeps.fp8_inputs else self.element
 
@@ -98,6 +104,8 @@ def _attention(layer: Layer, shape: Shape) -> dict[str, float]:
     attention, sharding, tokens = layer.attention, shape.sharding, shape.tokens
     heads = attention.heads / sharding.tp
     key_value = sharding.kv_heads(attention.kv_heads) * (attention.head_dim + attention.value_dim)
+    if sharding.cp_heads > 1:
+        key_value *= copies(attention.heads // sharding.tp, sharding.kv_heads(attention.kv_heads), sharding.cp_heads)
     projected = tokens * (heads * attention.head_dim + key_value) * (2 if attention.qk_norm_parameters else 1)
     latents = 0.0
     if attention.latent is not None:
@@ -164,10 +172,22 @@ def layer_input_bytes(layer: Layer, shape: Shape) -> float:
     """What full recomputation keeps of a layer on the device."""
     if shape.keeps.checkpoints_on_host:
         return 0.0
-    return shape.own * layer.hidden * shape.element
+    kept = layer_kept(layer, shape)
+    attention = kept.core + kept.attention_output if shape.keeps_attention else 0.0
+    return shape.own * layer.hidden * shape.element + attention
 
 
 def transient_bytes(layer: Layer, shape: Shape) -> float:
+    """What stands beside the saved activations while a layer goes backward: through its feed-forward block, or later
+    through an attention that passes blocks between ranks, when what the feed-forward block kept is freed."""
+    feed_forward = _feed_forward_transient(layer, shape)
+    if shape.sharding.cp == 1:
+        return feed_forward
+    kept, blocks = layer_kept(layer, shape), blocks_of(layer.attention, shape.sharding, shape.seq_len, shape.element)
+    return max(feed_forward, passing_bytes(shape.sharding.cp_algorithm, blocks) - kept.mlp - kept.moe)
+
+
+def _feed_forward_transient(layer: Layer, shape: Shape) -> float:
     """Gradients that stand beside the saved activations while the feed-forward block goes backward: of its output
     (gathered, with sequence parallelism), and of both halves of a gated block. What went into the last product is
     freed by then, so that a kernel for gate and product adds two widths, separate ones three."""

@@ -32,6 +32,7 @@ class Block:
     worst_routing_bytes: float = 0.0  # beyond them when one rank's experts receive every token
     selective_s: float = 0.0  # of compute repeated under selective recomputation
     gradient_buffer: float = 0.0  # parameters of one buffer per shape of its weights
+    attention_kept: bool = False  # by full recomputation, which does not run it again
     put_off_bytes: float = 0.0  # kept from the input gradient to the weight gradient, where backwards are split
 
     @property
@@ -43,17 +44,22 @@ class Block:
         return {
             "none": 0.0,
             "selective": self.selective_s,
-            "full": self.compute.forward_s,
+            "full": self.compute.forward_s - self.attention_kept * self.compute.attention_forward_s,
         }[choice]
 
     def backward_s(self, choice: Recompute) -> float:
         """Backward with what it recomputes; full recomputation repeats the forward's collectives too."""
-        repeated = self.forward_s if choice == "full" else self.recompute_compute_s(choice)
-        return self.compute.backward_s + self.exchange.backward_s + repeated
+        return self.compute.backward_s + self.recompute_compute_s(choice) + self.exposed_s(choice)
 
     def exposed_s(self, choice: Recompute) -> float:
         """Communication in the backward that no compute hides, with what full recomputation repeats."""
-        return self.exchange.backward_s + (self.exchange.forward_s if choice == "full" else 0.0)
+        again = self.exchange.forward_s - self.exchange.cp_forward_s + self.cp_again_s
+        return self.exchange.backward_s + (again if choice == "full" else 0.0)
+
+    @property
+    def cp_again_s(self) -> float:
+        """Communication of context parallelism that full recomputation repeats."""
+        return self.exchange.cp_again_s if self.attention_kept else self.exchange.cp_forward_s
 
     def kept_bytes(self, choice: Recompute) -> float:
         """Activations kept per microbatch in flight."""
@@ -158,6 +164,7 @@ def _layer_block(layer: Layer, shape: Shape, rates: Rates, groups: Groups, modul
         selective_bytes=kept.total - kept.given_up(modules),
         selective_s=sum(module_s(layer, sharding, seq_len, rates, module) for module in set(modules)),
         input_bytes=layer_input_bytes(layer, shape),
+        attention_kept=shape.keeps_attention,
         transient_bytes=transient_bytes(layer, shape),
         worst_routing_bytes=worst_routing_bytes(layer, shape),
         gradient_buffer=largest_gradient(layer, held, sharding),

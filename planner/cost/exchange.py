@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from ...clusters.topology import GroupPaths
 from ..frameworks.framework import Experts
 from ..model import Attention, Layer, Moe
-from .communication import all_gather_s, all_reduce_s, all_to_all_s, reduce_scatter_s, ring_exchange_s
+from .communication import all_gather_s, all_reduce_s, reduce_scatter_s
 from .compute import Compute
+from .context import Exposed, Links, blocks_of, exposed
 from .dispatch import dispatch_s, imbalance
 from .rates import Rates
 from .sharding import Sharding
@@ -19,7 +20,7 @@ class Groups:
     """Paths of the groups that a layer communicates in."""
 
     tp: GroupPaths
-    cp: GroupPaths
+    cp: Links
     ep: GroupPaths
     etp: GroupPaths
 
@@ -34,6 +35,7 @@ class Exchange:
     cp_backward_s: float = 0.0
     ep_forward_s: float = 0.0
     ep_backward_s: float = 0.0
+    cp_again_s: float = 0.0  # where a layer is recomputed and its attention kept
 
     @property
     def forward_s(self) -> float:
@@ -59,8 +61,8 @@ def layer_exchange(
         ep = skew * rates.dispatch * _experts_s(layer.ffn, activation, sharding, groups, rates.routing)
         if rates.routing.overlaps:
             ep = max(0.0, ep - (compute.forward_s + compute.backward_s) / 2)
-    cp_forward, cp_backward = _context_s(layer.attention, sharding, seq_len, element_bytes, groups.cp, compute)
-    return Exchange(tp, tp, cp_forward, cp_backward, ep, ep)
+    cp = _context(layer.attention, sharding, seq_len, element_bytes, groups.cp, compute)
+    return Exchange(tp, tp, cp.forward_s, cp.backward_s, ep, ep, cp_again_s=cp.again_s)
 
 
 def region_s(tp: GroupPaths, activation_bytes: float, sp: bool) -> float:
@@ -86,29 +88,11 @@ def _experts_s(moe: Moe, activation_bytes: float, sharding: Sharding, groups: Gr
     return 2 * dispatch_s(moe, groups.ep, own, routing.dispatch) + beside
 
 
-def _context_s(
-    attention: Attention, sharding: Sharding, seq_len: int, element_bytes: int, cp: GroupPaths, compute: Compute
-) -> tuple[float, float]:
-    """Exposed seconds (forward, backward) of context parallelism."""
+def _context(
+    attention: Attention, sharding: Sharding, seq_len: int, element_bytes: int, links: Links, compute: Compute
+) -> Exposed:
     if sharding.cp == 1:
-        return 0.0, 0.0
-    tokens = sharding.tokens(seq_len)
-    key_value = sharding.kv_heads(attention.kv_heads) * (attention.head_dim + attention.value_dim)
-    block = tokens * key_value * element_bytes
-    if sharding.cp_algorithm == "ring":
-        return _ring_s(sharding.cp, cp, block, compute)
-    if sharding.cp_algorithm == "ulysses":
-        heads = attention.heads / sharding.tp
-        moved = tokens * heads * (attention.head_dim + attention.value_dim) * element_bytes + block
-        each = all_to_all_s(cp, moved / 4) * 4  # queries, keys, values in; outputs back
-        return each, each
-    gathered = all_gather_s(cp, block * sharding.cp)
-    return gathered, gathered + reduce_scatter_s(cp, block * sharding.cp)
-
-
-def _ring_s(cp: int, group: GroupPaths, block_bytes: float, compute: Compute) -> tuple[float, float]:
-    """Zigzag ring attention: cp - 1 hops, each beside the attention of the block at hand; the backward sends keys,
-    values and their gradients (Liu et al. 2023, arXiv:2310.01889)."""
-    hop, hop_backward = ring_exchange_s(group, block_bytes), ring_exchange_s(group, 2 * block_bytes)
-    forward = (cp - 1) * max(0.0, hop - compute.attention_forward_s / cp)
-    return forward, (cp - 1) * max(0.0, hop_backward - compute.attention_backward_s / cp)
+        return Exposed()
+    blocks = blocks_of(attention, sharding, seq_len, element_bytes)
+    beside = compute.attention_forward_s, compute.attention_backward_s
+    return exposed(sharding.cp_algorithm, blocks, links, beside)

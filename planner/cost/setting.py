@@ -14,6 +14,7 @@ from ..model import Architecture, Layer
 from .activations import Shape
 from .blocks import ModelCosts, model_costs
 from .communication import ALONE, slowed
+from .context import Links
 from .exchange import Groups
 from .rates import ORIGIN_RANK, Rates, cluster_device, device_rates
 from .sharding import Sharding, sharding_of
@@ -151,7 +152,11 @@ class Setting:
         execution = self.execution
         return Groups(
             tp=slowed(self.group(1, sharding.tp), execution.tensor, execution.network),
-            cp=self.group(sharding.tp, sharding.cp),
+            cp=Links(
+                whole=self.group(sharding.tp, sharding.cp),
+                heads=self.group(sharding.tp, sharding.cp_ulysses),
+                ring=self.group(sharding.tp * sharding.cp_ulysses, sharding.cp // sharding.cp_ulysses),
+            ),
             ep=self.group(sharding.etp, sharding.ep),
             etp=self.group(1, sharding.etp),
         )

@@ -26,6 +26,11 @@ class Sharding:
         """How many ways the tokens outside of tensor-parallel regions are split (Megatron's sp)."""
         return self.tp if self.sp else 1
 
+    @property
+    def cp_heads(self) -> int:
+        """Context-parallel ranks that share out heads; the others of a group form rings."""
+        return {"ulysses": self.cp, "usp": self.cp_ulysses}.get(self.cp_algorithm, 1)
+
     def tokens(self, seq_len: int) -> float:
         """Tokens of a microbatch that one tensor-parallel group computes together, with what pads a sequence."""
         return self.microbatch * local_tokens(seq_len, self.cp, self.sequence_split)

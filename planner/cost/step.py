@@ -83,7 +83,8 @@ def _recomputed_flops(setting: Setting, configuration: Configuration) -> float:
         for index in configuration.layer_range(stage):
             layer = setting.architecture.layers[index]
             if choice == "full":
-                total += layer.forward_flops(seq_len)
+                kept = setting.costs(configuration).layers[index].attention_kept
+                total += layer.forward_flops(seq_len) - kept * layer.attention.score_flops(seq_len)
             elif choice == "selective":
                 total += layer.attention.score_flops(seq_len)
     return total * setting.job.global_batch
@@ -119,7 +120,7 @@ def _exchanged(costs: ModelCosts, configuration: Configuration, rank: int) -> tu
         for index in configuration.layer_range(stage):
             exchange = costs.layers[index].exchange
             tp += again * exchange.tp_forward_s + exchange.tp_backward_s
-            cp += again * exchange.cp_forward_s + exchange.cp_backward_s
+            cp += exchange.cp_forward_s + exchange.cp_backward_s + (again - 1) * costs.layers[index].cp_again_s
             ep += again * exchange.ep_forward_s + exchange.ep_backward_s
         for block in ends_of(costs, stage, stages):
             tp += block.exchange.forward_s + block.exchange.backward_s

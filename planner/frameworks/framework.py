@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from ...clusters.schema import Device
 from ...errors import InputError, did_you_mean
 from ...schema import Frozen, dump_yaml, load_mapping, parse
+from ..configuration import CpAlgorithm
 from .typical import Figure, compared
 
 _CATALOGUE = Path(__file__).parent / "catalogue"
@@ -54,6 +55,11 @@ class Keeps(Frozen):
     )
     scores: bool = Field(default=False, description="attention that is not fused keeps its score matrices")
     dropout: bool = Field(default=False, description="masks of a byte per element (and dropped scores) are kept")
+    attention: bool = Field(
+        default=False,
+        description="under context parallelism full recomputation keeps attention's output and log-sum-exp and runs it "
+        "once (LightSeq, arXiv:2310.03294, section 3.3)",
+    )
     checkpoints_on_host: bool = Field(default=False, description="what full recomputation keeps goes to host memory")
     gathered_inputs: bool = Field(
         default=False, description="with sequence parallelism, products keep their inputs gathered over tp"
@@ -190,6 +196,9 @@ class Framework(Frozen):
         description="with a pipeline over nodes, tensor-parallel rings pay the network's latency at every step",
     )
     splits_backward: bool = Field(default=False, description="has schedules whose backwards come in two halves")
+    context: tuple[CpAlgorithm, ...] = Field(
+        default=("ring",), description="algorithms of context parallelism that a search tries"
+    )
     fills_stages: bool = Field(default=False, description="layers that do not divide leave the last stages short")
     balances_stages: bool = Field(default=False, description="pipeline stages are cut by FLOPs, the head's included")
     keeps: Keeps = Keeps()

@@ -12,20 +12,6 @@ def _runtime(field: str, value: object, rule: str, fix: str) -> Problem:
     return Problem(f"--pin {field}", value, f"the built-in runtime {rule}", fix)
 
 
-def _experts(setting: Setting, configuration: Configuration) -> Problem | None:
-    if not setting.has_experts:
-        return None
-    return Problem("model", setting.architecture.family, "the built-in runtime has no experts yet", "llama-3.1-8b")
-
-
-def _degrees(setting: Setting, configuration: Configuration) -> Problem | None:
-    mesh = configuration.mesh
-    for field, value in (("ep", mesh.ep), ("etp", mesh.etp)):
-        if value > 1:
-            return _runtime(field, value, f"has no {field} yet", f"{field}=1")
-    return None
-
-
 _UNBUILT: dict[str, object] = {"swap_layers": 0, "spread_vocabulary": False}
 """Levers that the planner knows and the runtime cannot pull yet, with the value that leaves them alone."""
 
@@ -52,8 +38,6 @@ def _precision(setting: Setting, configuration: Configuration) -> Problem | None
 
 
 RUNTIME_RULES: tuple[Rule, ...] = (
-    Rule("experts", "blocks exist for dense feed-forward", _experts),
-    Rule("degrees", "dp, cp, tp and pp are implemented", _degrees),
     Rule("levers", "levers are built one after another", _levers),
     Rule("offload", "no host optimizer", _offloading),
     Rule("precision", "no loss scaling, no fp8", _precision),

@@ -39,7 +39,7 @@ def _heads(setting: Setting, configuration: Configuration) -> Problem | None:
     mesh = configuration.mesh
     ranks = {"ulysses": mesh.cp, "usp": configuration.cp_ulysses}.get(configuration.cp_algorithm, 1)
     heads = math.gcd(*(layer.attention.heads for layer in setting.kinds))
-    if mesh.cp == 1 or heads % (ranks * mesh.tp) == 0:
+    if mesh.cp % ranks or heads % (ranks * mesh.tp) == 0:
         return None
     if configuration.cp_algorithm == "usp":
         rule = f"cp_ulysses x tp must divide the attention heads ({heads})"

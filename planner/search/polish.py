@@ -29,9 +29,10 @@ class Option:
 
 
 def polishable(setting: Setting, configuration: Configuration) -> bool:
-    """Ranks can differ: a plain pipeline of equal layers."""
+    """Ranks can differ: a plain pipeline of equal layers, one stage a rank in their order."""
+    ranks = configuration.mesh.pp
     equal = len(set(setting.architecture.layers)) == 1
-    return equal and configuration.mesh.pp > 1 and configuration.vpp == 1
+    return equal and ranks > 1 and configuration.placement == tuple(range(ranks))
 
 
 def polish(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...clusters.schema import Cluster
 from ...errors import InputError, Problem
@@ -199,7 +199,7 @@ def _runner_up(other: Priced, best: Priced) -> RunnerUp:
     configuration = other.configuration
     return RunnerUp(
         mesh=_degrees(configuration.mesh),
-        schedule=_schedule(configuration),
+        schedule=_schedule(replace(configuration, actions=())),  # those of the plan itself
         zero=configuration.zero,
         microbatch=configuration.microbatch,
         recompute=configuration.recompute,

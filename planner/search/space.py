@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import product
+from typing import Any
 
 from ..configuration import Configuration, Mesh, Recompute, ScheduleName
 from ..cost.setting import Setting
@@ -99,7 +101,8 @@ def _microbatches(setting: Setting, pins: Pins, mesh: Mesh) -> list[int]:
         return [pins.microbatch]
     sequences = max(1, setting.job.global_batch // mesh.dp)
     if pins.actions:
-        return [max(1, sequences // custom(pins.actions).microbatches)]
+        size, left = divmod(sequences, custom(pins.actions).microbatches)
+        return [1 if left else max(1, size)]
     return [size for size in MICROBATCHES if sequences % size == 0]
 
 
@@ -110,7 +113,7 @@ def _recipes(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> Itera
     sp = _sp(setting, pins, mesh)
     for schedule, vpp in _schedules(setting, pins, mesh, count):
         for zero in _zero(pins, mesh):
-            for recompute in _recompute(pins):
+            for recompute, context in product(_recompute(pins), _context(setting, pins, mesh)):
                 yield Configuration(
                     mesh=mesh,
                     stage_layers=even_split(layers, _stages(pins, mesh.pp * vpp)),
@@ -123,8 +126,25 @@ def _recipes(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> Itera
                     zero=zero,
                     sp=sp,
                     recompute=(recompute,) * mesh.pp,
-                    **pins.levers(),
+                    **{**pins.levers(), **context},
                 )
+
+
+def _context(setting: Setting, pins: Pins, mesh: Mesh) -> list[dict[str, Any]]:
+    """Algorithms of context parallelism with their ranks over heads: those of the framework that have enough heads, or
+    what is pinned."""
+    if mesh.cp == 1:
+        return [{}]
+    names = (pins.cp_algorithm,) if pins.cp_algorithm else ("usp",) if pins.cp_ulysses else setting.framework.context
+    heads = math.gcd(*(layer.attention.heads for layer in setting.kinds)) // mesh.tp
+    shared = [pins.cp_ulysses] if pins.cp_ulysses else [n for n in divisors(mesh.cp)[1:-1] if heads % n == 0]
+    found: list[dict[str, Any]] = []
+    for name in names:
+        if name == "usp":
+            found += [{"cp_algorithm": name, "cp_ulysses": n} for n in shared]
+        elif name != "ulysses" or heads % mesh.cp == 0 or pins.cp_algorithm:
+            found.append({"cp_algorithm": name})
+    return found or [{"cp_algorithm": "usp", "cp_ulysses": mesh.cp}]
 
 
 def _stages(pins: Pins, stages: int) -> int:
@@ -136,8 +156,7 @@ def _sp(setting: Setting, pins: Pins, mesh: Mesh) -> bool:
     """Wherever legal: the same volume of communication, less memory and less element-wise work."""
     if pins.sp is not None:
         return pins.sp
-    parts = (2 * mesh.cp if mesh.cp > 1 else 1) * mesh.tp
-    return mesh.tp > 1 and setting.job.seq_len % parts == 0
+    return mesh.tp > 1 and (mesh.cp > 1 or setting.job.seq_len % mesh.tp == 0)
 
 
 def _schedules(setting: Setting, pins: Pins, mesh: Mesh, count: int) -> list[tuple[ScheduleName, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...kernels.cross_entropy import cross_entropy
-from .linear import Linear, project
+from .linear import Linear, multiply
 
 
 class Head(Linear):
@@ -19,7 +19,7 @@ class Head(Linear):
         return self.logits(x) if targets is None else self.loss(x, targets)
 
     def logits(self, x: Tensor) -> Tensor:
-        return capped(project(x, self.weight, None), self.softcap)
+        return capped(multiply(x, self.weight), self.softcap)
 
     def loss(self, x: Tensor, targets: Tensor) -> Tensor:
         """Sum over the tokens of `x` [batch, tokens, hidden]: that of a sequence is the sum of those of its parts."""

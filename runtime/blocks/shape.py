@@ -67,12 +67,18 @@ class Shape:
     embedding_scale: float
     embedding_dropout: float
     residual_dropout: float
+    attention_dropout: float  # of attention weights, which the blocks never drop out
     initializer_range: float
 
     @property
     def unit_norm(self) -> float:
         """The weight of a norm that scales nothing."""
         return 0.0 if self.norm == "offset" else 1.0
+
+    @property
+    def drops_out(self) -> bool:
+        """Whether training drops hidden states out."""
+        return self.embedding_dropout > 0 or self.residual_dropout > 0
 
     def scale(self, index: int) -> float:
         """What layer `index` multiplies its attention scores with."""
@@ -105,7 +111,8 @@ def read_shape(config: Mapping[str, Any]) -> Shape:
         logit_softcap=config.get("final_logit_softcapping", 30.0) if family == "gemma2" else None,
         embedding_scale=model.hidden**0.5 if family == "gemma2" else 1.0,
         embedding_dropout=dropout(config, "embd_pdrop") if family == "gpt2" else 0.0,
-        residual_dropout=dropout(config, "resid_pdrop"),
+        residual_dropout=dropout(config, "resid_pdrop") if family in ("gpt2", "phi3") else 0.0,
+        attention_dropout=dropout(config, "attn_pdrop" if family == "gpt2" else "attention_dropout"),
         initializer_range=config.get("initializer_range", 0.02),
         **_attention(config, model),
     )
@@ -146,10 +153,8 @@ def activation_name(config: Mapping[str, Any]) -> str:
 
 
 def dropout(config: Mapping[str, Any], key: str) -> float:
-    """A probability of GPT-2 (0.1 where the file is silent) or Phi-3; the other families have none."""
-    defaults = {"gpt2": 0.1, "phi3": 0.0}
-    family = config["model_type"]
-    return float(config.get(key, defaults[family])) if family in defaults else 0.0
+    """A probability: 0.1 where GPT-2's file is silent, as of other families 0."""
+    return float(config.get(key, 0.1 if config["model_type"] == "gpt2" else 0.0))
 
 
 def _norm_eps(config: Mapping[str, Any], family: str) -> float:

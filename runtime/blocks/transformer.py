@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import Attention
+from .dropout import Dropout
 from .embedding import Embedding, LearnedPositions
 from .head import Head
 from .latent import LatentAttention
@@ -29,7 +30,7 @@ HEAD = "lm_head.weight"
 class Layer(nn.Module):
     """Attention and feed-forward, each with a norm before it (in Gemma 2 also after it) and the residual around it."""
 
-    def __init__(self, shape: Shape, index: int, rotary: Rotary | None):
+    def __init__(self, shape: Shape, index: int, rotary: Rotary | None, positions: Positions):
         super().__init__()
         self.self_attn = attention(shape, index, rotary)
         self.mlp = feed_forward(shape, index)
@@ -37,16 +38,19 @@ class Layer(nn.Module):
         self.post_attention_layernorm = _norm(shape)
         self.pre_feedforward_layernorm = _norm(shape) if shape.sandwich else None
         self.post_feedforward_layernorm = _norm(shape) if shape.sandwich else None
+        self.attention_dropout = Dropout(shape.residual_dropout, 2 * index + 1, positions)
+        self.feedforward_dropout = Dropout(shape.residual_dropout, 2 * index + 2, positions)
 
-    def forward(self, x: Tensor, documents: Tensor | None = None) -> Tensor:
-        mixed: Tensor = self.self_attn(self.input_layernorm(x), documents)
+    def forward(self, x: Tensor, documents: Tensor | None = None, draws: Tensor | None = None) -> Tensor:
+        mixed: Tensor = self.attention_dropout(self.self_attn(self.input_layernorm(x), documents), draws)
         if self.pre_feedforward_layernorm is None or self.post_feedforward_layernorm is None:
             x = x + mixed
             written: Tensor = self.mlp(self.post_attention_layernorm(x))
         else:
             x = x + self.post_attention_layernorm(mixed)
             written = self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
-        return x + written
+        output: Tensor = x + self.feedforward_dropout(written, draws)
+        return output
 
 
 def attention(shape: Shape, index: int, rotary: Rotary | None) -> Attention | LatentAttention:
@@ -78,16 +82,18 @@ class Decoder(nn.Module):
         self.embed_positions = (
             LearnedPositions(shape.learned_positions, shape.hidden, self.positions) if learned else None
         )
-        self.layers = nn.ModuleDict({str(index): Layer(shape, index, rotary) for index in layers})
+        self.layers = nn.ModuleDict({str(index): Layer(shape, index, rotary, self.positions) for index in layers})
+        self.embedding_dropout = Dropout(shape.embedding_dropout if first else 0.0, 0, self.positions)
         self.norm = _norm(shape) if last else None
 
-    def forward(self, x: Tensor, documents: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, documents: Tensor | None = None, draws: Tensor | None = None) -> Tensor:
         if self.embed_tokens is not None:
             x = self.embed_tokens(x)
         if self.embed_positions is not None:
             x = self.embed_positions(x)
+        x = self.embedding_dropout(x, draws)
         for layer in self.layers.values():
-            x = layer(x, documents)
+            x = layer(x, documents, draws)
         return x if self.norm is None else self.norm(x)
 
 
@@ -106,10 +112,17 @@ class Transformer(nn.Module):
         if self.tied and self.lm_head is not None and self.model.embed_tokens is not None:
             self.lm_head.weight = self.model.embed_tokens.weight
 
-    def forward(self, x: Tensor, targets: Tensor | None = None, documents: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        targets: Tensor | None = None,
+        documents: Tensor | None = None,
+        draws: Tensor | None = None,
+    ) -> Tensor:
         """Of the last stage logits, or, given `targets` [batch, seq_len], the sum of their losses (those below zero
-        count nothing). `documents` [batch, seq_len] numbers the documents that tokens belong to."""
-        hidden: Tensor = self.model(x, documents)
+        count nothing). `documents` [batch, seq_len] numbers the documents that tokens belong to, `draws` [batch] says
+        what sequences drop out; without it nothing is dropped out."""
+        hidden: Tensor = self.model(x, documents, draws)
         if self.lm_head is None:
             return hidden
         output: Tensor = self.lm_head(hidden) if targets is None else self.lm_head(hidden, targets)

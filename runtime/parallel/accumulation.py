@@ -24,7 +24,7 @@ class Accumulation:
         losses = []
         for index, each in enumerate(batch.split(self.microbatches)):
             before_microbatch(self.part, zero=self.zero, last=index == self.microbatches - 1)
-            loss = self.part(each.tokens, each.targets, each.documents) / batch.weight
+            loss = self.part(each.tokens, each.targets, **each.shared) / batch.weight
             torch.autograd.backward(loss)
             losses.append(loss.detach())
         return torch.stack(losses).sum()

@@ -27,5 +27,5 @@ def _forward(
     weight: Tensor = local(head.weight)
     if boundary is None:
         return linear_cross_entropy(x, weight, targets, chunks=chunks, softcap=softcap)
-    group = boundary.group
-    return linear_cross_entropy(boundary.enter(x), weight, targets, chunks=chunks, softcap=softcap, group=group)
+    share = {"group": boundary.group, "first": head.first}
+    return linear_cross_entropy(boundary.enter(x), weight, targets, chunks=chunks, softcap=softcap, **share)

@@ -14,6 +14,8 @@ does what zero 1 does.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -22,26 +24,45 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from .. import compat
 
 
-def shard_unit(unit: nn.Module, mesh: DeviceMesh, *, zero: int, dtype: torch.dtype, root: bool) -> None:
+def shard_unit(
+    unit: nn.Module,
+    mesh: DeviceMesh,
+    *,
+    zero: int,
+    dtype: torch.dtype,
+    root: bool,
+    ignored: set[nn.Parameter] | None = None,
+) -> None:
     """Spread the parameters of `unit` that no inner unit has over `mesh`: of two axes, copies over the first.
+
+    The `ignored` ones stay as they are.
 
     Computes in `dtype`, reduces gradients in float32. The root (embedding, final norm, head) stays
     gathered from forward to backward, whose first use follows at once.
     """
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     if zero == 0:
-        compat.replicate(unit, mesh=mesh, mp_policy=policy)
+        compat.replicate(unit, mesh=mesh, mp_policy=policy, ignored_params=ignored)
     else:
-        fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=zero == 3 and not root)
+        again = zero == 3 and not root
+        fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=again, ignored_params=ignored)
 
 
 def before_microbatch(part: nn.Module, *, zero: int, last: bool) -> None:
     """Say what the coming backward pass is to communicate, as the table above has it."""
-    if not isinstance(part, FSDPModule):
-        return
-    if zero in (0, 1):
-        part.set_requires_gradient_sync(last)
-    if zero in (1, 2):
-        part.set_reshard_after_backward(last)
-    part.set_requires_all_reduce(last)
-    part.set_is_last_backward(last)
+    for unit in _outermost(part):
+        if zero in (0, 1):
+            unit.set_requires_gradient_sync(last)
+        if zero in (1, 2):
+            unit.set_reshard_after_backward(last)
+        unit.set_requires_all_reduce(last)
+        unit.set_is_last_backward(last)
+
+
+def _outermost(part: nn.Module) -> Iterator[FSDPModule]:
+    """The units that are in no other one: the part, or of a part without data parallelism its experts."""
+    if isinstance(part, FSDPModule):
+        yield part
+    else:
+        for child in part.children():
+            yield from _outermost(child)

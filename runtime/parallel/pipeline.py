@@ -1,18 +1,30 @@
-"""Pipeline parallelism: PyTorch's pipeline runtime executes the action lists of `planner.schedule`."""
+"""Pipeline parallelism: PyTorch's pipeline runtime executes the action lists of `planner.schedule`.
+
+Sends and receives stand where `planner/schedule/transfers.py` puts them, which proves that they never lock. Sharded
+weights are gathered once a step, when it begins, and gradients reduced after the last backward of their stage.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.pipelining import PipelineStage
 
 from ...planner.configuration import Configuration
-from ...planner.schedule import build
+from ...planner.schedule import Schedule, build
+from ...planner.schedule.transfers import Step, Transfer, with_transfers
 from .. import compat
 from ..blocks.shape import Shape
 from ..blocks.transformer import Transformer
 from ..mesh import Meshes
 from .batch import Batch
+from .weight_gradient import PutOff
 
 
 class Pipeline:
@@ -28,10 +40,11 @@ class Pipeline:
     ):
         """`parts` by virtual stage; `activations` as `activation_tensors` makes them."""
         assert meshes.pp is not None
-        schedule = build(configuration)
+        schedule = _by_losses(build(configuration))
         self.stages, self.last = tuple(parts), schedule.stages - 1
         tokens, hidden, loss = activations
         self.weight = 1.0
+        self.put_off = PutOff() if schedule.splits else None
         stages = [
             PipelineStage(
                 part,
@@ -41,6 +54,7 @@ class Pipeline:
                 input_args=tokens if index == 0 else hidden,
                 output_args=loss if index == schedule.stages - 1 else hidden,
                 group=meshes.pp.get_group(),
+                dw_builder=None if self.put_off is None else partial(self.put_off.take, part),
             )
             for index, part in parts.items()
         ]
@@ -50,23 +64,48 @@ class Pipeline:
             loss_fn=lambda output, _: output / self.weight,
             scale_grads=False,
         )
-        rows = enumerate(schedule.actions)
-        self.runtime._prepare_schedule_with_comms(
-            {rank: [compat.pipeline_action(*action) for action in row] for rank, row in rows}
-        )
+        steps = {rank: _steps(schedule, rank, row) for rank, row in enumerate(with_transfers(schedule))}
+        self.runtime._prepare_schedule_with_comms(steps, format="compute_comms")
 
     def step(self, batch: Batch) -> Tensor:
         """As Accumulation.step; ranks without the last stage return zero."""
         losses: list[Tensor] = []
         self.weight = batch.weight
         tokens = (batch.tokens,) if 0 in self.stages else ()
-        shared = {} if batch.documents is None else {"documents": batch.documents}
         last = {"target": batch.targets, "losses": losses} if self.last in self.stages else {}
         targets = {"targets": batch.targets} if self.last in self.stages else {}
-        self.runtime.step(*tokens, **targets, **shared, **last, return_outputs=False)
+        with nullcontext() if self.put_off is None else self.put_off.used():
+            self.runtime.step(*tokens, **targets, **batch.shared, **last, return_outputs=False)
         if not losses:
             return torch.zeros((), device=batch.tokens.device)
         return torch.stack([loss.detach() for loss in losses]).sum()
+
+
+def _by_losses(schedule: Schedule) -> Schedule:
+    """The same schedule with microbatches numbered as their losses come: PyTorch's runtime finds losses by that number.
+    Which sequences a number means makes no difference to their sum."""
+    last = schedule.stages - 1
+    forwards = [each for each in schedule.actions[schedule.rank_of(last)] if each.kind == "F" and each.stage == last]
+    number = {action.microbatch: place for place, action in enumerate(forwards)}
+    rows = tuple(tuple(each._replace(microbatch=number[each.microbatch]) for each in row) for row in schedule.actions)
+    return replace(schedule, actions=rows)
+
+
+def _steps(schedule: Schedule, rank: int, row: Iterable[Step]) -> list[Any]:
+    """All that a rank does in a training step, as PyTorch's runtime spells it."""
+    stages = schedule.stages_of(rank)
+    left = dict.fromkeys(stages, schedule.microbatches)
+    steps = [compat.pipeline_action("UNSHARD", stage) for stage in stages]
+    for step in row:
+        if isinstance(step, Transfer):
+            kind = f"{'SEND' if step.sends else 'RECV'}_{step.direction}"
+            steps.append(compat.pipeline_action(kind, step.stage, step.microbatch))
+            continue
+        steps.append(compat.pipeline_action(*step))
+        left[step.stage] -= step.kind in "BW"
+        if step.kind in "BW" and not left[step.stage]:
+            steps.append(compat.pipeline_action("REDUCE_GRAD", step.stage))
+    return steps + [compat.pipeline_action("RESHARD", stage) for stage in stages]
 
 
 def activation_tensors(

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from ...planner.configuration import Module
+from ..blocks.moe import Moe
 from ..blocks.transformer import Layer
 from .rerun import Scope
 
@@ -32,7 +33,9 @@ def recompute_operations(layer: Layer, operations: Collection[Module]) -> None:
     each saves. What a layer does not have is left alone."""
     if "core_attn" in operations:
         recompute_layer(layer.self_attn.core)
-    if "mlp" in operations:
+    if isinstance(layer.mlp, Moe):
+        _recompute_experts(layer.mlp, operations)
+    elif "mlp" in operations:
         recompute_layer(layer.mlp)
     if "layernorm" in operations:
         scope = Scope(layer)
@@ -41,3 +44,11 @@ def recompute_operations(layer: Layer, operations: Collection[Module]) -> None:
                 scope.forget(block)
         for block in (layer.self_attn, layer.mlp):
             scope.forget_entry(block)
+
+
+def _recompute_experts(moe: Moe, operations: Collection[Module]) -> None:
+    if "moe" in operations:
+        recompute_layer(moe)
+    elif "moe_act" in operations:
+        again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+        moe.experts.activate = partial(again, moe.experts.activate)

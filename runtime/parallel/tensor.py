@@ -169,11 +169,11 @@ def shard_layer(layer: Layer, axis: TensorAxis) -> None:
     for block in (layer.self_attn, layer.mlp):
         if block is layer.self_attn or isinstance(block, Mlp):
             shard_block(block, axis)
-            block.register_forward_pre_hook(lambda _, inputs: (axis.boundary.enter(inputs[0]), *inputs[1:]))
 
 
 def shard_block(block: nn.Module, axis: TensorAxis) -> None:
     """Cut the linears and norms of a block that reads whole hidden states, by the rules above."""
+    block.register_forward_pre_hook(lambda _, inputs: (axis.boundary.enter(inputs[0]), *inputs[1:]))
     linears = [name for name, child in block.named_children() if isinstance(child, Linear)]
     for name, child in list(block.named_children()):
         if isinstance(child, Linear):

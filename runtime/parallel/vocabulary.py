@@ -12,7 +12,7 @@ from torch.distributed.tensor import Replicate, Shard
 from ...kernels.cross_entropy import vocabulary_cross_entropy
 from ..blocks.embedding import Embedding, LearnedPositions, add_positions, scaled
 from ..blocks.head import Head, capped
-from ..blocks.linear import project
+from ..blocks.linear import multiply
 from ..blocks.transformer import Transformer
 from .tensor import Sharded, TensorAxis, WholeNorm, local, replace
 
@@ -65,7 +65,7 @@ class VocabularyHead(Sharded):
 
     def logits(self, x: Tensor) -> Tensor:
         """Of whole sequences [batch, tokens, hidden], those of this rank's tokens of the vocabulary."""
-        return capped(project(x, local(self.weight), None), self.softcap)
+        return capped(multiply(x, local(self.weight)), self.softcap)
 
     def loss(self, x: Tensor, targets: Tensor) -> Tensor:
         """As Head.loss, equal on all ranks."""

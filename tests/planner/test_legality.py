@@ -80,6 +80,51 @@ def test_an_uneven_sequence_is_refused():
     assert found[0].fix == "--seq-len 8192"
 
 
+def context(algorithm="ring", cp=2, ulysses=1) -> Configuration:
+    """Context parallelism in the place of data parallelism; llama-3.1-8b has 32 heads, tp leaves 8 of them."""
+    base = replace(mesh(cp=cp, dp=1, pp=4 // cp), stage_layers=(32 * cp // 4,) * (4 // cp), microbatches=32, zero=1)
+    return replace(base, recompute=("none",) * (4 // cp), cp_algorithm=algorithm, cp_ulysses=ulysses)
+
+
+@pytest.mark.parametrize("algorithm", ["ring", "ulysses", "token-ring", "allgather"])
+def test_context_parallelism_pads_an_uneven_sequence_and_runs(algorithm):
+    for seq_len in (8192, 8191):
+        assert problems(setting(seq_len=seq_len), context(algorithm)) == []
+        assert runtime_problems(setting(seq_len=seq_len), context(algorithm)) == []
+
+
+def test_padding_is_no_token_to_route():
+    base = replace(context(), stage_layers=(16, 16))
+    assert problems(setting("mixtral-8x7b"), base) == []
+    found = problems(setting("mixtral-8x7b", seq_len=8191), base)
+    assert [(problem.field, problem.fix) for problem in found] == [("--pin cp", "--seq-len 8192")]
+
+
+@pytest.mark.parametrize(
+    ("configuration", "field", "fix"),
+    [
+        (context("usp", cp=4, ulysses=2), "", ""),
+        (context("usp", cp=4, ulysses=4), "", ""),
+        (context("usp", cp=4, ulysses=3), "--pin cp_ulysses", "cp_ulysses=2"),
+        (context("ring", cp=4, ulysses=2), "--pin cp_ulysses", "cp_algorithm=usp"),
+        (context("ulysses", cp=4), "", ""),
+    ],
+)
+def test_usp_is_a_product(configuration, field, fix):
+    found = [(problem.field, problem.fix) for problem in problems(setting(), configuration)]
+    assert found == ([(field, fix)] if field else [])
+
+
+def test_all_to_all_needs_a_head_for_every_rank():
+    one = replace(mesh(pp=1, dp=1, cp=2, tp=8), stage_layers=(12,), microbatches=32, zero=1, recompute=("none",))
+    found = problems(setting("gpt2", seq_len=1024), replace(one, cp_algorithm="ulysses", mesh=Mesh(cp=8, tp=2)))
+    assert ("--pin cp_algorithm", "cp_algorithm=ring") in {(problem.field, problem.fix) for problem in found}
+    found = problems(
+        setting("gpt2", seq_len=1024), replace(one, cp_algorithm="usp", cp_ulysses=4, mesh=Mesh(cp=8, tp=2))
+    )
+    assert ("--pin cp_ulysses", "cp_ulysses=2") in {(problem.field, problem.fix) for problem in found}
+
+
 @pytest.mark.parametrize(
     ("degrees", "field"), [({"ep": 3}, "--pin ep"), ({"ep": 8, "etp": 4}, "--pin etp"), ({"etp": 3}, "--pin etp")]
 )
@@ -114,9 +159,6 @@ def test_learned_positions_limit_the_sequence():
 @pytest.mark.parametrize(
     ("model", "changes", "field"),
     [
-        ("mixtral-8x7b", {}, "model"),
-        ("llama-3.1-8b", {"mesh": Mesh(pp=2, cp=2, tp=4), "microbatches": 32}, "--pin cp"),
-        ("llama-3.1-8b", {"recompute": ("selective",) * 2}, "--pin recompute"),
         ("llama-3.1-8b", {"offload": 0.5}, "--pin offload"),
     ],
 )

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from workers import batches, gradient_errors, own_sequences
 
 from meshwright.planner.configuration import CpAlgorithm
+from meshwright.planner.plan import Plan
+from meshwright.runtime import compat
 from meshwright.runtime.blocks.core import Core
+from meshwright.runtime.build import build_model
+from meshwright.runtime.documents import documents_of
+from meshwright.runtime.parallel.context import transfer
 from meshwright.runtime.parallel.context.algorithms import CORES, Groups
+from meshwright.runtime.parallel.context.ring import RingCore
 from meshwright.runtime.parallel.context.zigzag import Zigzag
 
 
@@ -51,14 +62,19 @@ def attention(case: Case) -> tuple[Tensor, ...]:
     """This rank's rows of the output and of the gradients of queries, keys and values."""
     group = dist.group.WORLD
     assert group is not None
+    core, (query, key, value, gradient), documents = _prepared(case, group)
+    output = core(query, key, value, documents)
+    output.backward(gradient)
+    return output.detach(), *(x.grad for x in (query, key, value) if x.grad is not None)
+
+
+def _prepared(case: Case, group: dist.ProcessGroup) -> tuple[nn.Module, list[Tensor], Tensor | None]:
+    """The core, this rank's part of the tensors, and the documents of all ranks."""
     layout = Zigzag(seq_len=case.seq_len, size=group.size())
     core = CORES[case.algorithm](Core(**dict(case.options)), groups(group, case.ulysses))
     own = [_share(x, layout, group.rank()).to(case.dtype) for x in case.tensors()]
-    query, key, value = (x.requires_grad_() for x in own[:3])
     documents = None if case.documents is None else layout.spread(torch.tensor(case.documents), 0)
-    output = core(query, key, value, documents)
-    output.backward(own[3])
-    return output.detach(), *(x.grad for x in (query, key, value) if x.grad is not None)
+    return core, [*(x.requires_grad_() for x in own[:3]), own[3]], documents
 
 
 def groups(whole: dist.ProcessGroup, heads: int) -> Groups:
@@ -73,3 +89,71 @@ def _share(x: Tensor, layout: Zigzag, rank: int) -> Tensor:
     """[batch, heads, seq_len, width] as one rank has it."""
     padded = torch.nn.functional.pad(x, (0, 0, 0, layout.padded - layout.seq_len))
     return padded[:, :, layout.order().view(layout.size, -1)[rank]].contiguous()
+
+
+def train_on_documents(plan: Plan, batch: Tensor, separator: int, expected: Path) -> tuple[float, dict[str, float]]:
+    """Loss of a global batch whose documents are separated, and errors of its gradients as `workers.train` has them."""
+    model = build_model(plan, torch.device("cpu"))
+    own = own_sequences(model, batch)
+    loss = model.forward_backward(own, documents_of(own[:, :-1], separator))
+    return loss.item(), gradient_errors(model, torch.load(expected))
+
+
+def sent_bytes(case: Case) -> tuple[int, int]:
+    """What this rank sends to others in the forward and in the backward pass of one attention."""
+    group, counted = dist.group.WORLD, [0]
+    assert group is not None
+    with counting(counted):
+        core, own, documents = _prepared(case, group)
+        output = core(*own[:3], documents)
+        forward = counted[0]
+        output.backward(own[3])
+    return forward, counted[0] - forward
+
+
+def attention_runs(plan: Plan) -> int:
+    """How often a context core reads in one step."""
+    runs: list[int] = []
+    read = RingCore.read
+
+    def counted(core: RingCore, *given: Any) -> tuple[Tensor, Tensor]:
+        runs.append(1)
+        return read(core, *given)
+
+    with mock.patch.object(RingCore, "read", counted):
+        model = build_model(plan, torch.device("cpu"))
+        batch = batches(plan.model.config["vocab_size"], plan.job.seq_len, plan.job.global_batch, 1)[0]
+        model.forward_backward(own_sequences(model, batch))
+    return len(runs)
+
+
+@contextmanager
+def counting(counted: list[int]) -> Iterator[None]:
+    """Add up the bytes that context parallelism sends from this rank to others."""
+    p2p, to_all, gather, scatter = (
+        dist.batch_isend_irecv, dist.all_to_all_single, compat.all_gather, compat.reduce_scatter,
+    )  # fmt: skip
+
+    def passed(ops: list[dist.P2POp]) -> Any:
+        counted[0] += sum(op.tensor.nbytes for op in ops if op.op is dist.isend)
+        return p2p(ops)
+
+    def exchanged(received: Tensor, sent: Tensor, group: dist.ProcessGroup) -> None:
+        counted[0] += sent.nbytes * (group.size() - 1) // group.size()
+        to_all(received, sent, group=group)
+
+    def gathered(x: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:
+        counted[0] += x.nbytes * (group.size() - 1)
+        return gather(x, dim, group)
+
+    def scattered(x: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:
+        counted[0] += x.nbytes * (group.size() - 1) // group.size()
+        return scatter(x, dim, group)
+
+    with (
+        mock.patch.object(transfer.dist, "batch_isend_irecv", passed),
+        mock.patch.object(transfer.dist, "all_to_all_single", exchanged),
+        mock.patch.object(compat, "all_gather", gathered),
+        mock.patch.object(compat, "reduce_scatter", scattered),
+    ):
+        yield

@@ -9,6 +9,8 @@ from plans import LLAMA, make_plan
 
 from meshwright.planner.plan import MeshDegrees, Plan
 from meshwright.runtime.checks import problems
+from meshwright.runtime.recipe import Recipe
+from meshwright.runtime.recipe_checks import recipe_problems
 
 SLIDING = {"model_type": "qwen2", "sliding_window": 16, "use_sliding_window": True}
 
@@ -31,6 +33,8 @@ def test_good_plans_pass(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
+        ({"mesh": MeshDegrees(cp=2)}, "mesh"),
+        ({"cp_ulysses": 2}, "cp_ulysses"),
         ({"mesh": MeshDegrees(dp=2)}, "mesh"),
         ({"mesh": MeshDegrees(dp=2, ep=2)}, "mesh.ep"),
         ({"offload": 0.5}, "offload"),
@@ -70,14 +74,12 @@ def test_options_that_do_not_run(options: dict[str, Any], field: str) -> None:
         ({"model_type": "mistral"}, None),
         ({"model_type": "mistral", "sliding_window": 16}, None),
         ({**SLIDING, "max_window_layers": 2}, None),
-        ({"model_type": "gpt2", "n_layer": 5, "n_embd": 64, "n_head": 4}, "model.config.attn_pdrop"),
+        ({"model_type": "gpt2", "n_layer": 5, "n_embd": 64, "n_head": 4}, None),
         ({"model_type": "gemma2", "use_bidirectional_attention": True}, "model.config.use_bidirectional_attention"),
-        ({"model_type": "mixtral"}, "model"),
         ({"hidden_act": "quick_gelu"}, "model.config.hidden_act"),
         ({"partial_rotary_factor": 0.5}, "model.config.partial_rotary_factor"),
         ({"model_type": "phi3", "partial_rotary_factor": 0.5}, None),
         ({"model_type": "phi3", "rope_scaling": {"type": "longrope"}}, "model.config.rope_scaling"),
-        ({"attention_dropout": 0.1}, "model.config.attention_dropout"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "model.config.rope_scaling"),
         (
             {"rope_scaling": {"type": "llama3", "factor": 2.0, "low_freq_factor": 1}},
@@ -89,6 +91,21 @@ def test_options_that_do_not_run(options: dict[str, Any], field: str) -> None:
 )
 def test_models_that_do_not_run(changes: dict[str, Any], field: str | None) -> None:
     assert fields(make_plan({**LLAMA, **changes})) == (set() if field is None else {field})
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"attention_dropout": 0.1}, "model.config.attention_dropout"),
+        ({"model_type": "gpt2", "n_layer": 5}, "model.config.attn_pdrop"),
+        ({"model_type": "gpt2", "n_layer": 5, "attn_pdrop": 0.0}, None),
+    ],
+)
+def test_attention_weights_are_not_dropped_out(changes: dict[str, Any], field: str | None) -> None:
+    plan = make_plan({**LLAMA, **changes})
+    found = [problem.field for problem in recipe_problems(plan, Recipe(steps=1))]
+    assert found == ([] if field is None else [field])
+    assert recipe_problems(plan, Recipe(steps=1, dropout=False)) == []
 
 
 def test_all_problems_are_reported_together() -> None:

@@ -1,4 +1,4 @@
-"""Context parallelism in training: the same losses, gradients and norms as one process, alone and with other axes."""
+"""Context parallelism in training: the same losses, gradients and norms as one process, alone and beside other axes."""
 
 from __future__ import annotations
 
@@ -47,6 +47,11 @@ def test_algorithm_trains_as_one_device(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_product_trains_as_one_device(name: str, tmp_path: Path) -> None:
     assert_same(LLAMA, PRODUCTS[name], FEW, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cp4 token-ring", "cp4 usp", "cp2 tp2 sp", "cp2 pp2"])
+def test_a_sequence_that_does_not_divide_trains_as_on_one_device(name: str, tmp_path: Path) -> None:
+    assert_same(LLAMA, {**ALGORITHMS, **PRODUCTS}[name] | {"seq_len": 29}, FEW, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["cp4 ring", "cp4 ulysses", "cp4 usp"])

@@ -58,13 +58,14 @@ def train(plan: Plan, steps: int, first_gradients: Path) -> tuple[list[float], l
     for step, batch in enumerate(data):
         losses.append(model.forward_backward(own_sequences(model, batch)).item())
         if step == 0:
-            errors = _errors(model, torch.load(first_gradients))
+            errors = gradient_errors(model, torch.load(first_gradients))
         norms.append(model.clip_grad_norm(MAX_NORM).item())
         optimizer.step()
     return losses, norms, errors
 
 
-def _errors(model: ParallelModel, expected: dict[str, Tensor]) -> dict[str, float]:
+def gradient_errors(model: ParallelModel, expected: dict[str, Tensor]) -> dict[str, float]:
+    """Largest error of each gradient, relative to its largest value."""
     errors = {}
     largest = max(gradient.abs().max().item() for gradient in expected.values())
     for name, parameter in model.named_parameters():
@@ -140,3 +141,19 @@ def fail_on(rank: int) -> None:
     if dist.get_rank() == rank:
         raise ValueError("as asked")
     dist.barrier()
+
+
+def precise_gradients(first: Plan, second: Plan) -> dict[str, float]:
+    """How far the first step's gradients of two plans are apart, relative to the largest value of each parameter."""
+    data = batches(first.model.config["vocab_size"], first.job.seq_len, first.job.global_batch, 1)[0]
+    found = []
+    for plan in (first, second):
+        model = build_model(plan, torch.device("cpu"))
+        model.forward_backward(own_sequences(model, data))
+        found.append(
+            {name: full(parameter.grad) for name, parameter in model.named_parameters() if parameter.grad is not None}
+        )
+    return {
+        name: ((found[1][name] - gradient).abs().max() / gradient.abs().max()).item()
+        for name, gradient in found[0].items()
+    }

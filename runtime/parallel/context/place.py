@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class Place:
         tokens = self.layout.share(batch.tokens, self.rank, padding=0)
         targets = self.layout.share(batch.targets, self.rank, padding=IGNORED)
         documents = None if batch.documents is None else self.layout.spread(batch.documents, padding=0)
-        return Batch(tokens, targets, documents, batch.weight)
+        return replace(batch, tokens=tokens, targets=targets, documents=documents)
 
     def _positions(self, length: int, device: torch.device) -> Tensor:
         if length != self.layout.local:

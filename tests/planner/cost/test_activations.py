@@ -46,8 +46,9 @@ def saved_bytes(name: str) -> int:
 
     with FakeTensorMode():
         assert shape.rope is not None
-        rotary = Rotary(shape.rope, Positions())
-        layer, x = Layer(shape, 0, rotary), torch.empty(1, SEQ_LEN, shape.hidden, requires_grad=True)
+        positions = Positions()
+        rotary = Rotary(shape.rope, positions)
+        layer, x = Layer(shape, 0, rotary, positions), torch.empty(1, SEQ_LEN, shape.hidden, requires_grad=True)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             output = layer(x)
         tables = [table for pair in rotary._tables.values() for table in pair]

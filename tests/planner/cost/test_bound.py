@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from meshwright.planner.configuration import Configuration, Mesh
 from meshwright.planner.cost.bound import work_bound_s
-from meshwright.planner.schedule import build
+from meshwright.planner.schedule import build, greedy, table
+from meshwright.planner.schedule.csv_file import cells_of
+from meshwright.planner.schedule.greedy import Seconds
 from meshwright.planner.simulate.engine import step_time
 from meshwright.planner.simulate.work import Work
 
@@ -19,9 +21,10 @@ seconds = st.floats(0.01, 10.0)
 
 @st.composite
 def steps(draw: st.DrawFn) -> tuple[Configuration, Work]:
-    name = draw(st.sampled_from(["gpipe", "1f1b", "interleaved"]))
-    ranks = draw(st.integers(2 if name == "interleaved" else 1, 5))
-    vpp = draw(st.integers(2, 3)) if name == "interleaved" else 1
+    name = draw(st.sampled_from(sorted(table())))
+    fewest = table()[name].chunks.start
+    ranks = draw(st.integers(2 if fewest > 1 or table()[name].splits else 1, 5))
+    vpp = min(draw(st.integers(fewest, fewest + 1)), table()[name].chunks.stop - 1)
     layers = draw(st.lists(st.integers(1, 4), min_size=ranks * vpp, max_size=ranks * vpp).map(tuple))
     each = st.lists(seconds, min_size=ranks * vpp, max_size=ranks * vpp).map(tuple)
     zero = draw(st.integers(0, 3))
@@ -29,7 +32,7 @@ def steps(draw: st.DrawFn) -> tuple[Configuration, Work]:
         mesh=Mesh(pp=ranks),
         stage_layers=layers,
         microbatch=1,
-        microbatches=draw(st.integers(1, 6)) * ranks,
+        microbatches=draw(st.integers(1, 6)) * (ranks if table()[name].whole_groups else 1),
         schedule=name,
         vpp=vpp,
         zero=zero,
@@ -47,6 +50,8 @@ def steps(draw: st.DrawFn) -> tuple[Configuration, Work]:
         tied_s=draw(st.sampled_from([0.0, 2.0])),
         optimizer_s=(0.3,) * ranks,
         offload_s=(0.2,) * ranks,
+        input_s=draw(each),
+        weight_s=draw(each),
     )
     return configuration, work
 
@@ -76,3 +81,29 @@ def test_with_equal_stages_the_bound_is_the_step(
     if ranks > 1:
         work = replace(work, tied_s=0.25)
     assert work_bound_s(configuration, work) == pytest.approx(step_time(build(configuration), work).total_s, rel=1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(problem=st.data())
+def test_no_list_of_actions_is_below_its_bound(problem: st.DataObject) -> None:
+    """Whatever the placement: what a greedy scheduler makes of it."""
+    ranks = problem.draw(st.integers(2, 4))
+    further = problem.draw(st.lists(st.integers(0, ranks - 1), max_size=ranks))
+    placement = tuple(problem.draw(st.permutations([*range(ranks), *further])))
+    stages, count = len(placement), problem.draw(st.integers(1, 6))
+    each = st.lists(seconds, min_size=stages, max_size=stages).map(tuple)
+    times: Seconds = {"F": problem.draw(each), "I": problem.draw(each), "W": problem.draw(each)}
+    schedule = greedy("custom", count, placement, [stages + 2] * ranks, times)
+    configuration = Configuration(
+        mesh=Mesh(pp=ranks),
+        stage_layers=(1,) * stages,
+        microbatch=1,
+        microbatches=count,
+        schedule="custom",
+        vpp=max(placement.count(rank) for rank in range(ranks)),
+        actions=tuple(",".join(row) for row in cells_of(schedule)),
+        zero=0,
+    )
+    work = Work(tuple(times["F"]), problem.draw(each), problem.draw(st.floats(0, 2)), reduce_s=problem.draw(each))
+    work = replace(work, input_s=tuple(times["I"]), weight_s=tuple(times["W"]), pieces=(1,) * stages)
+    assert work_bound_s(configuration, work) <= step_time(build(configuration), work).total_s

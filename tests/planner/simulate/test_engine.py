@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 
 import networkx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from schedules import schedules
 
-from meshwright.planner.schedule import Action, Schedule, gpipe, interleaved, one_forward_one_backward
+from meshwright.planner.schedule import (
+    Action,
+    Schedule,
+    gpipe,
+    interleaved,
+    one_forward_one_backward,
+    zero_bubble_h1,
+)
 from meshwright.planner.simulate.engine import makespan, run, step_time
 from meshwright.planner.simulate.work import Work
 
@@ -57,19 +66,29 @@ def test_the_published_example_of_primus() -> None:
 def _longest_path(schedule: Schedule, work: Work) -> float:
     """Makespan by networkx: nodes are actions and transfers, edges weigh what they leave."""
     graph, seconds = networkx.DiGraph(), {}
-    for row in schedule.actions:
-        for action in row:
-            seconds[action] = (work.forward_s if action.kind == "F" else work.backward_s)[action.stage]
+    of = {"F": work.forward_s, "B": work.backward_s, "I": work.input_s, "W": work.weight_s}
+    listed = {action for row in schedule.actions for action in row}
+    for rank, row in enumerate(schedule.actions):
+        seconds |= {action: of[action.kind][action.stage] for action in row}
         _chain(graph, row, seconds)
-        for kind, ahead in (("F", 1), ("B", -1)):
-            sent = [each for each in row if each.kind == kind and 0 <= each.stage + ahead < schedule.stages]
-            transfers = [("send", *each) for each in sent]
-            seconds |= dict.fromkeys(transfers, work.transfer_s if schedule.ranks > 1 else 0.0)
+        links: dict[Hashable, list[Hashable]] = {}
+        for action in row:
+            there = action.stage + (1 if action.kind == "F" else -1)
+            if action.kind == "W" or not 0 <= there < schedule.stages:
+                continue
+            kinds = "F" if action.kind == "F" else "BI"
+            after = next(each for kind in kinds if (each := (kind, there, action.microbatch)) in listed)
+            if schedule.rank_of(there) == rank:
+                graph.add_edge(action, after, weight=seconds[action])
+                continue
+            transfer = ("send", *action)
+            seconds[transfer] = work.transfer_s
+            graph.add_edge(action, transfer, weight=seconds[action])
+            graph.add_edge(transfer, after, weight=work.transfer_s)
+            way = kinds if schedule.ranks == 2 else schedule.rank_of(there)  # two ranks have a link for each direction
+            links.setdefault(way, []).append(transfer)
+        for transfers in links.values():
             _chain(graph, transfers, seconds)
-            for action, transfer in zip(sent, transfers, strict=True):
-                graph.add_edge(action, transfer, weight=seconds[action])
-                target = Action(kind, action.stage + ahead, action.microbatch)  # type: ignore[arg-type]
-                graph.add_edge(transfer, target, weight=seconds[transfer])
     return float(networkx.dag_longest_path_length(graph))
 
 
@@ -81,15 +100,10 @@ def _chain(graph: networkx.DiGraph, nodes: Sequence[Hashable], seconds: dict[Has
 
 @st.composite
 def pipelines(draw: st.DrawFn) -> tuple[Schedule, Work]:
-    ranks, groups, chunks = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    made = {
-        "gpipe": lambda: gpipe(ranks, groups),
-        "1f1b": lambda: one_forward_one_backward(ranks, groups * 2),
-        "interleaved": lambda: interleaved(ranks, groups * ranks, chunks),
-    }
-    schedule = made[draw(st.sampled_from(sorted(made)))]()
+    schedule = draw(schedules(most_ranks=4, most_microbatches=6))
     costs = st.lists(seconds, min_size=schedule.stages, max_size=schedule.stages).map(tuple)
-    return schedule, Work(draw(costs), draw(costs), draw(st.floats(0, 3)))
+    work = Work(draw(costs), draw(costs), draw(st.floats(0, 3)), input_s=draw(costs), weight_s=draw(costs))
+    return schedule, work
 
 
 @settings(max_examples=80, deadline=None)
@@ -107,13 +121,15 @@ def test_the_timeline_respects_its_own_rules(pipeline: tuple[Schedule, Work]) ->
     computed, sent = timeline.of("compute"), timeline.of("pipeline")
     end = {span.action: span.end_s for span in computed}
     start = {span.action: span.start_s for span in computed}
-    assert len(end) == len(computed) == 2 * schedule.stages * schedule.microbatches
+    assert len(end) == len(computed) == sum(map(len, schedule.actions))
     for row in schedule.actions:
         assert all(start[later] >= end[earlier] - 1e-9 for earlier, later in itertools.pairwise(row))
     for span in sent:
         kind, stage, microbatch = span.action  # type: ignore[misc]
         assert end[span.action] - 1e-9 <= span.start_s
-        assert span.end_s <= start[Action(kind, stage + (1 if kind == "F" else -1), microbatch)] + 1e-9
+        kinds, there = ("F", stage + 1) if kind == "F" else ("BI", stage - 1)
+        after = next(each for each in kinds if (each, there, microbatch) in start)
+        assert span.end_s <= start[Action(after, there, microbatch)] + 1e-9  # type: ignore[arg-type]
     for rank, busy_s in enumerate(timeline.busy_s):
         assert busy_s == pytest.approx(sum(s.end_s - s.start_s for s in computed if s.rank == rank))
 
@@ -126,9 +142,23 @@ def test_a_slower_stage_never_makes_the_step_faster(
     schedule, times = pipeline
     slow = list(times.forward_s)
     slow[stage % schedule.stages] += extra_s
-    assert makespan(schedule, Work(tuple(slow), times.backward_s, times.transfer_s)) >= makespan(schedule, times)
+    assert makespan(schedule, replace(times, forward_s=tuple(slow))) >= makespan(schedule, times)
 
 
 def test_times_must_match_the_stages() -> None:
     with pytest.raises(ValueError, match="2 stages needs as many times, not 1 forward and 2 backward"):
         makespan(gpipe(2, 1), Work((1.0,), (1.0, 1.0)))
+
+
+def test_split_backwards_need_both_halves() -> None:
+    with pytest.raises(ValueError, match="the zb-h1 schedule splits backwards, and needs input_s and weight_s"):
+        makespan(zero_bubble_h1(2, 2), Work((1.0, 1.0), (2.0, 2.0)))
+
+
+def test_the_gradient_is_sent_after_its_first_half() -> None:
+    """Two ranks, one microbatch: rank 0 goes backward when the input gradient is there, not the weight gradient."""
+    work = Work((1.0, 1.0), (7.0, 7.0), 0.5, input_s=(2.0, 2.0), weight_s=(5.0, 5.0))
+    spans = {str(span.action): span for span in run(zero_bubble_h1(2, 1), work).of("compute")}
+    assert spans["I s1 m0"].start_s == 2.5
+    assert spans["W s1 m0"].start_s == 4.5
+    assert spans["I s0 m0"].start_s == 5.0

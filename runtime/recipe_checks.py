@@ -1,0 +1,20 @@
+"""What keeps a plan's model from being trained as a recipe says, found before any process is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import Problem
+from ..planner.plan import Plan
+from .config_checks import dropout_problems
+from .recipe import Recipe
+
+
+def recipe_problems(plan: Plan, recipe: Recipe) -> list[Problem]:
+    """Dropout that does not run, and pretrained weights that are not those of the model."""
+    found = list(dropout_problems(plan.model.config)) if recipe.dropout else []
+    if recipe.init_from is None:
+        return found
+    from .pretrained import check_pretrained
+
+    return found + check_pretrained(Path(recipe.init_from), plan.model.config)

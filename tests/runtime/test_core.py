@@ -1,0 +1,74 @@
+"""The attention core of one device: it finds what double precision finds, and recomputation keeps what it found."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from context_ranks import Case
+from test_context import VARIANTS, reference
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from meshwright.runtime.blocks import core as module
+from meshwright.runtime.blocks import kept
+from meshwright.runtime.blocks.core import Core
+
+
+def read(case: Case, contexts: Any = None) -> tuple[Tensor, ...]:
+    """Output and gradients, recomputed in the backward if `contexts` are given."""
+    query, key, value, gradient = (x.to(case.dtype) for x in case.tensors())
+    leaves = [x.requires_grad_() for x in (query, key, value)]
+    documents = None if case.documents is None else torch.tensor(case.documents)
+    core = Core(**dict(case.options))
+    if contexts is None:
+        output = core(*leaves, documents)
+    else:
+        output = checkpoint(core, *leaves, documents, use_reentrant=False, context_fn=contexts)
+    output.backward(gradient)
+    return output.detach(), *(x.grad for x in leaves if x.grad is not None)
+
+
+@pytest.mark.parametrize("contexts", [None, kept.contexts], ids=["once", "recomputed"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_core_finds_what_double_precision_finds(variant: str, contexts: Any) -> None:
+    exact = Case(algorithm="ring", **VARIANTS[variant])
+    expected = reference(exact)
+    torch.testing.assert_close(read(exact, contexts), expected)
+    single = Case(algorithm="ring", **VARIANTS[variant], dtype=torch.float32)
+    for found, each in zip(read(single, contexts), expected, strict=True):
+        torch.testing.assert_close(found.double(), each, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_recomputation_does_not_run_attention_again(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+    attend = module.attend
+    monkeypatch.setattr(module, "attend", lambda *args, **options: ran.append(1) or attend(*args, **options))
+    core, x = Core(), torch.randn(1, 2, 8, 4, requires_grad=True)
+    again = nn.Sequential(nn.Linear(4, 4), nn.SiLU())
+
+    def block(x: Tensor) -> Tensor:
+        hidden = again(x)
+        return hidden + core(core(hidden, hidden, hidden), hidden, hidden)
+
+    expected = torch.autograd.grad(block(x).square().sum(), [x, *again.parameters()])
+    output = checkpoint(block, x, use_reentrant=False, context_fn=kept.contexts)
+    for last in range(times):  # a split backward recomputes several times
+        keep = last < times - 1
+        found = torch.autograd.grad(output.square().sum(), [x, *again.parameters()], retain_graph=keep)
+        torch.testing.assert_close(found, expected)
+    assert len(ran) == 2
+    assert not kept.is_kept()
+
+
+def test_kept_results_are_freed_with_their_graph() -> None:
+    core, x = Core(softcap=1.0), torch.randn(1, 2, 8, 4, requires_grad=True)
+    output = checkpoint(core, x, x, x, use_reentrant=False, context_fn=kept.contexts)
+    graph = weakref.ref(output.grad_fn)
+    del output
+    gc.collect()
+    assert graph() is None
