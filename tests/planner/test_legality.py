@@ -182,16 +182,12 @@ def test_learned_positions_limit_the_sequence():
     assert problems(setting("gpt2", seq_len=2048), base)[0].field == "--seq-len"
 
 
-@pytest.mark.parametrize(
-    ("model", "changes", "field"),
-    [
-        ("llama-3.1-8b", {"spread_vocabulary": True}, "--pin spread_vocabulary"),
-    ],
-)
-def test_what_the_runtime_lacks_is_said(model, changes, field):
-    configuration = replace(LEGAL, **changes)
-    assert problems(setting(model), configuration) == []
-    assert field in {problem.field for problem in runtime_problems(setting(model), configuration)}
+def test_a_vocabulary_is_spread_over_a_pipeline():
+    alone = replace(LEGAL, mesh=Mesh(dp=16), stage_layers=(32,), recompute=("none",), spread_vocabulary=True)
+    found = {problem.field: problem for problem in problems(setting(), alone)}
+    assert found["--pin spread_vocabulary"].fix == "pp=2"
+    assert problems(setting(), replace(LEGAL, spread_vocabulary=True)) == []
+    assert runtime_problems(setting(), replace(LEGAL, spread_vocabulary=True)) == []
 
 
 def test_the_runtime_has_windows():
