@@ -74,7 +74,6 @@ def test_the_last_stage_is_no_longer_the_fullest_with_logits(make_setting, confi
     fullest, least = (choose(memory.gradients for memory in spread) for choose in (max, min))
     layer = setting.costs(configurations[0]).heaviest.total
     assert 0 < fullest - least < 1.01 * 4 * layer  # two of the ranks have a layer more, one the final norm
-    assert max(memory.total for memory in spread) < max(memory.total for memory in plain)
 
 
 def test_shared_gradients_are_reduced_last(make_setting, configure) -> None:
