@@ -110,10 +110,10 @@ def _recipes(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> Itera
     """Schedule, ZeRO stage and recomputation over one mesh."""
     count = max(1, setting.job.global_batch // (mesh.dp * microbatch))
     layers = len(setting.architecture.layers)
-    sp = _sp(setting, pins, mesh)
+    sp, chunks = _sp(setting, pins, mesh), _logits_chunks(setting, pins, mesh, microbatch)
     contexts = choices(setting, pins, mesh, microbatch, sp=sp)
     for schedule, vpp in _schedules(setting, pins, mesh, count):
-        for zero in _zero(pins, mesh):
+        for zero, copies in _shardings(setting, pins, mesh):
             for recompute, choice in product(_recompute(pins), contexts):
                 yield Configuration(
                     mesh=mesh,
@@ -127,7 +127,7 @@ def _recipes(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> Itera
                     zero=zero,
                     sp=sp,
                     recompute=(recompute,) * mesh.pp,
-                    **{**pins.levers(), **choice._asdict()},
+                    **{**pins.levers(), **choice._asdict(), "dp_replicate": copies, "logits_chunks": chunks},
                 )
 
 
@@ -171,6 +171,30 @@ def _chunks(setting: Setting, pins: Pins, mesh: Mesh, count: int, builder: Build
     wanted = (pins.vpp,) if pins.vpp else CHUNKS
     most = max(mesh.pp, len(setting.architecture.layers)) if not pins.vpp else pins.vpp * mesh.pp
     return [chunks for chunks in wanted if fitting and chunks in builder.chunks and mesh.pp * chunks <= most]
+
+
+def _shardings(setting: Setting, pins: Pins, mesh: Mesh) -> Iterator[tuple[int, int]]:
+    """ZeRO stages and copies of a ZeRO group. Copies inside of one fast domain are tried where ZeRO 2 or 3 would else
+    cross domains in every microbatch; ZeRO 1 sends as much over the network with and without."""
+    for zero in _zero(pins, mesh):
+        yield zero, pins.dp_replicate or 1
+        copies = mesh.dp * mesh.cp * mesh.tp // setting.domain_devices
+        if pins.dp_replicate is None and zero > 1 and copies > 1 and mesh.dp % copies == 0:
+            yield zero, copies
+
+
+BINDING, CHUNK_TOKENS = 1 / 8, 2048
+
+
+def _logits_chunks(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> int:
+    """As few as keep the logits of a microbatch below an eighth of the device, of 2048 tokens or more: each adds up a
+    gradient of the whole output projection."""
+    if pins.logits_chunks or not setting.framework.chunks_loss:
+        return pins.logits_chunks or 1
+    tokens = microbatch * setting.job.seq_len // mesh.cp
+    logits = setting.framework.keeps.logit_bytes * tokens * setting.architecture.vocab / mesh.tp
+    wanted = logits / (BINDING * setting.memory_limit_bytes)
+    return max(1, min(1 << max(0, math.ceil(math.log2(wanted))), tokens // CHUNK_TOKENS))
 
 
 def _zero(pins: Pins, mesh: Mesh) -> list[int]:
