@@ -35,7 +35,9 @@ def build_optimizer(
     for _, parameter in model.named_parameters():
         mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
         groups.setdefault((parameter.ndim > 1, mesh), []).append(parameter)
-    made = [{"params": own, "weight_decay": weight_decay * decays} for (decays, _), own in groups.items()]
+    made: list[dict[str, Any]] = [
+        {"params": own, "weight_decay": weight_decay * decays} for (decays, _), own in groups.items()
+    ]
     options: dict[str, Any] = {"lr": lr, "betas": betas, "eps": eps}
     if model.plan.offload == 0:
         return torch.optim.AdamW(made, **options, fused=True)
