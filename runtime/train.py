@@ -15,6 +15,7 @@ from ..errors import InputError, UnrecoverableError
 from ..kernels.dropout import draw
 from ..planner.families import architecture
 from ..planner.plan import Plan
+from .blocks.moe_shape import read_moe
 from .build import build_model
 from .checkpoint import Checkpointer, Position
 from .data import Samples, local_samples
@@ -45,6 +46,8 @@ def train(
     Called by every rank; the process group exists. `moved(step)` is told of every step done.
     Rank 0 leaves result.json. Raises UnrecoverableError when loss or gradient stop being numbers.
     """
+    if problems := recipe.expert_problems(read_moe(plan.model.config)):
+        raise InputError("recipe", problems)
     samples = _samples(run, plan, recipe)
     experts = recipe.experts or DEFAULT
     model = _model(run, plan, recipe, device)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
 
 from ..configuration import Configuration, Mesh, Recompute, ScheduleName
 from ..cost.setting import Setting
@@ -17,6 +16,7 @@ from ..pins import Pins
 from ..schedule.builder import Builder
 from ..schedule.name import CUSTOM
 from ..schedule.table import custom, table
+from .context import choices
 from .partition import even_split
 
 MICROBATCHES = (1, 2, 4, 8, 16)
@@ -111,9 +111,10 @@ def _recipes(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> Itera
     count = max(1, setting.job.global_batch // (mesh.dp * microbatch))
     layers = len(setting.architecture.layers)
     sp, chunks = _sp(setting, pins, mesh), _logits_chunks(setting, pins, mesh, microbatch)
+    contexts = choices(setting, pins, mesh, microbatch, sp=sp)
     for schedule, vpp in _schedules(setting, pins, mesh, count):
         for zero, copies in _shardings(setting, pins, mesh):
-            for recompute, context in product(_recompute(pins), _context(setting, pins, mesh)):
+            for recompute, choice in product(_recompute(pins), contexts):
                 yield Configuration(
                     mesh=mesh,
                     stage_layers=even_split(layers, _stages(pins, mesh.pp * vpp)),
@@ -126,25 +127,8 @@ def _recipes(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> Itera
                     zero=zero,
                     sp=sp,
                     recompute=(recompute,) * mesh.pp,
-                    **{**pins.levers(), **context, "dp_replicate": copies, "logits_chunks": chunks},
+                    **{**pins.levers(), **choice._asdict(), "dp_replicate": copies, "logits_chunks": chunks},
                 )
-
-
-def _context(setting: Setting, pins: Pins, mesh: Mesh) -> list[dict[str, Any]]:
-    """Algorithms of context parallelism with their ranks over heads: those of the framework that have enough heads, or
-    what is pinned."""
-    if mesh.cp == 1:
-        return [{}]
-    names = (pins.cp_algorithm,) if pins.cp_algorithm else ("usp",) if pins.cp_ulysses else setting.framework.context
-    heads = math.gcd(*(layer.attention.heads for layer in setting.kinds)) // mesh.tp
-    shared = [pins.cp_ulysses] if pins.cp_ulysses else [n for n in divisors(mesh.cp)[1:-1] if heads % n == 0]
-    found: list[dict[str, Any]] = []
-    for name in names:
-        if name == "usp":
-            found += [{"cp_algorithm": name, "cp_ulysses": n} for n in shared]
-        elif name != "ulysses" or heads % mesh.cp == 0 or pins.cp_algorithm:
-            found.append({"cp_algorithm": name})
-    return found or [{"cp_algorithm": "usp", "cp_ulysses": mesh.cp}]
 
 
 def _stages(pins: Pins, stages: int) -> int:

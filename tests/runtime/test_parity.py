@@ -11,12 +11,13 @@ import torch
 from parity_table.document import PATH, document, read_table
 from parity_table.memory import PeakMemory, highest
 from parity_table.outcome import BARS, Outcome
-from parity_table.products import PLAIN, all_pairs, covered_pairs, covering, pairs, rows
+from parity_table.products import PLAIN, all_pairs, covered_pairs, covering, covering_pairs, meetings, pairs, rows
 from parity_table.row import Row
 from parity_table.run import STEPS, reference, run_rows
 
 WRITE = "MESHWRIGHT_WRITE_PARITY"  # set by scripts/parity
 ROWS = rows()
+SLOW = (pytest.mark.slow,)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return run_rows([row for row in ROWS if row.name in selected], folder)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.name, marks=SLOW[: row.slow]) for row in ROWS])
 def test_a_row_trains_as_one_process(row: Row, outcomes: dict[str, Outcome]) -> None:
     assert outcomes[row.name].broken() == []
 
@@ -48,9 +49,15 @@ def test_the_written_table_has_these_rows_within_the_bars(outcomes: dict[str, Ou
 
 
 def test_every_legal_pair_of_values_is_in_a_product() -> None:
-    run = set().union(*(pairs(product) for product in covering()))
+    run = set().union(*(pairs(product) for product in covering_pairs()))
     assert run == covered_pairs()
     assert pairs(PLAIN) <= run <= set(all_pairs())
+
+
+def test_every_value_meets_every_other_dimension_where_that_is_legal() -> None:
+    usual = set().union(*(meetings(product) for product in covering()))
+    assert usual == set().union(*(meetings(product) for product in covering_pairs()))
+    assert len(covering()) < len(covering_pairs()) / 2
 
 
 @pytest.mark.parametrize(("scaled", "bar"), [("gradient", "first_gradient"), ("parameter", "parameter")])

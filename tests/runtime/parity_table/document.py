@@ -16,10 +16,10 @@ PATH = Path(__file__).parents[3] / "docs" / "parity.md"
 _HEAD = f"""\
 # Parity: every way to run a plan trains the same model
 
-Made by `scripts/parity`, which runs `tests/runtime/test_parity.py`; not edited by hand. Every row is a plan, run by as
-many processes as its mesh has, on CPU with gloo, in float32, for {STEPS} steps. Beside it stands one process that knows
-nothing of Meshwright: the model of `transformers` with `torch.optim.AdamW` and `clip_grad_norm_`, on the whole batch
-at once. Both start from the same weights. A row is named by what differs from a plain run.
+Made by `scripts/parity`, which runs all of `tests/runtime/test_parity.py`; not edited by hand. Every row is a plan, run
+by as many processes as its mesh has, on CPU with gloo, in float32, for {STEPS} steps. Beside it stands one process that
+knows nothing of Meshwright: the model of `transformers` with `torch.optim.AdamW` and `clip_grad_norm_`, on the whole
+batch at once. Both start from the same weights. A row is named by what differs from a plain run.
 
 | column | what it is | bar |
 |---|---|---|
@@ -38,7 +38,8 @@ Equal runs drift apart: rounding (1e-7) is divided by the size of a gradient in 
 why the bar of {STEPS} steps is wider than that of the first, where nothing has been divided yet.
 
 Rows are every value of every dimension alone, some of their own, and products in which every two values of two
-dimensions meet wherever a legal plan has both (a greedy cover; `tests/runtime/parity_table/products.py`).
+dimensions meet wherever a legal plan has both (a greedy cover; `tests/runtime/parity_table/products.py`). Every run of
+the tests runs those in which each value meets each other dimension in use; `-m slow` runs the rest.
 """
 
 _COLUMNS = ("row", "processes", "loss", "first gradient", "gradient", "parameter", "peak", "predicted", "ratio")

@@ -1,15 +1,18 @@
-"""Products: rows in which every two values of two dimensions meet, wherever some plan of both is legal.
+"""Products: rows in which values of several dimensions meet, wherever some plan of them is legal.
 
-Greedy set cover over legal products, drawn with a fixed seed: a new value of a dimension enters by itself. The
-exhaustive rest, every legal product, would take days.
+Two greedy covers of legal products, which are drawn with a fixed seed, so that a new value enters by itself. In the
+first every value meets every other dimension in use, by some value of it; in the second, whose rows are slow, every two
+values meet. The exhaustive rest, every legal product, would take days.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
+from typing import Any
 
 from meshwright.runtime.checks import problems
 from parity_table.dimensions import DIMENSIONS
@@ -37,6 +40,19 @@ def row_of(product: Sequence[Value]) -> Row:
     """Named by the values that are not the plain ones."""
     used = [name for number, name in product if (number, name) != PLAIN[number]]
     return Row(", ".join(used) or "one process", joined(product))
+
+
+def product_of(*names: str) -> Product:
+    """The product of these values, and of the plain ones of the other dimensions."""
+    chosen = {number: (number, name) for number, each in enumerate(DIMENSIONS) for name in each.values if name in names}
+    return tuple(chosen.get(number, plain) for number, plain in enumerate(PLAIN))
+
+
+FOUR_AXES = tuple(
+    product_of(*(name for name in ("pp2 1f1b", "dp2 zero1", "tp2 sp", "cp2 ring") if name != left))
+    for left in ("pp2 1f1b", "dp2 zero1", "tp2 sp", "cp2 ring")
+)
+"""Pipeline, data, tensor and context: all products of three of them. All four need 16 ranks."""
 
 
 @cache
@@ -88,16 +104,33 @@ def covered_pairs() -> set[tuple[Value, Value]]:
     return set().union(*(pairs(product) for product in legal_products()))
 
 
+def meetings(product: Product) -> set[tuple[Value, int]]:
+    """Which value meets which other dimension in use."""
+    used = [value for value in product if value not in PLAIN]
+    return {(value, other[0]) for value in used for other in used if other != value}
+
+
 @cache
 def covering() -> tuple[Product, ...]:
-    """Few products that hold all those pairs; of equals the one with fewer ranks, then the first."""
-    left, chosen = covered_pairs(), []
+    """Few products with all the meetings of values and dimensions, and all of four axes that fit the ranks."""
+    return _cover(meetings, FOUR_AXES)
+
+
+@cache
+def covering_pairs() -> tuple[Product, ...]:
+    """Those, and few more with all pairs of values."""
+    return _cover(pairs, covering())
+
+
+def _cover(has: Callable[[Product], set[Any]], chosen: tuple[Product, ...]) -> tuple[Product, ...]:
+    """Products that hold what any legal one has; of equals the one with fewer ranks, then the first."""
     ranked = sorted(legal_products(), key=lambda product: row_of(product).world)
+    left = set().union(*map(has, ranked)).difference(*map(has, chosen))
     while left:
-        best = max(ranked, key=lambda product: len(pairs(product) & left))
-        chosen.append(best)
-        left -= pairs(best)
-    return tuple(chosen)
+        best = max(ranked, key=lambda product: len(has(product) & left))
+        chosen = (*chosen, best)
+        left -= has(best)
+    return chosen
 
 
 def singles() -> Iterator[Product]:
@@ -112,7 +145,11 @@ def singles() -> Iterator[Product]:
 
 def rows() -> list[Row]:
     """The whole table: values alone, rows of their own, products."""
-    own = [Row(name, options) for dimension in DIMENSIONS for name, options in dimension.rows.items()]
     alone = [row_of(product) for product in singles()]
+    own = [Row(name, options) for dimension in DIMENSIONS for name, options in dimension.rows.items()]
     together = [row_of(product) for product in covering()]
-    return list({row.name: row for row in (*alone, *own, *together)}.values())
+    slow = [replace(row_of(product), slow=True) for product in covering_pairs()]
+    found: dict[str, Row] = {}
+    for row in (*alone, *own, *together, *slow):
+        found.setdefault(row.name, row)
+    return list(found.values())

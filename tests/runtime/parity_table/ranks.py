@@ -103,22 +103,20 @@ def _gradients(model: ParallelModel) -> dict[str, Tensor]:
 
 def _errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
     """By name: the largest difference of an element, over the largest element of the tensor in the reference."""
-    sizes = {name: value.abs().max().item() for name, value in expected.items()}
-    floor = ROUNDING * max(sizes.values())
-    return {
-        name: (full(tensor) - expected[name]).abs().max().item()
-        / (sizes[name] if sizes[name] >= floor else floor / 1e-4)
-        for name, tensor in found.items()
-    }
+    largest = max(value.abs().max().item() for value in expected.values())
+    return {name: _error(full(tensor), expected[name], largest) for name, tensor in found.items()}
+
+
+def _error(found: Tensor, expected: Tensor, largest: float) -> float:
+    size = expected.abs().max().item()
+    return (found - expected).abs().max().item() / (size if size >= ROUNDING * largest else 1e-2 * largest)
 
 
 def _moved(gradients: list[dict[str, Tensor]]) -> set[str]:
     """Parameters with a gradient. That of others is zero but for rounding, which AdamW makes into random steps: key
     biases change nothing where no positions turn keys."""
-    largest = max(value.abs().max().item() for value in gradients[0].values())
-    return {
-        name for step in gradients for name, value in step.items() if value.abs().max().item() >= ROUNDING * largest
-    }
+    sizes = [{name: value.abs().max().item() for name, value in step.items()} for step in gradients]
+    return {name for step in sizes for name, size in step.items() if size >= ROUNDING * max(step.values())}
 
 
 def peak_bytes(plan: Plan) -> int:

@@ -20,6 +20,7 @@ class Row:
 
     name: str
     options: Options = field(default_factory=dict)
+    slow: bool = False  # only in the whole table
 
     @property
     def config(self) -> dict[str, Any]:

@@ -25,12 +25,13 @@ STEPS = 20
 
 def reference(row: Row, steps: int) -> Curve:
     """The training of one process on the row's model."""
-    return _reference(json.dumps(row.config, sort_keys=True), steps)
+    job = row.plan.job
+    return _reference(json.dumps(row.config, sort_keys=True), steps, job.seq_len, job.global_batch)
 
 
 @cache
-def _reference(config: str, steps: int) -> Curve:
-    return train_reference(json.loads(config), steps=steps, seq_len=32, global_batch=8)
+def _reference(config: str, steps: int, seq_len: int, global_batch: int) -> Curve:
+    return train_reference(json.loads(config), steps=steps, seq_len=seq_len, global_batch=global_batch)
 
 
 def run_rows(
@@ -73,7 +74,9 @@ def _task(row: Row, folder: Path, steps: int, memory: bool, fault: Fault | None)
 
 def _saved(row: Row, steps: int, folder: Path) -> Path:
     """The reference of a row's model in a file that all ranks read."""
-    name = hashlib.sha256(json.dumps([row.config, steps], sort_keys=True).encode()).hexdigest()[:16]
+    name = hashlib.sha256(
+        json.dumps([row.config, row.plan.job.model_dump(), steps], sort_keys=True).encode()
+    ).hexdigest()[:16]
     path = folder / f"{name}.pt"
     if not path.exists():
         curve = reference(row, steps)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from parity_table.dimensions import data, families, pipeline, recompute, tensor, vocabulary
+from parity_table.dimensions import context, data, families, pipeline, recompute, tensor, vocabulary
 from parity_table.row import Dimension
 
 DIMENSIONS: tuple[Dimension, ...] = (
     pipeline.DIMENSION,
     data.DIMENSION,
     tensor.DIMENSION,
+    context.DIMENSION,
     recompute.DIMENSION,
     vocabulary.DIMENSION,
     families.DIMENSION,

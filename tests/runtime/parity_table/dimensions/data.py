@@ -1,4 +1,4 @@
-"""Data parallelism: the ladder of ZeRO."""
+"""Data parallelism: the ladder of ZeRO, and hybrid sharding."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ DIMENSION = Dimension(
         "dp2 zero1": {"dp": 2, "zero": 1},
         "dp2 zero2": {"dp": 2, "zero": 2},
         "dp2 zero3": {"dp": 2, "zero": 3},
+        "dp4 zero1 in 2 copies": {"dp": 4, "zero": 1, "dp_replicate": 2},
+        "dp4 zero3 in 2 copies": {"dp": 4, "zero": 3, "dp_replicate": 2},
     },
     rows={"dp8 zero3": {"dp": 8, "zero": 3, "microbatch": 1}},
 )
