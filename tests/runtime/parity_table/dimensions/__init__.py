@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parity_table.dimensions import context, data, families, pipeline, recompute, tensor, vocabulary
+from parity_table.dimensions import context, data, families, offload, pipeline, recompute, tensor, vocabulary
 from parity_table.row import Dimension
 
 DIMENSIONS: tuple[Dimension, ...] = (
@@ -12,5 +12,6 @@ DIMENSIONS: tuple[Dimension, ...] = (
     context.DIMENSION,
     recompute.DIMENSION,
     vocabulary.DIMENSION,
+    offload.DIMENSION,
     families.DIMENSION,
 )
