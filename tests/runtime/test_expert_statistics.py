@@ -9,14 +9,16 @@ from typing import Any
 import expert_workers
 import pytest
 import torch
+import workers
 from expert_oracle import reference_model
 from harness import run_ranks
-from moe_families import DEEPSEEK_V3, MIXTRAL
+from moe_families import DEEPSEEK_V2, DEEPSEEK_V3, MIXTRAL
 from plans import make_plan
 from workers import batches
 
 from meshwright.errors import InputError
 from meshwright.runtime.blocks.moe_shape import read_moe
+from meshwright.runtime.config_checks import config_problems
 from meshwright.runtime.expert_recipe import ExpertRecipe
 from meshwright.runtime.recipe import Recipe
 from meshwright.schema import parse
@@ -114,3 +116,30 @@ def test_wrong_settings_are_named(experts: dict[str, Any], field: str) -> None:
     with pytest.raises(InputError) as error:
         parse(Recipe, {"steps": 1, "experts": experts}, "recipe")
     assert [problem.field for problem in error.value.problems] == [field]
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "field"),
+    [
+        (MIXTRAL, {"router_jitter_noise": 0.1}, "router_jitter_noise"),
+        (DEEPSEEK_V2, {"norm_topk_prob": True}, "norm_topk_prob"),
+        (DEEPSEEK_V2, {"topk_method": "noaux_tc"}, "topk_method"),
+        (DEEPSEEK_V3, {"scoring_func": "softmax"}, "scoring_func"),
+        (DEEPSEEK_V3, {"n_group": 8, "topk_group": 4}, "n_group"),
+    ],
+    ids=str,
+)
+def test_routing_that_transformers_does_not_have_is_refused(
+    config: dict[str, Any], changes: dict[str, Any], field: str
+) -> None:
+    assert list(config_problems(config)) == []
+    assert [problem.field for problem in config_problems({**config, **changes})] == [f"model.config.{field}"]
+
+
+def test_bf16_trains_with_float32_weights() -> None:
+    exact = run_ranks(1, workers.short_run, make_plan(MIXTRAL, microbatch=8))[0][0]
+    plan = make_plan(MIXTRAL, dp=2, tp=2, sp=True, ep=2, etp=2, zero=1, precision="bf16")
+    for losses, dtypes in run_ranks(4, workers.short_run, plan):
+        assert dtypes == {"torch.float32"}
+        assert losses == pytest.approx(exact, rel=2e-2)
+        assert losses != exact
