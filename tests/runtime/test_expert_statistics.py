@@ -85,6 +85,16 @@ def test_imbalance_is_that_of_the_worst_layer(options: dict[str, Any]) -> None:
         assert found == pytest.approx(worst)
 
 
+@pytest.mark.parametrize("recompute", [("full", ()), ("selective", ("moe", "layernorm"))], ids=str)
+def test_a_recomputation_routes_alike_and_is_not_counted(recompute: tuple[Any, tuple[str, ...]]) -> None:
+    options = {"dp": 2, "ep": 2, "recompute": recompute[0], "recompute_operations": recompute[1] or ("core_attn",)}
+    for seen, counted in run_ranks(2, expert_workers.choices, make_plan(DEEPSEEK_V3, **options)):
+        for passes, again in seen.values():
+            assert len(passes) == len(again) == 2  # microbatches
+            assert passes == again
+        assert counted == [8 * 32 * 3] * 2  # tokens x top_k, of both layers with experts
+
+
 def test_checkpoints_move_between_expert_meshes(tmp_path: Path) -> None:
     """Weights, moments and biases: training goes on as if nothing had happened."""
     recipe = {"balance": "bias", "bias_rate": 0.05}
