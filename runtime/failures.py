@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RunError
+from ..errors import MeshwrightError, RunError
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -31,6 +31,34 @@ def run_error(
     log = Path(error_files[failure.local_rank]).with_name("stderr.log")
     elsewhere = "\n  it lost a peer: see what the other nodes say" if nnodes > 1 and _order(failure)[0] > 1 else ""
     return RunError(f"{_words(failure, log)}\n  on rank {rank} of {world}; its log: {log}{elsewhere}")
+
+
+def held_up(error: RunError, stalls: Sequence[str]) -> RunError:
+    """The error of a rank that waited in vain, after the ranks that it waited for, which raise nothing themselves."""
+    if not stalls or not any(sign in str(error) for sign in _SECOND_HAND):
+        return error
+    return RunError("\n".join([*stalls, f"  so that a peer failed: {error}"]))
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """What a wrapped error began with: the pipeline of PyTorch says only which stage failed. Ours are kept: they say
+    more than their cause."""
+    while error.__cause__ is not None and not isinstance(error, MeshwrightError):
+        error = error.__cause__
+    return error
+
+
+def own_error(error_files: Mapping[int, str]) -> str:
+    """What the first worker of an attempt to fail for a reason of its own reported; empty where none did."""
+    reports = [
+        json.loads(path.read_text()).get("message") for path in map(Path, error_files.values()) if path.is_file()
+    ]
+    own = [report for report in reports if not any(sign in _text(report) for sign in _SECOND_HAND)]
+    return _text(min(own, key=_time)) if own else ""
+
+
+def _time(message: Any) -> int:
+    return int(message["extraInfo"]["timestamp"]) if isinstance(message, dict) else 0
 
 
 def unrecoverable(error_files: Mapping[int, str]) -> RunError | None:

@@ -89,4 +89,5 @@ class _Follower:
     def _name(self, beat: Beat, now_s: float) -> None:
         message = f"rank {beat.rank} (process {beat.pid}) has not moved for {now_s - beat.moved_at_s:.0f} s"
         details = {"rank": beat.rank, "pid": beat.pid, "after_step": beat.step}
-        self._on_event({"event": "stalled", "message": f"{message}, after step {beat.step}", **details})
+        stands = f"; it stands in {beat.at}" if beat.at else ""
+        self._on_event({"event": "stalled", "message": f"{message}, after step {beat.step}{stands}", **details})

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,9 @@ from ..errors import InputError, Problem, RunError, gather
 from ..planner.families import architecture
 from ..planner.plan import Plan
 from .checks import problems as runtime_problems
-from .failures import run_error
+from .failures import held_up, run_error
 from .follow import OnEvent, following
+from .manifest import complete_checkpoints
 from .placement import device_type, workers_per_node
 from .recipe import Recipe
 from .recipe_checks import recipe_problems
@@ -52,6 +53,7 @@ def launch(
     run = make_folders(run_dir)
     with in_use(run) if rendezvous.nnodes == 1 else nullcontext():
         check_unchanged(run_dir, plan, recipe)  # again: another launch may have started and ended since
+        _check_checkpoint(run, plan)
         _check_tokens(plan, recipe, run)
         open_run(run_dir, plan, recipe)
         if (done := _finished(run, recipe)) is not None:
@@ -59,9 +61,26 @@ def launch(
             on_event({"event": "finished", "message": message})
             return done
         before = _signature(run.result)
-        with following(run, recipe.timeout_s, on_event):
-            _run_agent(plan, run, rendezvous, max_restarts)
+        stalls: list[str] = []
+        try:
+            with following(run, recipe.timeout_s, _noting(stalls, on_event)):
+                _run_agent(plan, run, rendezvous, max_restarts)
+        except RunError as error:
+            raise held_up(error, stalls) from None
         return _result(run, before)
+
+
+def _noting(stalls: list[str], on_event: OnEvent) -> OnEvent:
+    """As `on_event`, and remembers which ranks the newest attempt has waited for."""
+
+    def note(event: Mapping[str, Any]) -> None:
+        if event.get("event") == "stalled":
+            stalls.append(event["message"])
+        elif "step" in event:
+            stalls.clear()
+        on_event(event)
+
+    return note
 
 
 def check_all(plan: Plan, recipe: Recipe, run_dir: Path, rendezvous: Rendezvous) -> None:
@@ -99,6 +118,14 @@ def _check_tokens(plan: Plan, recipe: Recipe, run: RunFolder) -> None:
     tokens = prepare_tokens(recipe, run.data)
     vocab = architecture(plan.model).vocab
     _refuse("recipe", check_tokens(tokens, vocab, plan.job.seq_len, plan.job.global_batch))
+
+
+def _check_checkpoint(run: RunFolder, plan: Plan) -> None:
+    """Only a run that has checkpoints pays for torch here."""
+    if complete_checkpoints(run.checkpoints):
+        from .admission import check_checkpoint
+
+        check_checkpoint(run, plan)
 
 
 def _refuse(source: str, problems: list[Problem]) -> None:

@@ -56,8 +56,8 @@ def prepare_tokens(recipe: Recipe, folder: Path) -> TokenFile:
     with the dtype in a JSON file beside it (`data.bin`, `data.json`: {"dtype": "uint16"}).
     Raises InputError when there is nothing to read or what is there is not what it says.
     """
-    if (earlier := _prepared(recipe, folder)) is not None:
-        return _unchanged(earlier, folder)
+    if (earlier := prepared_tokens(recipe, folder)) is not None:
+        return earlier
     folder.mkdir(parents=True, exist_ok=True)
     check_source(recipe, folder)
     if recipe.tokenizer != BYTES:  # kept: the exported model wants it at the end, wherever the original is by then
@@ -69,6 +69,12 @@ def prepare_tokens(recipe: Recipe, folder: Path) -> TokenFile:
     tokens = replace(tokens, source=_source(recipe))
     write_text(folder / _SIDECAR, json.dumps(asdict(tokens), indent=2) + "\n")
     return tokens
+
+
+def prepared_tokens(recipe: Recipe, folder: Path) -> TokenFile | None:
+    """The tokens of a recipe that `folder` holds already. Raises InputError when they have changed since."""
+    found = _prepared(recipe, folder)
+    return None if found is None else _unchanged(found, folder)
 
 
 def check_source(recipe: Recipe, folder: Path) -> None:

@@ -52,8 +52,9 @@ def train(
     experts = recipe.experts or DEFAULT
     model = _model(run, plan, recipe, device)
     optimizer = build_optimizer(
-        model, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, eps=recipe.eps
-    )
+        model, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, eps=recipe.eps,
+        scratch=Path(recipe.offload_folder) if recipe.offload_folder else run.offload,
+    )  # fmt: skip
     checkpointer = Checkpointer(
         run.checkpoints, model, optimizer,
         fingerprint=plan.fingerprint, keep_last=recipe.keep_last, timeout_s=recipe.timeout_s,

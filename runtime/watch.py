@@ -3,7 +3,7 @@
 A rank in a collective waits for its peers, so every rank stands still when one does. The heartbeat therefore
 holds two times: of the last step, kept by training, and of the last beat, kept by a thread. A rank whose
 thread fell silent is stopped, dead or stuck holding the interpreter; where all threads beat, those with the
-fewest steps hold up the rest.
+fewest steps hold up the rest, and of these the ones that do not themselves wait for a peer.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from pathlib import Path
 # Ranks import, connect and build their models seconds apart, however short a step is.
 START_TIMEOUT_S = 120.0
 _BEAT_S = 1.0
+_CALLERS = ("torch/_ops.py", "torch/utils/_contextlib.py")  # how operators are called, which says nothing of which
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,8 @@ class Beat:
     step: int
     moved_at_s: float
     beat_at_s: float
+    at: str = ""  # where its main thread stands: "step (train.py:112)"
+    waits: bool = False  # whether that is in torch.distributed
 
 
 class Heartbeat:
@@ -73,14 +77,26 @@ class Heartbeat:
                 self._write()
 
     def _write(self) -> None:
+        at, waits = _main_thread_at()
         beat = Beat(
             rank=self._rank, host=socket.gethostname(), pid=os.getpid(),
-            step=self._step, moved_at_s=self._moved_at_s, beat_at_s=time.time(),
+            step=self._step, moved_at_s=self._moved_at_s, beat_at_s=time.time(), at=at, waits=waits,
         )  # fmt: skip
         temporary = self._path.with_suffix(".tmp")
         with self._writing:
             temporary.write_text(json.dumps(asdict(beat)))
             temporary.replace(self._path)
+
+
+def _main_thread_at() -> tuple[str, bool]:
+    """Function and line that the main thread executes, and whether it belongs to torch.distributed."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None and frame.f_code.co_filename.endswith(_CALLERS) and frame.f_back is not None:
+        frame = frame.f_back
+    if frame is None:
+        return "", False
+    path = Path(frame.f_code.co_filename)
+    return f"{frame.f_code.co_name} ({path.name}:{frame.f_lineno})", "/torch/distributed/" in path.as_posix()
 
 
 def read_beats(folder: Path, since_s: float) -> list[Beat]:
@@ -111,4 +127,5 @@ def stalled(beats: Sequence[Beat], timeout_s: float, now_s: float) -> list[Beat]
     if not beats or now_s - max(beat.moved_at_s for beat in beats) <= timeout_s:
         return []
     silent = [beat for beat in beats if now_s - beat.beat_at_s > max(timeout_s, 3 * _BEAT_S)]
-    return silent or [beat for beat in beats if beat.step == min(beat.step for beat in beats)]
+    behind = [beat for beat in beats if beat.step == min(beat.step for beat in beats)]
+    return silent or [beat for beat in behind if not beat.waits] or behind

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,9 +19,11 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..errors import InputError
-from ..planner.plan import load_plan
+from ..planner.plan import Plan, load_plan
+from .admission import admit
+from .failures import first_cause
 from .placement import device_type
-from .recipe import load_recipe
+from .recipe import Recipe, load_recipe
 from .run_folder import RunFolder
 from .stop import StopWish
 from .watch import START_TIMEOUT_S, Heartbeat
@@ -62,12 +65,23 @@ def join(ranks: Ranks, kind: str, timeout_s: float) -> torch.device:
 
 @record
 def main() -> None:
-    """Train this rank's share of the run folder named on the command line."""
+    """Train this rank's share of the run folder named on the command line.
+
+    Raises InputError before it joins a process group where the run cannot be trained by these processes, and what
+    went wrong first where training fails.
+    """
+    run = RunFolder(Path(sys.argv[1]))
+    plan, recipe, ranks = load_plan(run.plan), load_recipe(run.recipe), read_ranks(os.environ)
+    admit(run, plan, recipe, ranks.world)
+    try:
+        _work(run, plan, recipe, ranks)
+    except Exception as error:
+        raise first_cause(error) from None
+
+
+def _work(run: RunFolder, plan: Plan, recipe: Recipe, ranks: Ranks) -> None:
     from .train import train
 
-    run = RunFolder(Path(sys.argv[1]))
-    plan, recipe = load_plan(run.plan), load_recipe(run.recipe)
-    ranks = read_ranks(os.environ)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     wish = StopWish()
     heartbeat = Heartbeat(run.heartbeats, ranks.rank)  # from here on signals can find this process
@@ -78,5 +92,27 @@ def main() -> None:
     heartbeat.close()
 
 
+def start() -> None:
+    """As `main`, with an end of its own for a worker that fails: at once.
+
+    Leaving in order would wait for threads that wait for peers: a checkpoint being written, a collective.
+    Wrong input is a reason and exit code 2, not a traceback.
+    """
+    try:
+        main()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        _leave(error.exit_code)
+    except Exception:
+        traceback.print_exc()
+        _leave(1)
+
+
+def _leave(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    main()
+    start()

@@ -21,11 +21,16 @@ from meshwright.runtime.names import sources
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What a run shows: losses and gradient norms of its steps, and the gradients of the first."""
+    """What a run shows: losses, gradient norms and gradients of its steps, and the parameters after the last."""
 
     losses: list[float]
     norms: list[float]
-    first_gradients: dict[str, Tensor]
+    gradients: list[dict[str, Tensor]]
+    parameters: dict[str, Tensor]
+
+    @property
+    def first_gradients(self) -> dict[str, Tensor]:
+        return self.gradients[0]
 
 
 def reference_model(config: dict[str, Any], seed: int = 0, shaken: bool = False) -> PreTrainedModel:
@@ -76,15 +81,16 @@ def train_reference(config: dict[str, Any], *, steps: int, seq_len: int, global_
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, **OPTIMIZER)
-    losses, norms, first = [], [], {}
-    for step, batch in enumerate(batches(config["vocab_size"], seq_len, global_batch, steps)):
+    losses, norms, gradients = [], [], []
+    for batch in batches(config["vocab_size"], seq_len, global_batch, steps):
         optimizer.zero_grad()
         logits = model(batch[:, :-1]).logits
         loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
         loss.backward()
-        if step == 0:
-            first = renamed({name: p.grad for name, p in model.named_parameters() if p.grad is not None}, config)
+        found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        gradients.append(renamed(found, config))
         norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM).item())
         losses.append(loss.item())
         optimizer.step()
-    return Curve(losses, norms, first)
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    return Curve(losses, norms, gradients, renamed(parameters, config))

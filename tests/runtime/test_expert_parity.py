@@ -42,6 +42,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ep4 tp2 sp dp2": {"tp": 2, "sp": True, "dp": 2, "ep": 4},
     "pp2 ep2 dp2 1f1b": {"pp": 2, "dp": 2, "ep": 2},
     "pp2 ep2 dp2 recompute": {"pp": 2, "dp": 2, "ep": 2, "recompute": "full"},
+    "pp2 ep2 dp2 zb-h1 recompute": {
+        "pp": 2, "dp": 2, "ep": 2, "schedule": "zb-h1", "microbatch": 1, "recompute": "full",
+    },
+    "pp2 tp2 sp ep2 zb-h1": {"pp": 2, "tp": 2, "sp": True, "ep": 2, "schedule": "zb-h1"},
 }  # fmt: skip
 
 
@@ -64,6 +68,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "config": DEEPSEEK_V3, "dp": 2, "cp": 2, "tp": 2, "sp": True, "ep": 4, "etp": 2,
     },
     "mixtral, hybrid dp4 ep2": {"config": MIXTRAL, "dp": 4, "dp_replicate": 2, "zero": 3, "ep": 2},
+    "olmoe, tp4 sp ep2, more ranks than key heads": {
+        "config": {**OLMOE, "clip_qkv": 0.03}, "tp": 4, "sp": True, "ep": 2, "microbatch": 4,
+    },
+    "olmoe, pp2 tp2 sp ep2": {"config": OLMOE, "pp": 2, "tp": 2, "sp": True, "ep": 2},
     "mixtral, cp2 tp2 sp ep4": {"config": MIXTRAL, "cp": 2, "tp": 2, "sp": True, "ep": 4},
 }  # fmt: skip
 BALANCED: dict[str, dict[str, Any]] = {

@@ -1,83 +1,85 @@
-"""Every mesh trains as one device does: same losses, same gradients, same norms."""
+"""Every mesh trains as one process does: losses, gradients and parameters, in a table (docs/parity.md)."""
 
 from __future__ import annotations
 
-import json
+import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from parity import assert_same, reference
-from plans import LLAMA
+import torch
+from parity_table.document import PATH, document, read_table
+from parity_table.memory import PeakMemory, highest
+from parity_table.outcome import BARS, Outcome
+from parity_table.products import PLAIN, all_pairs, covered_pairs, covering, covering_pairs, meetings, pairs, rows
+from parity_table.row import Row
+from parity_table.run import STEPS, reference, run_rows
 
-STEPS = 20  # where one axis of parallelism, or a product of them, is proven
-FEW = 4  # where a variant of it is
-
-TIED = {**LLAMA, "tie_word_embeddings": True}
-BIASED = {**LLAMA, "attention_bias": True, "mlp_bias": True}
-QWEN2 = {**LLAMA, "model_type": "qwen2"}
-QWEN3 = {**LLAMA, "model_type": "qwen3", "head_dim": 16}
-
-MESHES: dict[str, dict[str, Any]] = {
-    "one process": {},
-    "dp2 zero0": {"dp": 2, "zero": 0},
-    "dp2 zero1": {"dp": 2, "zero": 1},
-    "dp2 zero2": {"dp": 2, "zero": 2},
-    "dp2 zero3 recompute": {"dp": 2, "zero": 3, "recompute": "full"},
-    "tp2": {"tp": 2, "microbatch": 4},
-    "tp2 sp": {"tp": 2, "sp": True, "microbatch": 4},
-    "pp2 gpipe uneven": {"pp": 2, "schedule": "gpipe", "stage_layers": (2, 3)},
-    "pp2 1f1b uneven": {"pp": 2, "stage_layers": (4, 1), "microbatch": 1},
-    "tp2 dp2 zero3": {"tp": 2, "dp": 2, "sp": True, "zero": 3, "microbatch": 4},
-    "pp2 dp2 zero1": {"pp": 2, "dp": 2, "zero": 1},
-    "pp2 tp2 sp recompute": {"pp": 2, "tp": 2, "sp": True, "microbatch": 4, "recompute": "full"},
-    "tp2 pp2 dp2": {"tp": 2, "pp": 2, "dp": 2, "sp": True},
-}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "tp4 sp, more ranks than key heads": {"tp": 4, "sp": True, "microbatch": 8},
-    "pp3 1f1b, fewer microbatches than stages": {"pp": 3, "microbatch": 4},
-    "pp2 interleaved": {"pp": 2, "schedule": "interleaved", "vpp": 2},
-    "tp2 dp2 zero0": {"tp": 2, "dp": 2, "zero": 0, "microbatch": 4},
-    "pp2 dp2 zero0": {"pp": 2, "dp": 2, "zero": 0},
-}
-TIED_MESHES: dict[str, dict[str, Any]] = {
-    "dp2 zero2": {"dp": 2, "zero": 2},
-    "tp2": {"tp": 2, "microbatch": 4},
-    "pp2 dp2": {"pp": 2, "dp": 2},
-    "pp3 tp2 sp": {"pp": 3, "tp": 2, "sp": True, "microbatch": 4},
-}
-FAMILIES: dict[str, dict[str, Any]] = {
-    "llama with biases": {"config": BIASED, "tp": 2, "sp": True, "microbatch": 4},
-    "qwen2": {"config": QWEN2, "tp": 4, "microbatch": 8},
-    "qwen3": {"config": QWEN3, "tp": 2, "dp": 2, "microbatch": 4},
-}
+WRITE = "MESHWRIGHT_WRITE_PARITY"  # set by scripts/parity
+ROWS = rows()
+SLOW = (pytest.mark.slow,)
 
 
-def test_reference_learns() -> None:
-    losses = reference(json.dumps(LLAMA), STEPS).losses
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    """Of the rows that this run of pytest has selected."""
+    calls = [getattr(item, "callspec", None) for item in request.session.items]
+    selected = {call.params["row"].name for call in calls if call is not None and "row" in call.params}
+    folder = tmp_path_factory.mktemp("parity")
+    return run_rows([row for row in ROWS if row.name in selected], folder)
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.name, marks=SLOW[: row.slow]) for row in ROWS])
+def test_a_row_trains_as_one_process(row: Row, outcomes: dict[str, Outcome]) -> None:
+    assert outcomes[row.name].broken() == []
+
+
+def test_the_reference_learns() -> None:
+    losses = reference(Row("one process"), STEPS).losses
     assert losses[-1] < losses[0] - 0.5
 
 
-@pytest.mark.parametrize("name", MESHES)
-def test_mesh_equals_one_device(name: str, tmp_path: Path) -> None:
-    assert_same(LLAMA, MESHES[name], STEPS, tmp_path)
+def test_the_written_table_has_these_rows_within_the_bars(outcomes: dict[str, Outcome]) -> None:
+    if os.environ.get(WRITE) and len(outcomes) == len(ROWS):
+        PATH.write_text(document(ROWS, outcomes))
+    written = read_table(PATH.read_text())
+    assert list(written) == [row.name for row in ROWS]
+    for cells in written.values():
+        assert all(float(cells[name.replace("_", " ")]) <= bar for name, bar in BARS.items())
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_variant_equals_one_device(name: str, tmp_path: Path) -> None:
-    assert_same(LLAMA, VARIANTS[name], FEW, tmp_path)
+def test_every_legal_pair_of_values_is_in_a_product() -> None:
+    run = set().union(*(pairs(product) for product in covering_pairs()))
+    assert run == covered_pairs()
+    assert pairs(PLAIN) <= run <= set(all_pairs())
 
 
-def test_tied_pipeline_equals_one_device(tmp_path: Path) -> None:
-    assert_same(TIED, {"pp": 2}, STEPS, tmp_path)
+def test_every_value_meets_every_other_dimension_where_that_is_legal() -> None:
+    usual = set().union(*(meetings(product) for product in covering()))
+    assert usual == set().union(*(meetings(product) for product in covering_pairs()))
+    assert len(covering()) < len(covering_pairs()) / 2
 
 
-@pytest.mark.parametrize("name", TIED_MESHES)
-def test_tied_embeddings_equal_one_device(name: str, tmp_path: Path) -> None:
-    assert_same(TIED, TIED_MESHES[name], FEW, tmp_path)
+@pytest.mark.parametrize(("scaled", "bar"), [("gradient", "first_gradient"), ("parameter", "parameter")])
+def test_a_fault_is_seen(scaled: str, bar: str, tmp_path: Path) -> None:
+    """One hundredth too much in one gradient, or in one parameter after the last step, on one of two ranks."""
+    row = Row("tp2", {"tp": 2})
+    found = run_rows([row], tmp_path, steps=2, memory=False, fault=scaled)[row.name]
+    assert any(word.startswith(bar) for word in found.broken()), found
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_family_equals_one_device(name: str, tmp_path: Path) -> None:
-    options = dict(FAMILIES[name])
-    assert_same(options.pop("config"), options, FEW, tmp_path)
+def test_a_row_that_fails_costs_no_other(tmp_path: Path) -> None:
+    good, bad = Row("good", {"dp": 2}), Row("bad", {"dp": 2, "zero": 3, "pp": 1, "sp": True})
+    found = run_rows([good, bad, replace(good, name="after")], tmp_path, steps=1, memory=False)
+    assert [bool(found[name].error) for name in ("good", "bad", "after")] == [False, True, False]
+    assert "sequence parallelism shares the ranks of tp" in found["bad"].error
+
+
+def test_the_peak_is_what_tensors_fill() -> None:
+    """A megabyte that stays, a second that goes, a third that comes after it."""
+    with PeakMemory() as peak:
+        kept = [torch.zeros(2**18)]
+        torch.zeros(2**18)
+        kept.append(torch.zeros(2**18))
+    assert 2 * 2**20 <= peak.bytes < 2.1 * 2**20
+    assert highest([(1, 10), (2, 5), (1, -10), (2, 7), (3, 1)]) == 15

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from meshwright.runtime.watch import Beat, Heartbeat, read_beats, stalled
@@ -27,6 +28,20 @@ def test_a_silent_rank_is_named_before_those_that_wait_for_it() -> None:
 def test_where_all_beat_the_rank_with_the_fewest_steps_is_named() -> None:
     beats = [beat(0, 9, moved=50, beaten=100), beat(1, 8, moved=49, beaten=100), beat(2, 9, moved=50, beaten=100)]
     assert [found.rank for found in stalled(beats, 10, now_s=100)] == [1]
+
+
+def test_of_those_the_ranks_that_wait_for_a_peer_are_not_named() -> None:
+    waiting, busy = (replace(beat(rank, 8, moved=50, beaten=100), waits=rank == 0) for rank in (0, 1))
+    assert stalled([waiting, busy], 10, now_s=100) == [busy]
+    assert stalled([waiting], 10, now_s=100) == [waiting]
+
+
+def test_a_heartbeat_says_where_its_process_stands(tmp_path: Path) -> None:
+    heart = Heartbeat(tmp_path, rank=0)
+    (beat,) = read_beats(tmp_path, 0)
+    heart.close()
+    assert beat.at.startswith("_main_thread_at (watch.py:")
+    assert not beat.waits
 
 
 def test_a_run_that_has_not_begun_has_more_time() -> None:

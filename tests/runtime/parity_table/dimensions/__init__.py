@@ -1,0 +1,16 @@
+"""One file a dimension; a new one is added to this list."""
+
+from __future__ import annotations
+
+from parity_table.dimensions import context, data, families, pipeline, recompute, tensor, vocabulary
+from parity_table.row import Dimension
+
+DIMENSIONS: tuple[Dimension, ...] = (
+    pipeline.DIMENSION,
+    data.DIMENSION,
+    tensor.DIMENSION,
+    context.DIMENSION,
+    recompute.DIMENSION,
+    vocabulary.DIMENSION,
+    families.DIMENSION,
+)

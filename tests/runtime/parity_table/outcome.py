@@ -1,0 +1,60 @@
+"""What a row has shown, and the bars that it must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from parity_table.ranks import Found
+
+BARS = {"loss": 1e-5, "first_gradient": 1e-5, "gradient": 1e-3, "parameter": 5e-4}
+"""Largest relative errors in float32. Rounding (1e-7) makes equal runs drift apart: AdamW divides by the size of a
+gradient, so that the gradients of 20 steps have a wider bar than those of the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Largest errors of a row over all ranks and steps; `error` where it did not run to its end."""
+
+    loss: float = 0.0
+    first_gradient: float = 0.0  # of the first step
+    gradient: float = 0.0  # of all steps
+    gradient_of: str = ""  # the parameter with that error
+    parameter: float = 0.0
+    peak_bytes: int = 0  # of the worst rank
+    predicted_bytes: int = 0
+    error: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """Measured over predicted."""
+        return self.peak_bytes / self.predicted_bytes if self.predicted_bytes else 0.0
+
+    def broken(self) -> list[str]:
+        """Bars that do not hold."""
+        if self.error:
+            return [self.error]
+        found = {name: getattr(self, name) for name in BARS}
+        words = [f"{name} {found[name]:.1e} > {bar:.0e}" for name, bar in BARS.items() if not found[name] <= bar]
+        return [*words, f"worst gradient: {self.gradient_of}"] if words else []
+
+
+def outcome(ranks: Sequence[Found], losses: Sequence[float], names: set[str], predicted_bytes: int) -> Outcome:
+    """Of what all ranks have seen, beside the losses and parameter names of the reference."""
+    gradients = [(error, name) for found in ranks for step in found.gradients for name, error in step.items()]
+    seen = {name for _, name in gradients}
+    worst, name = max(gradients)
+    return Outcome(
+        loss=max(_relative(found.losses, losses) for found in ranks),
+        first_gradient=max(error for found in ranks for error in found.gradients[0].values()),
+        gradient=worst,
+        gradient_of=name,
+        parameter=max(error for found in ranks for error in found.parameters.values()),
+        peak_bytes=max(found.peak_bytes for found in ranks),
+        predicted_bytes=predicted_bytes,
+        error="" if seen == names else f"parameters differ: {sorted(seen ^ names)}",
+    )
+
+
+def _relative(found: Sequence[float], expected: Sequence[float]) -> float:
+    return max(abs(one - other) / abs(other) for one, other in zip(found, expected, strict=True))

@@ -1,0 +1,133 @@
+"""What the ranks of a row do: train beside a reference, and train a wider model for its memory."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from workers import MAX_NORM, OPTIMIZER, WEIGHT_DECAY, batches, full, own_sequences
+
+from meshwright.planner.plan import Plan
+from meshwright.runtime.build import build_model
+from meshwright.runtime.model import ParallelModel
+from meshwright.runtime.optimizer import build_optimizer
+from parity_table.memory import PeakMemory
+
+ROUNDING = 1e-6
+"""A tensor that is so much smaller than the largest one is zero but for rounding, and is compared as zero."""
+
+Fault = Literal["gradient", "parameter"]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One row for the ranks; `reference` holds gradients and parameters of a Curve."""
+
+    plan: Plan
+    wide_plan: Plan | None
+    reference: Path
+    steps: int
+    fault: Fault | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one rank has seen: losses and norms by step, errors by parameter, its peak."""
+
+    losses: list[float]
+    norms: list[float]
+    gradients: list[dict[str, float]]  # by step
+    parameters: dict[str, float]
+    peak_bytes: int
+
+
+def run_tasks(tasks: list[Task], answers: Path) -> None:
+    """One row after another in one world of processes; what this rank finds stands in files by row and rank, so that
+    those before a failure count. Groups of earlier rows stay: they are idle."""
+    for number, task in enumerate(tasks):
+        found = _run(task)
+        with answer(answers, number, dist.get_rank()).open("wb") as file:
+            pickle.dump(found, file)
+
+
+def answer(folder: Path, number: int, rank: int) -> Path:
+    return folder / f"{number}-{rank}.pickle"
+
+
+def _run(task: Task) -> Found:
+    losses, norms, gradients, parameters = train_beside(task)
+    gc.collect()
+    peak = 0 if task.wide_plan is None else peak_bytes(task.wide_plan)
+    dist.barrier()
+    return Found(losses, norms, gradients, parameters, peak)
+
+
+def train_beside(task: Task) -> tuple[list[float], list[float], list[dict[str, float]], dict[str, float]]:
+    """Losses, norms and errors of gradients of all steps, and errors of parameters after the last; relative to the
+    largest value that the reference has in the tensor."""
+    expected, job = torch.load(task.reference, mmap=True), task.plan.job
+    model = build_model(task.plan, torch.device("cpu"))
+    optimizer = build_optimizer(model, weight_decay=WEIGHT_DECAY, **OPTIMIZER)
+    losses, norms, gradients = [], [], []
+    for step, batch in enumerate(batches(model.shape.vocab, job.seq_len, job.global_batch, task.steps)):
+        losses.append(model.forward_backward(own_sequences(model, batch)).item())
+        _spoil(_gradients(model), task.fault == "gradient")
+        gradients.append(_errors(_gradients(model), expected["gradients"][step]))
+        norms.append(model.clip_grad_norm(MAX_NORM).item())
+        optimizer.step()
+    moved = _moved(expected["gradients"])
+    held = {name: parameter.detach() for name, parameter in model.named_parameters() if name in moved}
+    _spoil(held, task.fault == "parameter")
+    return losses, norms, gradients, _errors(held, expected["parameters"])
+
+
+def _spoil(tensors: dict[str, Tensor], wanted: bool) -> None:
+    """What a wrong collective would do: one part of one tensor is a hundredth too large on one rank."""
+    if wanted and dist.get_rank() == 1:
+        tensor = next(iter(tensors.values()))
+        (tensor.to_local() if isinstance(tensor, DTensor) else tensor).mul_(1.01)
+
+
+def _gradients(model: ParallelModel) -> dict[str, Tensor]:
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert all(gradient is not None for gradient in found.values())
+    return {name: gradient for name, gradient in found.items() if gradient is not None}
+
+
+def _errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
+    """By name: the largest difference of an element, over the largest element of the tensor in the reference."""
+    largest = max(value.abs().max().item() for value in expected.values())
+    return {name: _error(full(tensor), expected[name], largest) for name, tensor in found.items()}
+
+
+def _error(found: Tensor, expected: Tensor, largest: float) -> float:
+    size = expected.abs().max().item()
+    return (found - expected).abs().max().item() / (size if size >= ROUNDING * largest else 1e-2 * largest)
+
+
+def _moved(gradients: list[dict[str, Tensor]]) -> set[str]:
+    """Parameters with a gradient. That of others is zero but for rounding, which AdamW makes into random steps: key
+    biases change nothing where no positions turn keys."""
+    sizes = [{name: value.abs().max().item() for name, value in step.items()} for step in gradients]
+    return {name for step in sizes for name, size in step.items() if size >= ROUNDING * max(step.values())}
+
+
+def peak_bytes(plan: Plan) -> int:
+    """The most bytes that this rank's tensors filled in two steps, building included: the second step has states."""
+    config, job = plan.model.config, plan.job
+    data = batches(config["vocab_size"], job.seq_len, job.global_batch, 2)
+    with PeakMemory() as peak:
+        model = build_model(plan, torch.device("cpu"))
+        optimizer = build_optimizer(model, weight_decay=WEIGHT_DECAY, **OPTIMIZER)
+        for batch in data:
+            model.forward_backward(own_sequences(model, batch))
+            model.clip_grad_norm(MAX_NORM)
+            optimizer.step()
+    return peak.bytes

@@ -1,0 +1,60 @@
+"""A row of the table: a model and the options of its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from plans import make_plan
+
+from meshwright.planner.plan import Plan
+from parity_table.models import MODELS, widened
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`options` are those of plans.make_plan, and `model` (a name of models.MODELS) or `config`, and `tied`."""
+
+    name: str
+    options: Options = field(default_factory=dict)
+    slow: bool = False  # only in the whole table
+
+    @property
+    def config(self) -> dict[str, Any]:
+        config = self.options.get("config") or MODELS[self.options.get("model", "llama")]
+        return {**config, "tie_word_embeddings": True} if self.options.get("tied") else config
+
+    @property
+    def plan(self) -> Plan:
+        """The plan whose training is compared."""
+        return make_plan(self.config, **self._plan_options)
+
+    @property
+    def wide_plan(self) -> Plan:
+        """The plan whose memory is compared: the same with a model and a sequence that fill some MiB,
+        in as many microbatches, of one sequence each."""
+        size = self.options.get("microbatch", 2)
+        return make_plan(
+            widened(self.config), **{**self._plan_options, "seq_len": 256, "microbatch": 1, "global_batch": 8 // size}
+        )
+
+    @property
+    def world(self) -> int:
+        return self.plan.configuration.mesh.world
+
+    @property
+    def _plan_options(self) -> dict[str, Any]:
+        return {name: value for name, value in self.options.items() if name not in ("model", "config", "tied")}
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """One choice that a plan makes. `values` enter products with every other dimension, the first one being not to use
+    it; `rows` are run for themselves."""
+
+    name: str
+    values: Mapping[str, Options]
+    rows: Mapping[str, Options] = field(default_factory=dict)

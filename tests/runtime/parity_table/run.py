@@ -1,0 +1,90 @@
+"""Running rows: all of one world size in one set of processes, whose start is most of the cost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from harness import RankError, run_ranks
+from oracle import Curve, train_reference
+
+from parity_table.memory import predicted_peak_bytes
+from parity_table.outcome import Outcome, outcome
+from parity_table.ranks import Fault, Found, Task, answer, run_tasks
+from parity_table.row import Row
+
+STEPS = 20
+
+
+def reference(row: Row, steps: int) -> Curve:
+    """The training of one process on the row's model."""
+    job = row.plan.job
+    return _reference(json.dumps(row.config, sort_keys=True), steps, job.seq_len, job.global_batch)
+
+
+@cache
+def _reference(config: str, steps: int, seq_len: int, global_batch: int) -> Curve:
+    return train_reference(json.loads(config), steps=steps, seq_len=seq_len, global_batch=global_batch)
+
+
+def run_rows(
+    rows: Iterable[Row], folder: Path, *, steps: int = STEPS, memory: bool = True, fault: Fault | None = None
+) -> dict[str, Outcome]:
+    """What every row shows, by name. `fault`: what is to be spoilt, to see that the bars see it."""
+    worlds: dict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        worlds[row.world].append(row)
+    found: dict[str, Outcome] = {}
+    for world, left in sorted(worlds.items()):
+        while left:
+            tasks = [_task(row, folder, steps, memory, fault) for row in left]
+            done = _run_world(world, left, tasks, folder)
+            found |= done
+            left = left[len(done) :]
+    return found
+
+
+def _run_world(world: int, rows: Sequence[Row], tasks: list[Task], folder: Path) -> dict[str, Outcome]:
+    """Outcomes of the first rows: of all, or up to the first one that fails."""
+    words = ""
+    answers = Path(tempfile.mkdtemp(dir=folder))
+    try:
+        run_ranks(world, run_tasks, tasks, answers, timeout_s=60.0 + 20.0 * len(rows))
+    except RankError as error:
+        words = str(error)
+    found = {}
+    for number, (row, task) in enumerate(zip(rows, tasks, strict=True)):
+        files = [answer(answers, number, rank) for rank in range(world)]
+        if not all(file.exists() for file in files):
+            return {**found, row.name: Outcome(error=words)}
+        found[row.name] = _judge(row, task, [pickle.loads(file.read_bytes()) for file in files])
+    return found
+
+
+def _task(row: Row, folder: Path, steps: int, memory: bool, fault: Fault | None) -> Task:
+    return Task(row.plan, row.wide_plan if memory else None, _saved(row, steps, folder), steps, fault)
+
+
+def _saved(row: Row, steps: int, folder: Path) -> Path:
+    """The reference of a row's model in a file that all ranks read."""
+    name = hashlib.sha256(
+        json.dumps([row.config, row.plan.job.model_dump(), steps], sort_keys=True).encode()
+    ).hexdigest()[:16]
+    path = folder / f"{name}.pt"
+    if not path.exists():
+        curve = reference(row, steps)
+        torch.save({"gradients": curve.gradients, "parameters": curve.parameters}, path)
+    return path
+
+
+def _judge(row: Row, task: Task, ranks: list[Found]) -> Outcome:
+    curve = reference(row, task.steps)
+    predicted = 0 if task.wide_plan is None else predicted_peak_bytes(task.wide_plan)
+    return outcome(ranks, curve.losses, set(curve.parameters), predicted)
