@@ -52,10 +52,10 @@ def find_run(
     if given is None and not (folder / "plan.yaml").exists():
         plan = quickstart()
         recipe = recipe_defaults(plan, settings.get("steps")) | recipe
-        return Run(plan, parse(Recipe, recipe | dict(settings), "recipe"), folder)
+        return Run(plan, parse(Recipe, merged(recipe, settings), "recipe"), folder)
     plan_file = given or folder / "plan.yaml"
-    merged = with_tokenizer(recipe | dict(settings))
-    plan, training = gather(lambda: load_plan(plan_file), lambda: parse(Recipe, merged, "recipe"))
+    both = with_tokenizer(merged(recipe, settings))
+    plan, training = gather(lambda: load_plan(plan_file), lambda: parse(Recipe, both, "recipe"))
     return Run(plan, training, folder)
 
 
@@ -81,8 +81,24 @@ def recipe_settings(file: Path | None, options: Mapping[str, Any], assignments: 
         raise InputError("command line", [Problem("--set", text, "must be name=value", "clip=0.5") for text in wrong])
     for text in assignments:
         name, _, value = text.partition("=")
-        settings[name.strip()] = _value(text, value)
+        settings = merged(settings, _nested(name.strip(), _value(text, value)))
     return settings
+
+
+def merged(settings: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` with those of `over` in their place; of fields that are mappings in both, their own fields."""
+    nested = {key: {**settings[key], **value} for key, value in over.items() if _both(settings.get(key), value)}
+    return {**settings, **over, **nested}
+
+
+def _both(one: Any, other: Any) -> bool:
+    return isinstance(one, Mapping) and isinstance(other, Mapping)
+
+
+def _nested(name: str, value: Any) -> dict[str, Any]:
+    """`experts.balance` is a field of the field `experts`."""
+    field, dot, inner = name.partition(".")
+    return {field: {inner: value}} if dot else {name: value}
 
 
 def _value(assignment: str, text: str) -> Any:

@@ -54,6 +54,9 @@ def _configuration(plan: Plan) -> Table:
     table = Table(title="configuration", title_justify="left", show_header=True, header_style="bold")
     for name in ("mesh", "ZeRO", "schedule", "microbatch", "recompute", "sp", "layers per stage"):
         table.add_column(name)
+    context = () if plan.mesh.cp == 1 else (context_text(plan),)
+    if context:
+        table.add_column("context")
     table.add_row(
         describe(plan.mesh),
         str(plan.zero),
@@ -62,8 +65,15 @@ def _configuration(plan: Plan) -> Table:
         recompute_text(plan.recompute),
         "on" if plan.sp else "off",
         layers_text(plan.stage_layers),
+        *context,
     )
     return table
+
+
+def context_text(plan: Plan) -> str:
+    """`ring`, or `usp, 4 over heads`."""
+    heads = f", {plan.cp_ulysses} over heads" if plan.cp_algorithm == "usp" else ""
+    return f"{plan.cp_algorithm}{heads}"
 
 
 def layers_text(stage_layers: tuple[int, ...]) -> str:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_GROUPED = (torch.float32, torch.bfloat16, torch.float16)
+_GROUPED = {"cpu": (torch.float32, torch.bfloat16, torch.float16), "cuda": (torch.bfloat16,)}
 _ALIGNMENT_BYTES = 16  # of every row of every operand: F.grouped_mm refuses others
 
 
@@ -33,9 +33,11 @@ def grouped_linear_loop(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
 
 
 def can_group(x: Tensor, weight: Tensor) -> bool:
-    """Whether F.grouped_mm takes these: it wants rows, one of three types, and rows of a multiple of 16 bytes."""
+    """Whether F.grouped_mm takes these: it wants rows, a type that the device has it for, and rows of a multiple of 16
+    bytes."""
     aligned = all(size * x.element_size() % _ALIGNMENT_BYTES == 0 for size in weight.shape[1:])
-    return aligned and x.dtype in _GROUPED and len(x) > 0 and hasattr(F, "grouped_mm")
+    known = x.dtype in _GROUPED.get(x.device.type, ())
+    return aligned and known and len(x) > 0 and hasattr(F, "grouped_mm")
 
 
 class _ContiguousGradient(torch.autograd.Function):

@@ -27,13 +27,20 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Sum of the losses in nats of `hidden` [..., width] times `weight` [vocab, width] against ids `targets` [...].
 
-    Negative targets are ignored. `softcap` c bounds logits to c tanh(logit / c). With `group`, a rank holds the
-    rows of the vocabulary from `first` on (perhaps none); every rank passes the same hidden states and targets and gets
-    the same loss, and the gradient of `hidden` is its own part of a sum. Ranks exchange three numbers a token.
+    Negative targets are ignored. `softcap` c bounds logits to c tanh(logit / c). With `group`, this rank holds the
+    vocabulary's rows from `first` on, perhaps none; every rank passes the same hidden states and targets and gets the
+    same loss, and the gradient of `hidden` is its own part of a sum. Three numbers a token are exchanged, once a chunk.
     Losses and the gradient of the weight are added up in float32 (float64 for such inputs).
     """
     pieces = min(chunks, max(1, targets.numel()))
-    return _linear_cross_entropy(hidden, weight, targets, pieces, softcap, group, first)
+    return _linear_cross_entropy(hidden, weight, targets, pieces, softcap, Share(group, first))
+
+
+class Share(NamedTuple):
+    """Who has which part of the vocabulary."""
+
+    group: dist.ProcessGroup | None
+    first: int
 
 
 class _Chunk(NamedTuple):
@@ -43,33 +50,31 @@ class _Chunk(NamedTuple):
     gradient: Tensor
 
 
-def _chunk(
-    logits: Tensor, targets: Tensor, softcap: float | None, group: dist.ProcessGroup | None, first: int
-) -> _Chunk:
+def _chunk(logits: Tensor, targets: Tensor, softcap: float | None, share: Share) -> _Chunk:
     """`logits` [tokens, share] are overwritten."""
     slope = None
     if softcap is not None:
         logits = logits.div_(softcap).tanh_()
         slope = 1 - logits.square()
         logits = logits.mul_(softcap)
-    share = logits.shape[-1]
-    if share == 0:  # one token that nothing expects: its exponential is zero beside any other
-        logits = logits.new_full((len(logits), 1), -1e30)
-    own = targets - first
-    here = (own >= 0) & (own < share) & (targets >= 0)
+    rows = logits.shape[-1]
+    if rows == 0:  # fewer tokens than ranks: one that is never likely
+        logits = logits.new_full((len(logits), 1), torch.finfo(logits.dtype).min)
+    own = targets - share.first
+    here = (own >= 0) & (own < rows) & (targets >= 0)
     column = own.masked_fill(~here, 0).unsqueeze(-1)
 
     highest = logits.max(dim=-1).values
     target = logits.gather(-1, column).squeeze(-1).masked_fill(~here, 0.0)
     exponentials = logits.sub_(highest.unsqueeze(-1)).exp_()
-    total, most, target = _over_shares(exponentials.sum(-1), highest, target, group)
+    total, most, target = _over_shares(exponentials.sum(-1), highest, target, share.group)
 
     counted = targets >= 0
     losses = (total.log() + most - target).masked_fill(~counted, 0.0)
     scale = ((highest - most).exp() / total).masked_fill(~counted, 0.0)
     gradient = exponentials.mul_(scale.unsqueeze(-1))
-    gradient.scatter_add_(-1, column, -here.to(gradient.dtype).unsqueeze(-1))
-    return _Chunk(losses.sum(), gradient[:, :share] if slope is None else gradient[:, :share].mul_(slope))
+    gradient = gradient.scatter_add_(-1, column, -here.to(gradient.dtype).unsqueeze(-1))[:, :rows]
+    return _Chunk(losses.sum(), gradient if slope is None else gradient.mul_(slope))
 
 
 def _over_shares(
@@ -95,8 +100,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         chunks: int,
         softcap: float | None,
-        group: dist.ProcessGroup | None,
-        first: int,
+        share: Share,
     ) -> Tensor:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         rows, labels, matrix = hidden.flatten(0, -2), targets.flatten(), weight.to(hidden.dtype)
@@ -106,7 +110,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), dtype=wide, device=hidden.device)
         start = 0
         for part, label in zip(rows.tensor_split(chunks), labels.tensor_split(chunks), strict=True):
-            piece = _chunk((part @ matrix.t()).to(wide), label, softcap, group, first)
+            piece = _chunk((part @ matrix.t()).to(wide), label, softcap, share)
             loss += piece.loss
             if to_hidden is not None and to_weight is not None:
                 gradient = piece.gradient.to(hidden.dtype)
@@ -118,14 +122,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         to_hidden, to_weight = ctx.saved_tensors
         scale = gradients[0]
         first = to_hidden * scale.to(to_hidden.dtype) if ctx.needs_input_grad[0] else None
         # Straight into the weight's own precision: no second copy in float32.
         into = torch.empty_like(to_weight, dtype=ctx.dtype)
         second = torch.mul(to_weight, scale, out=into) if ctx.needs_input_grad[1] else None
-        return first, second, None, None, None, None, None
+        return first, second, None, None, None, None
 
 
 _linear_cross_entropy: Callable[..., Tensor] = _LinearCrossEntropy.apply

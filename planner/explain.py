@@ -85,7 +85,12 @@ def _devices(setting: Setting, configuration: Configuration) -> list[str]:
     if world < setting.cluster.num_devices:
         found.append(f"It uses {world} of {setting.cluster.num_devices} devices.")
     if configuration.offload:
-        found.append(f"{configuration.offload:.0%} of the optimizer states live in host memory.")
+        place = "on the nodes' drives" if configuration.offload_to == "nvme" else "in host memory"
+        found.append(f"{configuration.offload:.0%} of the optimizer states live {place}.")
+    if configuration.swap_layers:
+        found.append(f"{configuration.swap_layers} layers at a time are on a device, the others in host memory.")
+    if configuration.dp_replicate > 1:
+        found.append(f"ZeRO shards inside each of {configuration.dp_replicate} copies.")
     kinds = sorted({group.device.name for group in setting.cluster.node_groups})
     if len(kinds) > 1:
         found.append(f"Devices differ ({', '.join(kinds)}): all are priced as {setting.device.name}, the slowest.")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from ..errors import InputError, Problem, gather
 from ..planner.families import architecture
@@ -60,7 +61,11 @@ def saved_sizes(checkpoint: Path) -> dict[str, torch.Size] | None:
         index = Reader(checkpoint).read_metadata().state_dict_metadata
     except Exception:  # whatever a damaged pickle raises
         return None
-    return {name.removeprefix("model."): entry.size for name, entry in index.items() if name.startswith("model.")}
+    return {
+        name.removeprefix("model."): entry.size
+        for name, entry in index.items()
+        if name.startswith("model.") and isinstance(entry, TensorStorageMetadata)
+    }
 
 
 def model_sizes(plan: Plan) -> dict[str, torch.Size]:

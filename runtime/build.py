@@ -28,6 +28,8 @@ from .parallel.data import shard_unit
 from .parallel.expert.control import ExpertControl, expert_blocks
 from .parallel.expert.replicas import spread_experts
 from .parallel.expert.sharding import shard_moe
+from .parallel.offload.shards import set_window, swap_shards
+from .parallel.offload.window import Window
 from .parallel.pipeline import Pipeline, activation_tensors
 from .parallel.recompute import recompute_layer, recompute_operations
 from .parallel.tensor import TensorAxis, shard_layer
@@ -89,11 +91,23 @@ class Builder:
         names = {parameter: name for name, parameter in named([part], self.shape)}
         alone: set[nn.Parameter] = set()  # parameters that no data parallelism touches
         for unit in (*part.model.layers.values(), part):
-            materialise(
-                unit, names, self.device, seed=self.seed, std=self.shape.initializer_range, norm=self.shape.unit_norm
-            )
+            std, norm = self.shape.initializer_range, self.shape.unit_norm
+            materialise(unit, names, self._home(unit), seed=self.seed, std=std, norm=norm)
             self._dress(unit, alone, root=unit is part)
+        self._swap(part)
         return part
+
+    def _home(self, unit: nn.Module) -> torch.device:
+        """Where parameters are made: of layers that are swapped, on the host."""
+        return torch.device("cpu") if isinstance(unit, Layer) and self.plan.swap_layers else self.device
+
+    def _swap(self, part: Transformer) -> None:
+        """Let layers come and go."""
+        layers, size = list(part.model.layers.values()), self.plan.swap_layers
+        if size and self.meshes.data is None:
+            Window(layers, size, self.device, self.dtype)
+        elif size:
+            set_window(layers, size)
 
     def _cut(self, part: Transformer) -> None:
         """Share blocks out over the ranks of a stage: tensor, then context, then expert parallelism."""
@@ -134,7 +148,9 @@ class Builder:
         meshes, zero, dtype = self.meshes, self.plan.zero, self.dtype
         if not root:
             alone |= spread_experts(unit, meshes, zero=zero, dtype=dtype)
-        if meshes.data is not None:
+        if meshes.data is not None and isinstance(unit, Layer) and self.plan.swap_layers:
+            swap_shards(unit, meshes.data, dtype=dtype)
+        elif meshes.data is not None:
             shard_unit(unit, meshes.data, zero=zero, dtype=dtype, root=root, ignored=alone)
 
     def layout(self) -> Layout:

@@ -28,6 +28,7 @@ __all__ = [
     "all_to_all",
     "concatenate",
     "default_timeout",
+    "device_of",
     "divide_gradients",
     "flash",
     "flash_backward",
@@ -119,6 +120,13 @@ def default_timeout() -> timedelta:
     device = torch.device("cuda" if torch.device("cuda") in group._device_types else "cpu")
     timeout: timedelta = group._get_backend(device).options._timeout
     return timeout
+
+
+def device_of(group: dist.ProcessGroup) -> torch.device:
+    """Where tensors must be that `group` exchanges."""
+    if dist.get_backend(group) == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 def all_gather(x: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:

@@ -93,8 +93,9 @@ class Outgoing:
 
     def _gather(self, name: str) -> torch.Tensor:
         tensor = self._states[name].detach()
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        return whole.to(device="cpu", dtype=self.dtype) if self.writes else whole.new_empty(0)
+        if isinstance(tensor, DTensor):  # on the device: shards of swapped layers are on the host
+            tensor = tensor.to(tensor.device_mesh.device_type).full_tensor()  # type: ignore[attr-defined]
+        return tensor.to(device="cpu", dtype=self.dtype) if self.writes else tensor.new_empty(0)
 
 
 def _is_tied_copy(name: str, model: ParallelModel) -> bool:

@@ -10,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from . import compat
+
 
 @torch.no_grad()
 def local_gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
@@ -24,7 +26,8 @@ def add_up(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> None
     gradients = local_gradients(parameters)
     if not gradients:
         return
-    message = torch.cat([gradient.flatten() for gradient in gradients])
+    device = compat.device_of(group)  # gradients of swapped layers are on the host
+    message = torch.cat([gradient.flatten().to(device) for gradient in gradients])
     dist.all_reduce(message, group=group)
     for gradient, summed in zip(gradients, torch.split(message, [g.numel() for g in gradients]), strict=True):
         gradient.copy_(summed.view_as(gradient))
@@ -39,13 +42,16 @@ def clip(shares: Mapping[nn.Parameter, float], max_norm: float) -> Tensor:
     """
     parameters = [parameter for parameter in shares if parameter.grad is not None]
     gradients = local_gradients(parameters)
-    norms = torch.stack(torch._foreach_norm(gradients, 2.0, dtype=torch.float32))
-    weights = torch.tensor([shares[parameter] for parameter in parameters], device=norms.device)
+    device = max(gradients, key=lambda gradient: gradient.is_cuda).device  # those of swapped layers are on the host
+    norms = torch.stack([norm.to(device) for norm in torch._foreach_norm(gradients, 2.0, dtype=torch.float32)])
+    weights = torch.tensor([shares[parameter] for parameter in parameters], device=device)
     square = (norms.square() * weights).sum()
     if dist.is_initialized():
         dist.all_reduce(square)
     norm = square.sqrt()
-    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for place in {gradient.device for gradient in gradients}:
+        torch._foreach_mul_([gradient for gradient in gradients if gradient.device == place], factor.to(place))
     return norm
 
 

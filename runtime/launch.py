@@ -17,7 +17,6 @@ from ..clusters.local import usable_cores
 from ..errors import InputError, Problem, RunError, gather
 from ..planner.families import architecture
 from ..planner.plan import Plan
-from .blocks.moe_shape import read_moe
 from .checks import problems as runtime_problems
 from .failures import held_up, run_error
 from .follow import OnEvent, following
@@ -91,7 +90,6 @@ def check_all(plan: Plan, recipe: Recipe, run_dir: Path, rendezvous: Rendezvous)
         lambda: check_source(recipe, RunFolder(run_dir).data),
         lambda: _refuse("recipe", recipe_problems(plan, recipe)),
         lambda: check_unchanged(run_dir, plan, recipe),
-        lambda: _refuse("recipe", recipe.expert_problems(read_moe(plan.model.config))),
     )
 
 

@@ -41,6 +41,10 @@ class Recipe(Frozen):
     experts: ExpertRecipe | None = Field(None, description="of a model with experts: balance, limits, records")
     seed: int = Field(0, ge=0, lt=1 << 32)
     checkpoint_every: int = Field(100, gt=0, description="steps between checkpoints; the last step has one too")
+    offload_folder: str = Field(
+        "", description="for optimizer states that the plan puts on a drive: a folder of this run's own on each node's"
+        " drive; in the run folder if not given"
+    )  # fmt: skip
     keep_last: int = Field(2, ge=2, description="checkpoints kept; two, because the newest may be damaged")
     log_every: int = Field(1, gt=0)
     timeout_s: float = Field(300.0, gt=0, description="longest wait for a peer in one collective")

@@ -68,6 +68,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def offload(self) -> Path:
+        """Optimizer states on a drive, where the recipe names none: worth nothing when the run is not running."""
+        return self.path / "offload"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 

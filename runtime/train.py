@@ -15,6 +15,7 @@ from ..errors import InputError, UnrecoverableError
 from ..kernels.dropout import draw
 from ..planner.families import architecture
 from ..planner.plan import Plan
+from .blocks.moe_shape import read_moe
 from .build import build_model
 from .checkpoint import Checkpointer, Position
 from .data import Samples, local_samples
@@ -45,12 +46,15 @@ def train(
     Called by every rank; the process group exists. `moved(step)` is told of every step done.
     Rank 0 leaves result.json. Raises UnrecoverableError when loss or gradient stop being numbers.
     """
+    if problems := recipe.expert_problems(read_moe(plan.model.config)):
+        raise InputError("recipe", problems)
     samples = _samples(run, plan, recipe)
     experts = recipe.experts or DEFAULT
     model = _model(run, plan, recipe, device)
     optimizer = build_optimizer(
-        model, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, eps=recipe.eps
-    )
+        model, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, eps=recipe.eps,
+        scratch=Path(recipe.offload_folder) if recipe.offload_folder else run.offload,
+    )  # fmt: skip
     checkpointer = Checkpointer(
         run.checkpoints, model, optimizer,
         fingerprint=plan.fingerprint, keep_last=recipe.keep_last, timeout_s=recipe.timeout_s,

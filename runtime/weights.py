@@ -73,7 +73,7 @@ class Weights:
         index, single = self.folder / INDEX, self.folder / SINGLE
         if not index.exists():
             if not single.exists():
-                raise self._refused("folder", f"has neither {SINGLE} nor {INDEX}", "weights saved as safetensors")
+                raise self._refused("init_from", f"has neither {SINGLE} nor {INDEX}", "weights saved as safetensors")
             return dict.fromkeys(self._file(single).keys(), single)
         try:
             files = {name: self.folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}

@@ -16,7 +16,8 @@ from ..configuration import Configuration
 from ..simulate.work import Work
 from .blocks import ModelCosts
 from .communication import all_gather_s, all_reduce_s, reduce_scatter_s
-from .memory import RECIPES, Held
+from .memory import Held
+from .offload import adamw_s, of_ends, swap_s, update_s
 from .setting import Setting
 
 ADAMW_BYTES = {"bf16": 34, "fp16": 34, "fp8": 35, "fp32": 32}
@@ -66,10 +67,14 @@ def _with_ends(
 
 def owned(held: Held, configuration: Configuration) -> float:
     """Parameters whose optimizer states one device keeps."""
-    mesh = configuration.mesh
     if configuration.zero == 0:
         return held.total
-    return held.dense / (mesh.dp * mesh.cp) + held.expert / mesh.edp
+    return held.dense / shards(configuration) + held.expert / configuration.mesh.edp
+
+
+def shards(configuration: Configuration) -> int:
+    """Ranks that share out dense parameters: all of dp x cp, or with hybrid sharding those of one copy."""
+    return configuration.mesh.dp * configuration.mesh.cp // configuration.dp_replicate
 
 
 def with_data_parallelism(setting: Setting, configuration: Configuration, pipeline: Work) -> Work:
@@ -84,13 +89,18 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
         for key, each in dict(zip(keys, held, strict=True)).items()
     }
     optimizers, offloads = _after_s(setting, configuration, held)
+    reductions = [known[key][1] for key in keys]
+    copies = [_copies_s(setting, configuration, each) for each in held]
+    if configuration.zero == 1:
+        reductions = [each + between for each, between in zip(reductions, copies, strict=True)]
+    after = reductions if late else copies if configuration.zero > 1 and any(copies) else []
     return replace(
         pipeline,
         gather_s=tuple(known[key][0] for key in keys) if overlaps else (),
-        reduce_s=() if late else tuple(known[key][1] for key in keys),
-        late_reduce_s=_late_s(configuration, [known[key][1] for key in keys]) if late else (),
+        reduce_s=() if late else tuple(reductions),
+        late_reduce_s=_late_s(configuration, after) if after else (),
         pieces=pieces,
-        zero=configuration.zero,
+        zero=3 if configuration.swap_layers else configuration.zero,
         hides=setting.hides_communication and (configuration.zero < 2 or setting.framework.overlaps_shards),
         tied_s=_tied_s(setting, configuration),
         optimizer_s=optimizers,
@@ -104,8 +114,19 @@ def _collectives_s(setting: Setting, configuration: Configuration, held: Held, l
     """Seconds of one all-gather and of one reduction over all that a stage holds."""
     zero, element = configuration.zero, setting.element_bytes
     gather = _over_data(setting, configuration, held, element, all_gather_s, layers) if zero else 0.0
-    reduction = reduce_scatter_s if zero else all_reduce_s
-    return gather, _over_data(setting, configuration, held, _wire_bytes(setting), reduction, layers)
+    collective = reduce_scatter_s if zero else all_reduce_s
+    reduction = _over_data(setting, configuration, held, _wire_bytes(setting), collective, layers)
+    link = swap_s(setting, owned(held, configuration)) if configuration.swap_layers else 0.0
+    return gather + link, reduction + link
+
+
+def _copies_s(setting: Setting, configuration: Configuration, held: Held) -> float:
+    """Seconds in which the copies of hybrid sharding add up what each has scattered: once a step."""
+    copies, size = configuration.dp_replicate, shards(configuration)
+    if copies == 1 or configuration.zero == 0:
+        return 0.0
+    between = setting.group(configuration.mesh.tp * size, copies)
+    return all_reduce_s(between, _wire_bytes(setting) * held.dense / size) * setting.execution.network
 
 
 def _wire_bytes(setting: Setting) -> int:
@@ -136,7 +157,7 @@ def _over_data(
     """Seconds of the collectives over all gradients or weights of a stage, `each` bytes a parameter. There is one a
     layer (FSDP2's units, Megatron's buckets): each pays the latency of its group."""
     mesh = configuration.mesh
-    total = layers * collective(setting.group(mesh.tp, mesh.dp * mesh.cp), each * held.dense / layers)
+    total = layers * collective(setting.group(mesh.tp, shards(configuration)), each * held.dense / layers)
     if held.expert:
         total += layers * collective(setting.group(mesh.ep * mesh.etp, mesh.edp), each * held.expert / layers)
     return total * setting.execution.network
@@ -145,25 +166,25 @@ def _over_data(
 def _after_s(
     setting: Setting, configuration: Configuration, held: list[Held]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Seconds of the optimizer and of the offload transfers, by pipeline rank."""
+    """Seconds of the optimizer, and of what it takes longer on the host, by pipeline rank."""
     ranks = configuration.mesh.pp
     states = []
     for rank in range(ranks):
         own = [held[stage] for stage in configuration.stages_of(rank)]
         all_of_it = Held(sum(each.dense for each in own), sum(each.expert for each in own))
         states.append(owned(all_of_it, configuration))
-    optimizers = tuple(_adamw_s(setting, each) for each in states)
-    return optimizers, tuple(_offload_s(setting, configuration.offload * each) for each in states)
+    if configuration.swap_layers:
+        ends = owned(of_ends(setting.costs(configuration)), configuration)
+        return (_adamw_s(setting, ends),), tuple(adamw_s(setting, each - ends) for each in states)
+    optimizers = tuple(_adamw_s(setting, (1 - configuration.offload) * each) for each in states)
+    pairs = zip(states, optimizers, strict=True)
+    offloads = (update_s(setting, configuration, configuration.offload * each, beside) for each, beside in pairs)
+    return optimizers, tuple(offloads)
 
 
 def _adamw_s(setting: Setting, parameters: float) -> float:
     traffic = ADAMW_BYTES[setting.job.precision] * parameters
     return traffic / setting.rates.elementwise_bytes_per_s + setting.rates.launch_s + setting.execution.step_s
-
-
-def _offload_s(setting: Setting, parameters: float) -> float:
-    """Offloaded states pass through the host link in and out once a step, not hidden."""
-    return 2 * RECIPES[setting.job.precision].states * parameters / setting.host_link_bytes_per_s
 
 
 def _tied_s(setting: Setting, configuration: Configuration) -> float:

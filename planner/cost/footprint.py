@@ -15,6 +15,7 @@ from ..schedule import held_of
 from .blocks import ModelCosts
 from .data_parallel import owned, rank_parameters
 from .memory import Held, Recipe, logits_bytes, recipe_of
+from .offload import host_bytes, of_ends, room_bytes, states_bytes
 from .setting import Setting
 from .sharding import sharding_of
 
@@ -42,17 +43,16 @@ def fits(setting: Setting, memories: Iterable[StageMemory]) -> bool:
 
 
 def fits_host(setting: Setting, configuration: Configuration) -> bool:
-    """Whether the offloaded states of a node's devices fit into its host memory."""
-    return configuration.offload == 0 or offloaded_bytes(setting, configuration) <= setting.host_bytes_per_device
+    """Whether what a node's devices offload fits into its host memory, or on its drive."""
+    leaves = configuration.offload or configuration.swap_layers
+    return not leaves or offloaded_bytes(setting, configuration) <= room_bytes(setting, configuration)
 
 
 def offloaded_bytes(setting: Setting, configuration: Configuration) -> float:
-    """Optimizer states that the busiest device keeps in host memory."""
-    costs, recipe = setting.costs(configuration), _recipe(setting, configuration)
-    tied = setting.architecture.tied_embeddings
+    """What the busiest device keeps on its host, or on the drive."""
+    costs, tied = setting.costs(configuration), setting.architecture.tied_embeddings
     held = (rank_parameters(costs, configuration, rank, tied) for rank in range(configuration.mesh.pp))
-    most = max(owned(each, configuration) for each in held)
-    return configuration.offload * recipe.states * most
+    return host_bytes(setting, configuration, max(owned(each, configuration) for each in held))
 
 
 def rank_memory(setting: Setting, configuration: Configuration, rank: int) -> StageMemory:
@@ -60,6 +60,8 @@ def rank_memory(setting: Setting, configuration: Configuration, rank: int) -> St
     costs, recipe = setting.costs(configuration), _recipe(setting, configuration)
     mesh, zero, keeps = configuration.mesh, configuration.zero, setting.framework.keeps
     held = rank_parameters(costs, configuration, rank, setting.architecture.tied_embeddings)
+    if configuration.swap_layers:
+        held = of_ends(costs)
     shard = owned(held, configuration)
     buckets = keeps.bucket_bytes * held.total if mesh.dp * mesh.cp > 1 and zero < 2 else 0.0
     moment = max(_moments(setting, configuration, costs, rank, held), key=sum)
@@ -69,7 +71,7 @@ def rank_memory(setting: Setting, configuration: Configuration, rank: int) -> St
     memory = StageMemory(
         weights=round(recipe.weight * (held.total if zero < 3 else shard)),
         gradients=round(recipe.gradient * (held.total if zero < 2 else shard) + buckets),
-        optimizer=round(recipe.states * shard * (1 - configuration.offload)),
+        optimizer=round((recipe.states - configuration.offload * states_bytes(setting)) * shard),
         activations=round(moment.activations),
         logits=round(moment.logits),
         buffers=round(buffers),
@@ -134,17 +136,33 @@ def _loss(setting: Setting, configuration: Configuration, costs: ModelCosts, ran
     """While the cross-entropy goes backward: before any layer does."""
     others = _other_losses(configuration) * _softmax(setting, configuration)
     logits = others + _logits(setting, configuration, setting.framework.keeps.logit_bytes)
-    return Moment(_kept(costs, configuration, rank), logits, _shape_buffers(setting, costs))
+    passing = _ahead(setting, configuration) + _shape_buffers(setting, costs)
+    return Moment(_kept(costs, configuration, rank), logits, passing)
 
 
 def _head_backward(setting: Setting, configuration: Configuration, costs: ModelCosts, rank: int) -> Moment:
     """While the output projection goes backward: the logits' gradient and that of the projection's weight, which is
     not accumulated yet."""
     others = _other_losses(configuration) * _softmax(setting, configuration)
-    logits = others + _logits(setting, configuration, setting.element_bytes)
-    projection = setting.architecture.vocab * setting.architecture.hidden / configuration.mesh.tp
-    passing = setting.element_bytes * projection + _shape_buffers(setting, costs)
+    ahead = _ahead(setting, configuration)
+    logits = others + (0.0 if ahead else _logits(setting, configuration, setting.element_bytes))
+    passing = setting.element_bytes * _projection(setting, configuration) + ahead + _shape_buffers(setting, costs)
     return Moment(_kept(costs, configuration, rank), logits, passing)
+
+
+def _projection(setting: Setting, configuration: Configuration) -> float:
+    """Parameters of the output projection on one rank."""
+    return setting.architecture.vocab * setting.architecture.hidden / configuration.mesh.tp
+
+
+def _ahead(setting: Setting, configuration: Configuration) -> float:
+    """What a loss in chunks makes in the forward and keeps for the backward: gradients of the projection, in fp32, and
+    of the hidden states (`kernels/linear_cross_entropy.py`)."""
+    if configuration.logits_chunks == 1:
+        return 0.0
+    tokens = sharding_of(configuration).tokens(setting.job.seq_len)
+    hidden = setting.element_bytes * tokens * setting.architecture.hidden
+    return 4 * _projection(setting, configuration) + hidden
 
 
 def _end_of_backward(
@@ -189,11 +207,14 @@ def _other_losses(configuration: Configuration) -> int:
 
 
 def _logits(setting: Setting, configuration: Configuration, each: int) -> float:
-    return logits_bytes(setting.architecture.vocab, sharding_of(configuration), setting.job.seq_len, each)
+    whole = logits_bytes(setting.architecture.vocab, sharding_of(configuration), setting.job.seq_len, each)
+    return whole / configuration.logits_chunks
 
 
 def _softmax(setting: Setting, configuration: Configuration) -> float:
     """What the loss keeps of a microbatch until its backward: in fp32 unless a kernel replaced the logits."""
+    if configuration.logits_chunks > 1:
+        return _ahead(setting, configuration)
     return _logits(setting, configuration, min(4, setting.framework.keeps.logit_bytes))
 
 
@@ -216,13 +237,13 @@ def _late_gathers(setting: Setting, configuration: Configuration) -> float:
 
 
 def _zero_buffers(costs: ModelCosts, configuration: Configuration, recipe: Recipe, shard: float) -> float:
-    """What FSDP2 holds whole for a while: two layers' weights and the embedding and head (ZeRO 3), one layer's
-    gradients (ZeRO 2, 3), and the owned shard beside the gathered weights (fp32, ZeRO 1, 2)."""
+    """What FSDP2 holds whole for a while: weights of two layers (or of the window of swapped ones) and embedding and
+    head (ZeRO 3), one layer's gradients (ZeRO 2, 3), and the owned shard beside gathered weights (fp32, ZeRO 1, 2)."""
     zero = configuration.zero
-    layer = costs.heaviest
-    ends: Held = costs.embedding.held + costs.head.held
-    if zero == 3:
-        return recipe.weight * (2 * layer.total + ends.total) + recipe.gradient * max(layer.total, ends.total)
+    layer, ends = costs.heaviest, of_ends(costs)
+    if zero == 3 or configuration.swap_layers:
+        gathered = (configuration.swap_layers or 2) * layer.total + ends.total
+        return recipe.weight * gathered + recipe.gradient * max(layer.total, ends.total)
     if zero == 2:
         return recipe.gradient * max(layer.total, ends.total) + recipe.kept_shard * shard
     return recipe.kept_shard * shard if zero == 1 else 0.0

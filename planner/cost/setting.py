@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from ...clusters.schema import Cluster, Device, Dtype, Origin
+from ...clusters.schema import Cluster, Device, Dtype, Nvme, Origin
 from ...clusters.topology import GroupPaths, Path, Topology, domain_devices
 from ..configuration import Configuration, Module
 from ..frameworks.framework import Costs, Framework, framework
@@ -97,6 +97,24 @@ class Setting:
     def host_bytes_per_device(self) -> float:
         """Host memory that offloaded states may fill."""
         return min(group.host.memory_bytes / group.devices_per_node for group in self.cluster.node_groups)
+
+    @cached_property
+    def host_cores_per_device(self) -> float:
+        return min(group.host.cores / group.devices_per_node for group in self.cluster.node_groups)
+
+    @property
+    def has_nvme(self) -> bool:
+        return all(group.nvme is not None for group in self.cluster.node_groups)
+
+    @cached_property
+    def nvme(self) -> Nvme:
+        """One device's share of the smallest and slowest drives; only where every node has one."""
+        shares = [(group.nvme, group.devices_per_node) for group in self.cluster.node_groups if group.nvme]
+        return Nvme(
+            capacity=min(int(drive.capacity_bytes / devices) for drive, devices in shares),
+            read=min(drive.read_bytes_per_s / devices for drive, devices in shares),
+            write=min(drive.write_bytes_per_s / devices for drive, devices in shares),
+        )
 
     def dollars_per_s(self, devices: int) -> float:
         """Price of the first `devices` devices; raises KeyError where a node group has none."""

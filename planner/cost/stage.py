@@ -29,6 +29,8 @@ def _stage_s(setting: Setting, configuration: Configuration, stage: int) -> tupl
     choice = configuration.recompute[configuration.rank_of(stage)]
     ends = ends_of(costs, stage, len(configuration.stage_layers))
     forward = _of(costs.forward, layers) + sum(block.forward_s for block in ends)
+    if costs.head in ends:
+        forward += _chunks_s(setting, configuration)
     backward = _of(costs.backward[choice], layers) + sum(block.backward_s("none") for block in ends)
     waits = _of(costs.exposed_forward, layers) + sum(block.exchange.forward_s for block in ends)
     waits_back = _of(costs.exposed_backward[choice], layers) + sum(block.exchange.backward_s for block in ends)
@@ -81,6 +83,15 @@ def _rings_s(setting: Setting, configuration: Configuration, layers: int) -> flo
         return 0.0
     path = setting.hop(mesh.dp * mesh.cp * mesh.tp, mesh.pp)
     return layers * RING_WAITS * (mesh.tp - 1) * path.latency_s if path.is_network else 0.0
+
+
+def _chunks_s(setting: Setting, configuration: Configuration) -> float:
+    """Every chunk of the loss adds its gradient of the output projection to an fp32 sum."""
+    if configuration.logits_chunks == 1:
+        return 0.0
+    projection = setting.architecture.vocab * setting.architecture.hidden / configuration.mesh.tp
+    moved = (8 + 2 * setting.element_bytes) * projection
+    return configuration.logits_chunks * moved / setting.rates.elementwise_bytes_per_s
 
 
 def ends_of(costs: ModelCosts, stage: int, stages: int) -> list[Block]:

@@ -73,6 +73,9 @@ class Keeps(Frozen):
     shards_fp32: bool = Field(
         default=False, description="ZeRO 3 holds one fp32 shard, 16-bit weights only while gathered"
     )
+    masters_stay: bool = Field(
+        default=False, description="fp32 shards on the device are the master weights: offloading leaves them there"
+    )
     weight_gradients: WeightGradients = Field(
         default="shape",
         description="gradients before they are accumulated: one buffer per shape of a layer (Transformer Engine's), "
@@ -196,6 +199,9 @@ class Framework(Frozen):
         description="with a pipeline over nodes, tensor-parallel rings pay the network's latency at every step",
     )
     splits_backward: bool = Field(default=False, description="has schedules whose backwards come in two halves")
+    chunks_loss: bool = Field(
+        default=False, description="head and loss can be computed in chunks of tokens (`logits_chunks`)"
+    )
     context: tuple[CpAlgorithm, ...] = Field(
         default=("ring",), description="algorithms of context parallelism that a search tries"
     )

@@ -43,7 +43,7 @@ def _chunks(setting: Setting, configuration: Configuration) -> Problem | None:
         return Problem("--pin schedule", name, rule, f"vpp={fewest}")
     have = [each for each, builder in table().items() if vpp in builder.chunks]
     rule = f"only {', '.join(have)} can have {vpp} virtual stages a rank, not {name}"
-    return Problem("--pin vpp", vpp, rule, f"vpp={fewest}, or schedule=interleaved")
+    return Problem("--pin vpp", vpp, rule, f"vpp={fewest}" if fewest > 1 else "schedule=interleaved")
 
 
 def _needs_pipeline(setting: Setting, configuration: Configuration) -> Problem | None:

@@ -12,7 +12,7 @@ def _runtime(field: str, value: object, rule: str, fix: str) -> Problem:
     return Problem(f"--pin {field}", value, f"the built-in runtime {rule}", fix)
 
 
-_UNBUILT: dict[str, object] = {"swap_layers": 0, "spread_vocabulary": False}
+_UNBUILT: dict[str, object] = {"spread_vocabulary": False}
 """Levers that the planner knows and the runtime cannot pull yet, with the value that leaves them alone."""
 
 
@@ -24,12 +24,6 @@ def _levers(setting: Setting, configuration: Configuration) -> Problem | None:
     return None
 
 
-def _offloading(setting: Setting, configuration: Configuration) -> Problem | None:
-    if configuration.offload == 0:
-        return None
-    return _runtime("offload", configuration.offload, "keeps optimizer states on the device", "offload=0")
-
-
 def _precision(setting: Setting, configuration: Configuration) -> Problem | None:
     precision = setting.job.precision
     if precision in ("bf16", "fp32"):
@@ -39,6 +33,5 @@ def _precision(setting: Setting, configuration: Configuration) -> Problem | None
 
 RUNTIME_RULES: tuple[Rule, ...] = (
     Rule("levers", "levers are built one after another", _levers),
-    Rule("offload", "no host optimizer", _offloading),
     Rule("precision", "no loss scaling, no fp8", _precision),
 )

@@ -55,6 +55,14 @@ def _product(setting: Setting, configuration: Configuration) -> Problem | None:
     return divides("cp_ulysses", ulysses, cp, "the context-parallel ranks")
 
 
+def _parts(setting: Setting, configuration: Configuration) -> Problem | None:
+    tokens = configuration.microbatch * setting.job.seq_len // configuration.mesh.cp
+    if configuration.logits_chunks <= tokens:
+        return None
+    rule = f"a microbatch has {tokens} tokens on a rank, and a chunk one or more"
+    return Problem("--pin logits_chunks", configuration.logits_chunks, rule, f"logits_chunks={tokens}")
+
+
 def _windows(setting: Setting, configuration: Configuration) -> Problem | None:
     if setting.architecture.learned_positions and setting.job.seq_len > setting.architecture.learned_positions:
         limit = setting.architecture.learned_positions
@@ -70,5 +78,6 @@ RULES: tuple[Rule, ...] = (
     Rule("padding", "context parallelism pads a sequence that does not divide, and padding is no token", _padding),
     Rule("cp-heads", "all-to-all exchanges whole heads", _heads),
     Rule("cp-product", "usp is heads times rings (arXiv:2405.07719)", _product),
+    Rule("chunks", "a chunk of the loss has tokens", _parts),
     Rule("positions", "learned positions end", _windows),
 )

@@ -42,9 +42,38 @@ def _offload_state(setting: Setting, configuration: Configuration) -> Problem | 
     return Problem("--pin offload", configuration.offload, "is a fraction of the optimizer states", "between 0 and 1")
 
 
+def _drive(setting: Setting, configuration: Configuration) -> Problem | None:
+    if configuration.offload == 0 or configuration.offload_to != "nvme" or setting.has_nvme:
+        return None
+    return Problem("--pin offload_to", "nvme", "not every node has a drive (node_groups.nvme)", "offload_to=cpu")
+
+
+def _swapped(setting: Setting, configuration: Configuration) -> Problem | None:
+    """Swapped layers are FSDP2 units whose shards live on the host."""
+    window, layers, mesh = configuration.swap_layers, len(setting.architecture.layers), configuration.mesh
+    if window == 0:
+        return None
+    if window == 1 or window >= layers:
+        rule = f"one layer computes while the next arrives, and of {layers} layers some must be away"
+        return Problem("--pin swap_layers", window, rule, f"swap_layers={2 if layers > 2 else 0}")
+    if mesh.pp > 1:
+        return Problem("--pin swap_layers", window, "a pipeline holds all weights of a stage for a whole step", "pp=1")
+    if mesh.ep * mesh.etp > 1:
+        return Problem("--pin swap_layers", window, "experts over several ranks do not leave the device", "ep=1")
+    if mesh.dp * mesh.cp > 1 and configuration.zero != 3:
+        rule = "layers that leave the device between uses are gathered for each: that is ZeRO 3"
+        return Problem("--pin swap_layers", window, rule, "zero=3")
+    if configuration.offload:
+        rule = "the states of swapped layers are on the host already"
+        return Problem("--pin offload", configuration.offload, rule, "offload=0")
+    return None
+
+
 RULES: tuple[Rule, ...] = (
     Rule("zero-data", "ZeRO shards over replicas", _zero_data),
     Rule("zero-pipeline", "gradient accumulation across a pipeline", _zero_pipeline),
     Rule("copies", "hybrid sharding: copies of a ZeRO group", _copies),
     Rule("offload", "a fraction", _offload_state),
+    Rule("drive", "states go where there is a drive", _drive),
+    Rule("swap", "layers come and go one by one", _swapped),
 )

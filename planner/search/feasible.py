@@ -10,6 +10,7 @@ from ...errors import InfeasibleError, InputError, Problem
 from ...units import format_bytes
 from ..configuration import Configuration
 from ..cost.footprint import footprint, offloaded_bytes, rank_memory
+from ..cost.offload import room_bytes
 from ..cost.setting import Setting
 from ..legality import is_legal, problems, runtime_problems
 from ..pins import Pins
@@ -103,9 +104,11 @@ def _binding(rank: int, memory: StageMemory, limit_bytes: int) -> str:
 
 
 def _host_binding(setting: Setting, configuration: Configuration) -> str:
-    """The devices hold it; what they offload is more than the memory of their host."""
-    needed, limit = offloaded_bytes(setting, configuration), setting.host_bytes_per_device
-    return f"the host needs {format_bytes(needed)} of {format_bytes(limit)} for each device: offloaded optimizer states"
+    """The devices hold it; what they offload is more than their host, or its drive, holds."""
+    needed, limit = offloaded_bytes(setting, configuration), room_bytes(setting, configuration)
+    place = "drive" if configuration.offload and configuration.offload_to == "nvme" else "host"
+    what = "swapped layers" if configuration.swap_layers else "offloaded optimizer states"
+    return f"the {place} needs {format_bytes(needed)} of {format_bytes(limit)} for each device: {what}"
 
 
 RELEASE_ORDER = (
@@ -134,7 +137,7 @@ def _change(setting: Setting, pins: Pins, runnable: bool) -> str:
             found = _fastest(setting, replace(pins, **{name: None}), runnable)
             if found is not None:
                 return f"--pin {name}={_value(found, name)}"
-    if pins.offload is None and not runnable and _any_fits(setting, replace(pins, offload=1.0), runnable):
+    if pins.offload is None and _any_fits(setting, replace(pins, offload=1.0), runnable):
         return "--pin offload=1"
     if pins != Pins() and _any_fits(setting, Pins(), runnable):
         return f"without {', '.join(f'--pin {name}' for name in pins.given())}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
 
 from ..configuration import Configuration, Mesh, Recompute, ScheduleName
 from ..cost.setting import Setting
@@ -17,6 +16,7 @@ from ..pins import Pins
 from ..schedule.builder import Builder
 from ..schedule.name import CUSTOM
 from ..schedule.table import custom, table
+from .context import choices
 from .partition import even_split
 
 MICROBATCHES = (1, 2, 4, 8, 16)
@@ -110,10 +110,11 @@ def _recipes(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> Itera
     """Schedule, ZeRO stage and recomputation over one mesh."""
     count = max(1, setting.job.global_batch // (mesh.dp * microbatch))
     layers = len(setting.architecture.layers)
-    sp = _sp(setting, pins, mesh)
+    sp, chunks = _sp(setting, pins, mesh), _logits_chunks(setting, pins, mesh, microbatch)
+    contexts = choices(setting, pins, mesh, microbatch, sp=sp)
     for schedule, vpp in _schedules(setting, pins, mesh, count):
-        for zero in _zero(pins, mesh):
-            for recompute, context in product(_recompute(pins), _context(setting, pins, mesh)):
+        for zero, copies in _shardings(setting, pins, mesh):
+            for recompute, choice in product(_recompute(pins), contexts):
                 yield Configuration(
                     mesh=mesh,
                     stage_layers=even_split(layers, _stages(pins, mesh.pp * vpp)),
@@ -126,25 +127,8 @@ def _recipes(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> Itera
                     zero=zero,
                     sp=sp,
                     recompute=(recompute,) * mesh.pp,
-                    **{**pins.levers(), **context},
+                    **{**pins.levers(), **choice._asdict(), "dp_replicate": copies, "logits_chunks": chunks},
                 )
-
-
-def _context(setting: Setting, pins: Pins, mesh: Mesh) -> list[dict[str, Any]]:
-    """Algorithms of context parallelism with their ranks over heads: those of the framework that have enough heads, or
-    what is pinned."""
-    if mesh.cp == 1:
-        return [{}]
-    names = (pins.cp_algorithm,) if pins.cp_algorithm else ("usp",) if pins.cp_ulysses else setting.framework.context
-    heads = math.gcd(*(layer.attention.heads for layer in setting.kinds)) // mesh.tp
-    shared = [pins.cp_ulysses] if pins.cp_ulysses else [n for n in divisors(mesh.cp)[1:-1] if heads % n == 0]
-    found: list[dict[str, Any]] = []
-    for name in names:
-        if name == "usp":
-            found += [{"cp_algorithm": name, "cp_ulysses": n} for n in shared]
-        elif name != "ulysses" or heads % mesh.cp == 0 or pins.cp_algorithm:
-            found.append({"cp_algorithm": name})
-    return found or [{"cp_algorithm": "usp", "cp_ulysses": mesh.cp}]
 
 
 def _stages(pins: Pins, stages: int) -> int:
@@ -187,6 +171,30 @@ def _chunks(setting: Setting, pins: Pins, mesh: Mesh, count: int, builder: Build
     wanted = (pins.vpp,) if pins.vpp else CHUNKS
     most = max(mesh.pp, len(setting.architecture.layers)) if not pins.vpp else pins.vpp * mesh.pp
     return [chunks for chunks in wanted if fitting and chunks in builder.chunks and mesh.pp * chunks <= most]
+
+
+def _shardings(setting: Setting, pins: Pins, mesh: Mesh) -> Iterator[tuple[int, int]]:
+    """ZeRO stages and copies of a ZeRO group. Copies inside of one fast domain are tried where ZeRO 2 or 3 would else
+    cross domains in every microbatch; ZeRO 1 sends as much over the network with and without."""
+    for zero in _zero(pins, mesh):
+        yield zero, pins.dp_replicate or 1
+        copies = mesh.dp * mesh.cp * mesh.tp // setting.domain_devices
+        if pins.dp_replicate is None and zero > 1 and copies > 1 and mesh.dp % copies == 0:
+            yield zero, copies
+
+
+BINDING, CHUNK_TOKENS = 1 / 8, 2048
+
+
+def _logits_chunks(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> int:
+    """As few as keep the logits of a microbatch below an eighth of the device, of 2048 tokens or more: each adds up a
+    gradient of the whole output projection."""
+    if pins.logits_chunks or not setting.framework.chunks_loss:
+        return pins.logits_chunks or 1
+    tokens = microbatch * setting.job.seq_len // mesh.cp
+    logits = setting.framework.keeps.logit_bytes * tokens * setting.architecture.vocab / mesh.tp
+    wanted = logits / (BINDING * setting.memory_limit_bytes)
+    return max(1, min(1 << max(0, math.ceil(math.log2(wanted))), tokens // CHUNK_TOKENS))
 
 
 def _zero(pins: Pins, mesh: Mesh) -> list[int]:

@@ -35,6 +35,12 @@ def setting(model="llama-3.1-8b", seq_len=8192, global_batch=32, precision="bf16
     return Setting(architecture(load_model(model)), load_cluster("dgx-h100:2"), job)
 
 
+def without_drives() -> Setting:
+    whole = setting()
+    groups = tuple(group.model_copy(update={"nvme": None}) for group in whole.cluster.node_groups)
+    return replace(whole, cluster=whole.cluster.model_copy(update={"node_groups": groups}))
+
+
 def mesh(**degrees) -> Configuration:
     return replace(LEGAL, mesh=replace(LEGAL.mesh, **degrees))
 
@@ -42,6 +48,15 @@ def mesh(**degrees) -> Configuration:
 def test_the_base_of_these_tests_is_legal_and_runs():
     assert problems(setting(), LEGAL) == []
     assert runtime_problems(setting(), LEGAL) == []
+
+
+FOUR = replace(LEGAL, mesh=Mesh(dp=4, tp=4), stage_layers=(32,), microbatches=8, recompute=("none",))
+
+
+def test_states_go_to_a_drive_only_where_there_is_one():
+    offloaded = replace(LEGAL, offload=1.0, offload_to="nvme")
+    assert [problem.fix for problem in problems(without_drives(), offloaded)] == ["offload_to=cpu"]
+    assert problems(setting(), offloaded) == []
 
 
 @pytest.mark.parametrize(
@@ -62,13 +77,24 @@ def test_the_base_of_these_tests_is_legal_and_runs():
         (replace(LEGAL, zero=3), "--pin zero", "zero=1"),
         (replace(mesh(dp=1), microbatches=32), "--pin zero", "zero=0"),
         (replace(LEGAL, offload=1.5), "--pin offload", "between"),
+        (replace(LEGAL, dp_replicate=3), "--pin dp_replicate", "dp_replicate=2"),
+        (replace(LEGAL, dp_replicate=2), "--pin dp_replicate", "zero=0"),
+        (replace(FOUR, dp_replicate=2, zero=0), "--pin dp_replicate", "zero=1"),
+        (replace(FOUR, dp_replicate=2), "", ""),
+        (replace(LEGAL, logits_chunks=8193), "--pin logits_chunks", "logits_chunks=8192"),
+        (replace(LEGAL, swap_layers=4), "--pin swap_layers", "pp=1"),
+        (replace(FOUR, swap_layers=1, zero=3), "--pin swap_layers", "swap_layers=2"),
+        (replace(FOUR, swap_layers=32, zero=3), "--pin swap_layers", "swap_layers=2"),
+        (replace(FOUR, swap_layers=2), "--pin swap_layers", "zero=3"),
+        (replace(FOUR, swap_layers=2, zero=3, offload=1.0), "--pin offload", "offload=0"),
+        (replace(FOUR, swap_layers=2, zero=3), "", ""),
         (mesh(ep=2), "--pin ep", "ep=1"),
         (replace(mesh(cp=2, dp=1), cp_algorithm="ulysses", microbatches=32, zero=0), "", ""),
     ],
 )
 def test_a_broken_rule_names_the_field_and_a_fix(configuration, field, fix):
     found = problems(setting(), configuration)
-    if not field:  # 4 x 2 divides 8 key-value heads
+    if not field:  # also: cp 2 x tp 4 divides 8 key-value heads
         assert found == []
         return
     assert any(problem.field == field and fix in problem.fix for problem in found), found
@@ -159,7 +185,7 @@ def test_learned_positions_limit_the_sequence():
 @pytest.mark.parametrize(
     ("model", "changes", "field"),
     [
-        ("llama-3.1-8b", {"offload": 0.5}, "--pin offload"),
+        ("llama-3.1-8b", {"spread_vocabulary": True}, "--pin spread_vocabulary"),
     ],
 )
 def test_what_the_runtime_lacks_is_said(model, changes, field):

@@ -99,6 +99,11 @@ def train_on_documents(plan: Plan, batch: Tensor, separator: int, expected: Path
     return loss.item(), gradient_errors(model, torch.load(expected))
 
 
+def all_sent_bytes(cases: list[Case]) -> list[tuple[int, int]]:
+    """What this rank sends in each case."""
+    return [sent_bytes(case) for case in cases]
+
+
 def sent_bytes(case: Case) -> tuple[int, int]:
     """What this rank sends to others in the forward and in the backward pass of one attention."""
     group, counted = dist.group.WORLD, [0]

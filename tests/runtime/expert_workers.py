@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -116,6 +117,14 @@ class Training:
             self.model.clip_grad_norm(MAX_NORM)
             self.optimizer.step()
         return losses
+
+
+def losses(plan: Plan, steps: int, recipe: dict[str, Any]) -> list[float]:
+    """Of some steps, without checkpoints."""
+    with TemporaryDirectory() as folder:
+        training = Training(plan, Path(folder), recipe)
+        training.checkpointer.close()
+        return training.steps(0, steps)
 
 
 def train_and_save(plan: Plan, root: Path, recipe: dict[str, Any], first: int, last: int) -> list[float]:

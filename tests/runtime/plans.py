@@ -35,6 +35,7 @@ CLUSTER: dict[str, Any] = {
             },
             "fabric": {"kind": "shared-memory", "bandwidth": "1 GB/s", "latency": "1 us"},
             "host": {"memory": "1 GiB", "cores": 8, "device_link": "1 GB/s"},
+            "nvme": {"capacity": "1 GiB", "read": "1 GB/s", "write": "1 GB/s"},
         }
     ],
 }

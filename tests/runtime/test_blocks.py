@@ -79,11 +79,22 @@ def test_stages_compose_to_the_whole() -> None:
     assert torch.equal(back(front(tokens)), whole(tokens))
 
 
-def test_bfloat16_activations_with_float32_weights() -> None:
-    shape = read_shape(LLAMA)
-    own = Transformer(shape, range(5), first=True, last=True, dtype=torch.bfloat16)
-    _shake(own)
-    logits = own(torch.arange(32).unsqueeze(0))
+@pytest.mark.parametrize("family", DENSE | LATENT)
+def test_bfloat16_activations_with_float32_weights(family: str) -> None:
+    config = (DENSE | LATENT)[family]
+    shape = read_shape(config)
+    exact = Transformer(shape, range(shape.layers), first=True, last=True, dtype=torch.float32)
+    own = Transformer(shape, range(shape.layers), first=True, last=True, dtype=torch.bfloat16)
+    own.load_state_dict(reference_weights(exact))
+    tokens = torch.arange(32).unsqueeze(0)
+    logits = own(tokens)
     assert logits.dtype == torch.bfloat16
+    expected = exact(tokens)
+    assert (logits - expected).abs().max() < 0.05 * expected.abs().max()
     logits.float().sum().backward()
     assert {parameter.grad.dtype for parameter in own.parameters() if parameter.grad is not None} == {torch.float32}
+
+
+def reference_weights(model: Transformer) -> dict[str, torch.Tensor]:
+    _shake(model)
+    return model.state_dict()

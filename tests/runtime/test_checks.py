@@ -37,7 +37,9 @@ def test_good_plans_pass(options: dict[str, Any]) -> None:
         ({"cp_ulysses": 2}, "cp_ulysses"),
         ({"mesh": MeshDegrees(dp=2)}, "mesh"),
         ({"mesh": MeshDegrees(dp=2, ep=2)}, "mesh.ep"),
-        ({"offload": 0.5}, "offload"),
+        ({"swap_layers": 1}, "swap_layers"),
+        ({"swap_layers": 2, "offload": 0.5}, "offload"),
+        ({"dp_replicate": 2}, "dp_replicate"),
         ({"recompute": ("none", "none")}, "recompute"),
         ({"stage_layers": (4,)}, "stage_layers"),
         ({"stage_layers": (2, 3)}, "stage_layers"),
@@ -60,6 +62,11 @@ def test_configurations_that_do_not_run(changes: dict[str, Any], field: str) -> 
         ({"schedule": "interleaved", "vpp": 2, "pp": 2, "microbatch": 8}, "mesh.pp"),
         ({"pp": 2, "dp": 2, "zero": 3}, "zero"),
         ({"zero": 1}, "zero"),
+        ({"dp": 4, "dp_replicate": 3}, "dp_replicate"),
+        ({"dp": 4, "dp_replicate": 4}, "dp_replicate"),
+        ({"dp": 4, "dp_replicate": 2, "zero": 0}, "dp_replicate"),
+        ({"dp": 2, "swap_layers": 2}, "swap_layers"),
+        ({"pp": 2, "swap_layers": 2}, "swap_layers"),
     ],
     ids=str,
 )
@@ -109,5 +116,5 @@ def test_attention_weights_are_not_dropped_out(changes: dict[str, Any], field: s
 
 
 def test_all_problems_are_reported_together() -> None:
-    plan = make_plan({**LLAMA, "hidden_act": "mish"}, precision="fp8").model_copy(update={"offload": 1.0})
-    assert fields(plan, world=3) == {"WORLD_SIZE", "offload", "job.precision", "model.config.hidden_act"}
+    plan = make_plan({**LLAMA, "hidden_act": "mish"}, precision="fp8").model_copy(update={"swap_layers": 5})
+    assert fields(plan, world=3) == {"WORLD_SIZE", "swap_layers", "job.precision", "model.config.hidden_act"}

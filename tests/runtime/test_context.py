@@ -7,10 +7,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from context_ranks import Case, attentions
+from context_ranks import Case, all_sent_bytes, attention_runs, attentions
 from harness import run_ranks
+from plans import LLAMA, make_plan
 from torch import Tensor
 
+from meshwright.planner.cost.context import Sent, blocks_of, sent
+from meshwright.planner.cost.sharding import Sharding
+from meshwright.planner.model import Attention
 from meshwright.runtime.parallel.context.zigzag import Zigzag
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
@@ -83,3 +87,38 @@ def test_four_ranks_find_what_one_finds(name: str) -> None:
     for (variant, case), found in zip(cases.items(), zip(*ranks, strict=True), strict=True):
         for one, other in zip(whole(list(found), case), reference(case), strict=True):
             torch.testing.assert_close(one, other, msg=lambda text, variant=variant: f"{variant}: {text}")
+
+
+def test_the_planner_knows_what_is_sent() -> None:
+    """Bytes counted on their way out of four ranks, beside the planner's formulas."""
+    variants = ("plain", "one key head", "narrow values", "window over chunks", "window within a chunk", "padding")
+    cases = [
+        Case(**{**ALGORITHMS[name], **VARIANTS[variant], "dtype": dtype})
+        for name in ALGORITHMS
+        for variant in variants
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    ranks = run_ranks(4, all_sent_bytes, cases)
+    for case, found in zip(cases, zip(*ranks, strict=True), strict=True):
+        planned = predicted(case)
+        assert [sum(each) for each in zip(*found, strict=True)] == [4 * planned.forward, 4 * planned.backward], case
+
+
+def predicted(case: Case) -> Sent:
+    """By the planner, of one of four ranks."""
+    layer = Attention(
+        heads=case.heads,
+        kv_heads=case.kv_heads,
+        head_dim=case.width,
+        value_dim=case.value_width,
+        window=dict(case.options).get("window"),
+    )
+    sharding = Sharding(cp=4, cp_algorithm=case.algorithm, cp_ulysses=case.ulysses, microbatch=case.batch)
+    return sent(case.algorithm, blocks_of(layer, sharding, case.seq_len, case.dtype.itemsize))
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_recomputation_does_not_read_again(recompute: str) -> None:
+    plan = make_plan(LLAMA, cp=2, recompute=recompute)
+    layers, microbatches = LLAMA["num_hidden_layers"], plan.schedule.microbatches
+    assert run_ranks(2, attention_runs, plan) == [layers * microbatches] * 2

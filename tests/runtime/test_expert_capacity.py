@@ -11,6 +11,7 @@ import pytest
 import torch
 from harness import run_ranks
 from moe_families import DEEPSEEK_V3, MIXTRAL, QWEN2_MOE
+from plans import make_plan
 from torch import Tensor
 
 from meshwright.runtime.blocks.moe import Moe
@@ -85,3 +86,16 @@ def test_a_large_capacity_drops_nothing(tmp_path: Path) -> None:
     recipe = {"balance": "none", "capacity_factor": 4.0}  # experts / top_k: room for every token
     run_ranks(1, expert_workers.route_with_capacity, tmp_path, block.state_dict(), MIXTRAL, x, {}, recipe)
     torch.testing.assert_close(torch.load(tmp_path / "0.pt")["output"], block(x))
+
+
+def test_capacity_does_not_depend_on_where_experts_are() -> None:
+    """What is dropped follows from the tokens of a rank: from dp, cp and tp, not from ep and etp."""
+    recipe = {"balance": "none", "capacity_factor": 1.0}
+    runs = [
+        run_ranks(2, expert_workers.losses, make_plan(MIXTRAL, dp=2, **experts), 4, recipe)[0]
+        for experts in ({}, {"ep": 2}, {"etp": 2})
+    ]
+    dropless = run_ranks(2, expert_workers.losses, make_plan(MIXTRAL, dp=2), 4, {"balance": "none"})[0]
+    assert runs[1] == pytest.approx(runs[0], rel=1e-5)
+    assert runs[2] == pytest.approx(runs[0], rel=1e-5)
+    assert runs[0] != pytest.approx(dropless, rel=1e-5)

@@ -36,7 +36,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ep4 tp2 sp dp2": {"tp": 2, "sp": True, "dp": 2, "ep": 4},
     "pp2 ep2 dp2 1f1b": {"pp": 2, "dp": 2, "ep": 2},
     "pp2 ep2 dp2 recompute": {"pp": 2, "dp": 2, "ep": 2, "recompute": "full"},
-}
+    "pp2 ep2 dp2 zb-h1 recompute": {
+        "pp": 2, "dp": 2, "ep": 2, "schedule": "zb-h1", "microbatch": 1, "recompute": "full",
+    },
+    "pp2 tp2 sp ep2 zb-h1": {"pp": 2, "tp": 2, "sp": True, "ep": 2, "schedule": "zb-h1"},
+}  # fmt: skip
 
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -54,6 +58,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "config": QWEN3_MOE, "dp": 2, "ep": 2, "recompute": "selective", "recompute_operations": ("moe", "layernorm"),
     },
     "olmoe, cp2 ep2": {"config": OLMOE, "cp": 2, "ep": 2},
+    "deepseek_v3, dp2 cp2 tp2 sp ep4 etp2": {
+        "config": DEEPSEEK_V3, "dp": 2, "cp": 2, "tp": 2, "sp": True, "ep": 4, "etp": 2,
+    },
+    "mixtral, hybrid dp4 ep2": {"config": MIXTRAL, "dp": 4, "dp_replicate": 2, "zero": 3, "ep": 2},
+    "olmoe, tp4 sp ep2, more ranks than key heads": {
+        "config": {**OLMOE, "clip_qkv": 0.03}, "tp": 4, "sp": True, "ep": 2, "microbatch": 4,
+    },
+    "olmoe, pp2 tp2 sp ep2": {"config": OLMOE, "pp": 2, "tp": 2, "sp": True, "ep": 2},
     "mixtral, cp2 tp2 sp ep4": {"config": MIXTRAL, "cp": 2, "tp": 2, "sp": True, "ep": 4},
 }  # fmt: skip
 BALANCED: dict[str, dict[str, Any]] = {
@@ -61,6 +73,11 @@ BALANCED: dict[str, dict[str, Any]] = {
     "global, ep2 dp2": {"balance": "global", "dp": 2, "ep": 2},
     "global, tp2 sp ep2, z-loss": {"balance": "global", "z_loss": 0.01, "tp": 2, "sp": True, "ep": 2},
     "global, pp2 ep2 dp2 recompute": {"balance": "global", "pp": 2, "dp": 2, "ep": 2, "recompute": "full"},
+    "global, pp2 zb-h1 ep2 dp2": {"balance": "global", "pp": 2, "dp": 2, "ep": 2, "schedule": "zb-h1", "microbatch": 1},
+    "global, pp2 zb-v tp2 sp ep2 recompute": {
+        "config": {**MIXTRAL, "num_hidden_layers": 4}, "balance": "global", "pp": 2, "vpp": 2, "schedule": "zb-v",
+        "tp": 2, "sp": True, "ep": 2, "recompute": "full",
+    },
     "microbatch, ep2 dp2": {"balance": "microbatch", "dp": 2, "ep": 2, "microbatch": 1},
     "microbatch, tp2 sp ep2": {"balance": "microbatch", "tp": 2, "sp": True, "ep": 2},
     "global, deepseek_v3, tp2 sp etp2": {"config": DEEPSEEK_V3, "balance": "global", "tp": 2, "sp": True, "etp": 2},

@@ -157,7 +157,7 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "field"),
     [
-        (lambda folder: (folder / "model.safetensors").unlink(), "folder"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "init_from"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\x05\x00"), "model.safetensors"),
         (lambda folder: (folder / "model.safetensors.index.json").write_text("{"), "model.safetensors.index.json"),
         (

@@ -9,8 +9,12 @@ import torch
 from harness import run_ranks
 from plans import LLAMA, make_plan
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from workers import precise_gradients
 
+from meshwright.planner.cost.compute import layer_matmuls, put_off_bytes
+from meshwright.planner.cost.sharding import sharding_of
+from meshwright.planner.families import architecture
 from meshwright.runtime.blocks.linear import Linear
 from meshwright.runtime.build import build_model
 from meshwright.runtime.parallel.recompute import recompute_layer
@@ -93,3 +97,19 @@ def test_gradients_in_16_bit_are_summed_in_float32(zero: int) -> None:
     whole, split = (make_plan(LLAMA, **options, schedule=name) for name in ("1f1b", "zb-h1"))
     for found in run_ranks(4, precise_gradients, whole, split):
         assert max(found.values()) < 1e-5, found
+
+
+def test_the_planner_prices_what_waits() -> None:
+    """FLOPs that W computes, and bytes that wait for it, of every layer: as many as the planner counts."""
+    plan, put_off = make_plan(LLAMA, microbatch=2, global_batch=2), PutOff()
+    part = build_model(plan, torch.device("cpu")).parts[0]
+    with put_off.used():
+        part(TOKENS[:, :-1], TOKENS[:, 1:]).backward()
+    tensors = [tensor for note in put_off.notes for tensor in (note.x, note.gradient)]
+    once = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    with FlopCounterMode(display=False) as counted:
+        put_off.take(part)()
+    layers, sharding = architecture(plan.model).layers, sharding_of(plan.configuration)
+    matmuls = [each for layer in layers for each in layer_matmuls(layer, sharding, plan.job.seq_len)]
+    assert counted.get_total_flops() == sum(2 * each.count * each.m * each.n * each.k for each in matmuls)
+    assert sum(once.values()) == sum(put_off_bytes(layer, sharding, plan.job.seq_len, 4) for layer in layers)

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 
 from meshwright.kernels.cross_entropy import vocabulary_cross_entropy
 from meshwright.planner.plan import Plan
@@ -94,6 +94,20 @@ def vocabulary_loss(logits: Tensor, targets: Tensor) -> tuple[float, Any]:
 def weights(plan: Plan, seed: int) -> list[tuple[str, Any]]:
     """Initial weights, whole."""
     return _whole(build_model(plan, torch.device("cpu"), seed=seed))
+
+
+def placements(plans: list[Plan]) -> list[dict[str, str]]:
+    """How each model's parameters of layer 0 lie over the tensor-parallel ranks: S(0), S(1) or R."""
+    found = []
+    for plan in plans:
+        model = build_model(plan, torch.device("cpu"))
+        prefix, names = "model.layers.0.", {}
+        for name, parameter in model.named_parameters():
+            assert isinstance(parameter, DTensor)
+            (placement,) = parameter.placements
+            names[name.removeprefix(prefix)] = f"S({placement.dim})" if isinstance(placement, Shard) else "R"
+        found.append(names)
+    return found
 
 
 def _whole(model: ParallelModel) -> list[tuple[str, Any]]:

@@ -26,13 +26,23 @@ class Link:
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
 
     def copy(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Any:
-        """Begin to copy (target, source) pairs; what to `wait` for before the host reads or overwrites them."""
+        """Begin to copy (target, source) pairs of any precision; what to `wait` for or to `order` the device after."""
         if self._stream is None:
-            _copy(pairs)
+            for target, source in pairs:
+                target.copy_(source)
             return None
         with torch.cuda.stream(self._stream):
-            _copy(pairs)
+            for target, source in pairs:
+                self._copy(target, source)
             return self._stream.record_event()
+
+    def _copy(self, target: Tensor, source: Tensor) -> None:
+        """In the precision of the host, which the device converts: the host would be slow and wait for it."""
+        if source.is_cuda:
+            source.record_stream(self._stream)
+            target.copy_(source.to(target.dtype), non_blocking=True)
+        else:
+            target.copy_(source.to(self._device, non_blocking=True))
 
     @staticmethod
     def wait(copied: Any) -> None:
@@ -40,12 +50,12 @@ class Link:
         if copied is not None:
             copied.synchronize()
 
+    def order(self, copied: Any) -> None:
+        """What the device is given from here on comes after a copy."""
+        if copied is not None:
+            torch.cuda.current_stream(self._device).wait_event(copied)
+
     def join(self) -> None:
         """What the device is given from here on comes after all copies."""
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
-
-
-def _copy(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-    for target, source in pairs:
-        target.copy_(source, non_blocking=True)

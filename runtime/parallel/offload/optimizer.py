@@ -19,7 +19,7 @@ from torch.optim.adamw import adamw
 from ... import compat
 from .link import Link
 from .states import States
-from .subgroups import SUBGROUP_ELEMENTS, Subgroup, local, offloaded, subgroups, views
+from .subgroups import SUBGROUP_ELEMENTS, Subgroup, local, offloaded, on_its_own, subgroups, views
 
 IN_FLIGHT = 3
 """Subgroups on their way at once: one comes down, one is updated, one goes up."""
@@ -48,7 +48,7 @@ class OffloadedAdamW(torch.optim.Optimizer):
         **options: Any,
     ):
         """`states` makes room for subgroups of so many elements; `options` are those of torch.optim.AdamW."""
-        super().__init__(groups, options)
+        super().__init__(groups, {**options, "fused": True})
         chosen = offloaded([p for group in self.param_groups for p in group["params"]], fraction)
         self._subgroups = [
             subgroup
@@ -64,19 +64,20 @@ class OffloadedAdamW(torch.optim.Optimizer):
         for index, subgroup in enumerate(self._subgroups):
             self._show(index, subgroup)
 
-    def _rest(self, chosen: set[nn.Parameter]) -> torch.optim.AdamW | None:
-        """The optimizer of what stays on the device; it shares this one's states."""
-        groups = [{**group, "params": [p for p in group["params"] if p not in chosen]} for group in self.param_groups]
-        groups = [group for group in groups if group["params"]]
-        if not groups:
-            return None
-        rest = torch.optim.AdamW(groups, fused=True)
-        rest.state = self.state
-        return rest
+    def _rest(self, chosen: set[nn.Parameter]) -> list[tuple[dict[str, Any], torch.optim.AdamW]]:
+        """For each group of options the optimizer of what stays on the device; it shares this one's states."""
+        found = []
+        for group in self.param_groups:
+            stay = [p for p in group["params"] if p not in chosen]
+            if stay:
+                rest = torch.optim.AdamW([{**group, "params": stay}], fused=True)
+                rest.state = self.state
+                found.append((group, rest))
+        return found
 
     def _show(self, index: int, subgroup: Subgroup) -> None:
         """Put the host's states where torch's optimizers have theirs, so that checkpoints see one kind."""
-        moments = [views(flat, subgroup.sizes) for flat in self._states.resident(index)]
+        moments = [[on_its_own(each) for each in views(flat, subgroup.sizes)] for flat in self._states.resident(index)]
         for parameter, first, second in zip(subgroup.parameters, *moments, strict=True):
             self.state[parameter] = {
                 "step": torch.zeros((), dtype=torch.float32),
@@ -86,7 +87,8 @@ class OffloadedAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update every parameter from its gradient."""
+        """Update every parameter from its gradient. On a GPU its own part of the update is under way by the time that
+        the host begins with the first subgroup."""
         self._link.follow()
         for index in range(min(IN_FLIGHT - 1, len(self._subgroups))):
             self._down(index)
@@ -99,11 +101,9 @@ class OffloadedAdamW(torch.optim.Optimizer):
         self._link.join()
 
     def _step_on_device(self) -> None:
-        if self._on_device is not None:
-            by_decay = {id(p): group for group in self.param_groups for p in group["params"]}
-            for group in self._on_device.param_groups:
-                group["lr"] = by_decay[id(group["params"][0])]["lr"]
-            self._on_device.step()
+        for group, rest in self._on_device:
+            rest.param_groups[0].update({name: value for name, value in group.items() if name != "params"})
+            rest.step()
 
     def _down(self, index: int) -> None:
         """Begin to bring a subgroup's parameters and gradients to the host."""

@@ -46,6 +46,12 @@ def views(flat: Tensor, sizes: Iterable[torch.Size]) -> list[Tensor]:
     return found
 
 
+def on_its_own(view: Tensor) -> Tensor:
+    """The same host memory as a tensor that begins where its storage begins: who copies a DTensor takes one that does
+    not for a tensor with memory of its own."""
+    return torch.from_numpy(view.numpy())
+
+
 def offloaded(parameters: list[nn.Parameter], fraction: float) -> set[nn.Parameter]:
     """Which parameters' states live on the host: spread evenly over the list, never less than `fraction` of the
     elements, and more by less than one parameter."""

@@ -132,7 +132,7 @@ def test_offloaded_states_leave_the_device_and_cost_time(make_setting, configure
     on_device, off_device = (
         price(setting, configure(setting, f"tp=1 pp=1 microbatch=1 zero=1 offload={share}")) for share in (0, 1)
     )
-    assert off_device.memory[0].optimizer == 0 < on_device.memory[0].optimizer
+    assert on_device.memory[0].optimizer == pytest.approx(3 * off_device.memory[0].optimizer)  # the masters stay
     assert off_device.breakdown_s.offload > 0 == on_device.breakdown_s.offload
 
 

@@ -167,7 +167,7 @@ def test_a_host_too_small_for_offloading_is_what_binds():
     cluster = load_cluster("dgx-h100:1")
     group = cluster.node_groups[0]
     small = group.model_copy(update={"host": group.host.model_copy(update={"memory_bytes": 100e9})})
-    request = ask("llama-3.1-70b", "dgx-h100:1", 4096, 64, ["offload=1"])
+    request = replace(ask("llama-3.1-70b", "dgx-h100:1", 4096, 64, ["offload=1"]), framework="megatron-core")
     with pytest.raises(InfeasibleError) as caught:
         find_plan(replace(request, cluster=cluster.model_copy(update={"node_groups": (small,)})))
     assert caught.value.binding.startswith("the host needs 98.6 GiB of 11.6 GiB for each device")  # 70.6e9 x 12 / 8

@@ -156,7 +156,7 @@ def test_short_names_reach_every_group(plan: Plan) -> None:
         ("zero=3", "zero = 3: a pipeline holds"),
         (
             "schedule.vpp=2",
-            "the interleaved schedule has virtual stages, not 1f1b. Try: schedule.name=interleaved",
+            "can have 2 virtual stages a rank, not 1f1b. Try: schedule.name=interleaved",
         ),
         ("links[0].bandwidth=1", "unknown field"),
         ("cluster.links[0].bandwidth=1", "nothing is numbered or named 0"),
