@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache, lru_cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -12,6 +13,7 @@ from .builder import Builder, Held
 from .csv_file import read_cells
 from .greedy import limited
 from .name import CUSTOM
+from .passes import drawn
 from .placement import Placement
 from .schedule import Schedule
 
@@ -102,9 +104,19 @@ def splits(configuration: Configuration) -> bool:
 def build(configuration: Configuration) -> Schedule:
     """The schedule that a configuration names, within its limits; or the one that it lists."""
     if configuration.schedule == CUSTOM:
-        return custom(configuration.actions)
+        return replace(custom(configuration.actions), spread=configuration.spread_vocabulary)
     key = configuration.schedule, configuration.mesh.pp, configuration.microbatches, configuration.vpp
+    if configuration.spread_vocabulary:
+        return spread(*key, configuration.in_flight)
     return within(*key, configuration.in_flight) if configuration.in_flight else make(*key)
+
+
+@lru_cache(maxsize=64)
+def spread(name: str, ranks: int, microbatches: int, chunks: int, in_flight: tuple[int, ...]) -> Schedule:
+    """A schedule by name with the passes of a spread vocabulary. Raises ValueError as `within` does."""
+    found = drawn(make(name, ranks, microbatches, chunks))
+    caps = in_flight * ranks if len(in_flight) == 1 else in_flight
+    return replace(limited(found, caps) if caps else found, spread=True)
 
 
 @lru_cache(maxsize=16)
