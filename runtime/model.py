@@ -53,10 +53,15 @@ class ParallelModel:
         for name, parameter in named(parts, shape):
             self._parameters.setdefault(name, parameter)  # a twin's copy comes after it
         self._partial = [p for part in parts for p in partial_parameters(part)]
+        # Shared out over all ranks of a pipeline, not only of a stage.
+        self.spread = {EMBEDDING, HEAD} & self._parameters.keys() if plan.spread_vocabulary else set[str]()
         last = plan.configuration.holds_last_stage(meshes.pp_rank)
         copy = self._parameters.get(EMBEDDING) if meshes.ends is not None and last else None
         self._shares = {
-            p: 0.0 if p is copy else gradients.share(p, meshes.stage_size) for p in self._parameters.values()
+            p: 0.0
+            if p is copy
+            else gradients.share(p, meshes.stage_size * (meshes.pp_size if name in self.spread else 1))
+            for name, p in self._parameters.items()
         }
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:

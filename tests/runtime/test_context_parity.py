@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from families import DENSE, LATENT
 from parity import assert_same
 from plans import LLAMA
 
@@ -57,3 +58,17 @@ def test_a_sequence_that_does_not_divide_trains_as_on_one_device(name: str, tmp_
 @pytest.mark.parametrize("name", ["cp4 ring", "cp4 ulysses", "cp4 usp"])
 def test_one_key_head_trains_as_one_device(name: str, tmp_path: Path) -> None:
     assert_same(ONE_KEY_HEAD, ALGORITHMS[name], FEW, tmp_path)
+
+
+FAMILY_MESHES: dict[str, dict[str, Any]] = {
+    "cp2 ulysses": {"cp": 2, "cp_algorithm": "ulysses", "seq_len": 29},
+    "cp2 token-ring": {"cp": 2, "cp_algorithm": "token-ring", "seq_len": 29, "recompute": "full"},
+    "cp4 usp": {"cp": 4, "cp_algorithm": "usp", "cp_ulysses": 2, "seq_len": 29},
+    "cp2 allgather": {"cp": 2, "cp_algorithm": "allgather", "seq_len": 29},
+}
+
+
+@pytest.mark.parametrize("mesh", FAMILY_MESHES)
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "deepseek_v3, dense"])
+def test_positions_windows_caps_and_latents(family: str, mesh: str, tmp_path: Path) -> None:
+    assert_same({**DENSE, **LATENT}[family], FAMILY_MESHES[mesh] | {"microbatch": 8, "zero": 0}, 2, tmp_path)
