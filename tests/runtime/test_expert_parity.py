@@ -30,6 +30,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tp2 sp": {"tp": 2, "sp": True, "microbatch": 4},
     "ep2 dp4 zero 0": {"dp": 4, "ep": 2, "zero": 0, "microbatch": 1},
     "ep2 dp4 zero 1": {"dp": 4, "ep": 2, "zero": 1, "microbatch": 1},
+    "ep2 dp4 zero 0 recompute": {"dp": 4, "ep": 2, "zero": 0, "recompute": "full"},
+    "ep2 dp4 zero 2": {"dp": 4, "ep": 2, "zero": 2, "microbatch": 1},
+    "ep2 dp4 zero 3 recompute": {"dp": 4, "ep": 2, "zero": 3, "microbatch": 1, "recompute": "full"},
+    "ep2 dp4 zero 3 selective recompute": {
+        "dp": 4, "ep": 2, "zero": 3, "recompute": "selective", "recompute_operations": ("moe",),
+    },
     "ep4 dp4": {"dp": 4, "ep": 4},
     "ep2 tp4 sp": {"tp": 4, "sp": True, "ep": 2, "microbatch": 4},
     "ep2 etp2 tp2 sp dp2": {"tp": 2, "sp": True, "dp": 2, "ep": 2, "etp": 2},
