@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ from ..errors import RunError
 from ..planner.plan import Plan
 from . import gradients
 from .blocks.shape import Shape
-from .blocks.transformer import EMBEDDING, HEAD
+from .blocks.transformer import EMBEDDING, HEAD, Transformer
 from .mesh import Meshes
 from .parallel.batch import Batch
 from .parallel.expert.control import ExpertControl
@@ -127,3 +128,10 @@ def named(parts: Iterable[nn.Module], shape: Shape) -> Iterator[tuple[str, nn.Pa
     for part in parts:
         for name, parameter in part.named_parameters():
             yield EMBEDDING if shape.tied_embeddings and name == HEAD else name, parameter
+
+
+def state_sizes(shape: Shape) -> dict[str, torch.Size]:
+    """Sizes of the parameters and buffers of a whole model, by their global names."""
+    with torch.device("meta"):
+        whole = Transformer(shape, range(shape.layers), first=True, last=True, dtype=torch.float32)
+    return {name: tensor.shape for name, tensor in (*named([whole], shape), *whole.named_buffers())}

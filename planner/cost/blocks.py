@@ -39,7 +39,7 @@ class Block:
     input_bytes: float = 0.0  # what is left of them under full recomputation
     transient_bytes: float = 0.0
     worst_routing_bytes: float = 0.0  # beyond them when one rank's experts receive every token
-    selective_s: float = 0.0  # of compute repeated under selective recomputation
+    selective_s: float = 0.0  # repeated under selective recomputation
     gradient_buffer: float = 0.0  # parameters of one buffer per shape of its weights
     attention_kept: bool = False  # by full recomputation, which does not run it again
     put_off_bytes: float = 0.0  # kept from the input gradient to the weight gradient, where backwards are split
@@ -193,13 +193,15 @@ def _layer_block(layer: Layer, shape: Shape, rates: Rates, groups: Groups, modul
     sharding, seq_len = shape.sharding, shape.seq_len
     held, kept = layer_parameters(layer, sharding), layer_kept(layer, shape)
     compute = accumulated(layer_compute(layer, sharding, seq_len, rates), rates, held.total, held.dense)
+    exchange = layer_exchange(layer, sharding, seq_len, rates, groups, compute)
+    repeated = sum(module_s(layer, sharding, seq_len, rates, module) for module in set(modules))
     return Block(
         compute=compute,
-        exchange=layer_exchange(layer, sharding, seq_len, rates, groups, compute),
+        exchange=exchange,
         held=held,
         activation_bytes=kept.total,
         selective_bytes=kept.total - kept.given_up(modules),
-        selective_s=sum(module_s(layer, sharding, seq_len, rates, module) for module in set(modules)),
+        selective_s=repeated + _exchanged_again_s(exchange, shape, modules),
         input_bytes=layer_input_bytes(layer, shape),
         attention_kept=shape.keeps_attention,
         transient_bytes=transient_bytes(layer, shape),
@@ -207,6 +209,17 @@ def _layer_block(layer: Layer, shape: Shape, rates: Rates, groups: Groups, modul
         gradient_buffer=largest_gradient(layer, held, sharding),
         put_off_bytes=put_off_bytes(layer, sharding, seq_len, rates.element_bytes),
     )
+
+
+def _exchanged_again_s(exchange: Exchange, shape: Shape, modules: tuple[Module, ...]) -> float:
+    """What modules communicate when they are repeated: attention over a ring, dispatch and combine; and where products
+    keep their inputs gathered, the gathering of a norm's output."""
+    total = exchange.cp_forward_s if "core_attn" in modules else 0.0
+    if "moe" in modules:
+        total += exchange.ep_forward_s
+    if "layernorm" in modules and shape.sharding.sp and shape.keeps.gathered_inputs:
+        total += exchange.tp_forward_s / 2
+    return total
 
 
 def _embedding_block(model: Architecture, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups) -> Block:

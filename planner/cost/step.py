@@ -7,10 +7,12 @@ The event interpreter plays the whole step over the schedule itself; `bound.py` 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
-from ..configuration import Configuration
+from ..configuration import Configuration, Module
 from ..frameworks.framework import Spread
+from ..model import Layer, Mlp, Moe
 from ..plan import Breakdown, Prediction, StageMemory
 from ..schedule import build
 from ..simulate.engine import StepTime, busy_s, step_time
@@ -86,8 +88,20 @@ def _recomputed_flops(setting: Setting, configuration: Configuration) -> float:
                 kept = setting.costs(configuration).layers[index].attention_kept
                 total += layer.forward_flops(seq_len) - kept * layer.attention.score_flops(seq_len)
             elif choice == "selective":
-                total += layer.attention.score_flops(seq_len)
+                total += _operations_flops(layer, configuration.recompute_operations, seq_len)
     return total * setting.job.global_batch
+
+
+def _operations_flops(layer: Layer, operations: Collection[Module], seq_len: int) -> float:
+    """Model FLOPs of one sequence through some operations of a layer, forward."""
+    ffn, total = layer.ffn, 0.0
+    if "core_attn" in operations:
+        total += layer.attention.score_flops(seq_len)
+    if isinstance(ffn, Moe) and "moe" in operations:
+        total += 2.0 * ffn.active_matmul_parameters(layer.hidden) * seq_len
+    if isinstance(ffn, Mlp) and "mlp" in operations:
+        total += 2.0 * ffn.matmul_parameters(layer.hidden) * seq_len
+    return total
 
 
 def _breakdown(setting: Setting, configuration: Configuration, busy: tuple[float, ...], step: StepTime) -> Breakdown:

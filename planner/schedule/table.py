@@ -61,18 +61,18 @@ def custom(actions: tuple[str, ...]) -> Schedule:
     return read_cells((row.split(",") for row in actions), CUSTOM)
 
 
-@lru_cache(maxsize=4096)
 def held(name: str, ranks: int, microbatches: int, chunks: int, rank: int) -> Held:
-    """What one rank holds at its fullest moments: by closed form, else from the actions themselves."""
+    """What one rank holds at its fullest moments: by closed form, else from the actions themselves, of which as many
+    microbatches as the pipeline has stages show all that more of them would hold (a rhythm repeats)."""
     builder = table()[name]
     if builder.held is not None:
         return builder.held(ranks, microbatches, chunks, rank)
-    return held_by(make(name, ranks, min(microbatches, SETTLED * ranks * chunks), chunks), rank)
+    return _held(name, ranks, min(microbatches, ranks * chunks), chunks, rank)
 
 
-SETTLED = 2
-"""So many microbatches for each virtual stage of the pipeline show all that more of them would hold: a rhythm
-repeats."""
+@lru_cache(maxsize=4096)
+def _held(name: str, ranks: int, microbatches: int, chunks: int, rank: int) -> Held:
+    return held_by(make(name, ranks, microbatches, chunks), rank)
 
 
 def held_by(schedule: Schedule, rank: int) -> Held:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from ...planner.configuration import Module
+from ..blocks.latent import LatentAttention
 from ..blocks.moe import Moe
 from ..blocks.transformer import Layer
 from .rerun import Scope
@@ -37,18 +38,27 @@ def recompute_operations(layer: Layer, operations: Collection[Module]) -> None:
         _recompute_experts(layer.mlp, operations)
     elif "mlp" in operations:
         recompute_layer(layer.mlp)
-    if "layernorm" in operations:
-        scope = Scope(layer)
-        for name, block in layer.named_children():
-            if name.endswith("layernorm"):
-                scope.forget(block)
-        for block in (layer.self_attn, layer.mlp):
-            scope.forget_entry(block)
+    if set(operations) & {"layernorm", "moe_act", "mla_up_proj"}:
+        _forget(layer, Scope(layer), operations)
 
 
 def _recompute_experts(moe: Moe, operations: Collection[Module]) -> None:
     if "moe" in operations:
         recompute_layer(moe)
-    elif "moe_act" in operations:
-        again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-        moe.experts.activate = partial(again, moe.experts.activate)
+    elif "mlp" in operations and moe.shared is not None:
+        recompute_layer(moe.shared)
+
+
+def _forget(layer: Layer, scope: Scope, operations: Collection[Module]) -> None:
+    """Of operations whose outputs are what is large: others keep them as their inputs."""
+    if "layernorm" in operations:
+        for name, block in layer.named_children():
+            if name.endswith("layernorm"):
+                scope.forget(block)
+        for block in (layer.self_attn, layer.mlp):
+            scope.forget_entry(block)
+    if "moe_act" in operations and "moe" not in operations and isinstance(layer.mlp, Moe):
+        scope.forget(layer.mlp.experts, "activate")
+    if "mla_up_proj" in operations and isinstance(layer.self_attn, LatentAttention):
+        scope.forget(layer.self_attn, "_query")
+        scope.forget(layer.self_attn, "_key_value")

@@ -1,8 +1,8 @@
-"""Rerun: modules whose output nobody keeps for the backward pass; it is made again when first asked for.
+"""Rerun: functions whose outputs nobody keeps for the backward pass; they are made again when first asked for.
 
 Checkpointing a norm frees what it keeps inside, but the projections after it keep its output all the same, as their
 input. Here both are forgotten: autograd is handed a note instead of the tensor (Megatron-Core's recomputation of
-norms and activation functions saves the same bytes).
+norms, activation functions and up-projections saves the same bytes).
 """
 
 from __future__ import annotations
@@ -18,70 +18,79 @@ from torch.distributed.tensor import DTensor
 
 from .. import compat
 
+Function = Callable[..., Any]
+"""Takes tensors, and returns one or a tuple of them."""
+
 
 class Call:
-    """One call of a module. Its input stays, or is the output of another call; everything else is made once more for
-    the first note that is opened, and forgotten again with the last."""
+    """One call of a function. Its inputs stay, or are outputs of other calls; everything else is made once more for the
+    first note that is opened, and forgotten again with the last."""
 
-    def __init__(self, forward: Callable[[Tensor], Tensor], x: Tensor | Note):
-        self._forward = forward
-        self._x = x if isinstance(x, Note) else x.detach().requires_grad_(x.requires_grad)
+    def __init__(self, function: Function, inputs: Sequence[Tensor], saved: Sequence[Tensor | Note]):
+        """`saved` stands for `inputs`: the same tensors, or notes of them."""
+        self._function, self._inputs = function, [_apart(x) for x in saved]
+        self._differentiable = [x.requires_grad for x in inputs]
         self._inside: list[Tensor] = []
-        self._output: Tensor | None = None
+        self._outputs: list[Tensor] = []
         self._kept = self._notes = self._opened = 0
 
-    def run(self, x: Tensor) -> Tensor:
-        """The output; what autograd would save inside becomes notes."""
+    def run(self, inputs: Sequence[Tensor]) -> Any:
+        """The result; what autograd would save inside becomes notes."""
         with saved_tensors_hooks(self._note_inside, open_note):
-            return self._forward(x)
+            return self._function(*inputs)
 
     def _note_inside(self, tensor: Tensor) -> Note:
         self._notes, self._kept = self._notes + 1, self._kept + 1
-        return Note(self, self._kept - 1)
+        return Note(self, True, self._kept - 1)
 
-    def note(self, view: Tensor) -> Note:
-        """For the output, or a view of it, that another operation would save."""
+    def note(self, output: int, view: Tensor) -> Note:
+        """For an output, or a view of it, that another operation would save."""
         self._notes += 1
-        return Note(self, None, tuple(view.shape), view.stride(), int(view.storage_offset()))
+        return Note(self, False, output, tuple(view.shape), view.stride(), int(view.storage_offset()))
 
     def open(self, note: Note) -> Tensor:
         """The tensor that a note stands for."""
-        if self._output is None:
+        if not self._outputs:
             self._again()
-        assert self._output is not None
-        output = self._output
-        found = self._inside[note.inside] if note.inside is not None else output.as_strided(*note[2:])
+        if note.inside:
+            found = self._inside[note.number]
+        else:
+            found = self._outputs[note.number].as_strided(note.size, note.stride, note.offset)
         self._opened += 1
-        if self._opened % self._notes == 0:  # a second backward pass would run the module once more
-            self._inside, self._output = [], None
+        if self._opened % self._notes == 0:  # a second backward pass would run the function once more
+            self._inside, self._outputs = [], []
         return found
 
     def _again(self) -> None:
+        pairs = zip(self._inputs, self._differentiable, strict=True)
+        inputs = [open_note(saved).detach().requires_grad_(wanted) for saved, wanted in pairs]
         with torch.enable_grad(), saved_tensors_hooks(self._inside.append, _never):
-            self._output = compat.waited(self._forward(open_note(self._x))).detach()
+            outputs = _several(self._function(*inputs))
+        self._outputs = [compat.waited(output).detach() for output in outputs]
 
 
 class Note(NamedTuple):
-    """Stands for a saved tensor: the `inside`-th that a call keeps inside, or (None) a view of its output."""
+    """Stands for a saved tensor: the `number`-th that a call keeps inside, or a view of its `number`-th output."""
 
     call: Call
-    inside: int | None
+    inside: bool
+    number: int
     size: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
     offset: int = 0
 
 
 class Scope:
-    """A block within which outputs of some of its modules are forgotten; they are known by where they lie in memory,
-    which is theirs as long as this holds them: until the block returns."""
+    """A block within which outputs of some functions are forgotten; they are known by where they lie in memory, which
+    is theirs as long as this holds them: until the block returns."""
 
     def __init__(self, block: nn.Module):
-        self._calls: dict[int, tuple[Tensor, Call]] = {}
+        self._known: dict[int, tuple[Tensor, Call, int]] = {}
         block.forward = partial(self._around, block.forward)
 
-    def forget(self, module: nn.Module) -> None:
-        """Let nothing but the input of `module` stay. Its output must be a fresh tensor."""
-        module.forward = partial(self._call, module.forward)
+    def forget(self, owner: Any, name: str = "forward") -> None:
+        """Let nothing stay of a module's calls, or of another function of tensors, but their inputs."""
+        setattr(owner, name, partial(self._call, getattr(owner, name)))
 
     def forget_entry(self, block: nn.Module) -> None:
         """Nor what the hooks before `block` make of its input: tokens that they gather are gathered again."""
@@ -91,40 +100,48 @@ class Scope:
             block.register_forward_pre_hook(lambda _, inputs: before.append(inputs[0]), prepend=True)
             block.register_forward_pre_hook(partial(self._entered, partial(_enter, block, hooks), before))
 
-    def _entered(
-        self, enter: Callable[[Tensor], Tensor], before: list[Tensor], _: nn.Module, inputs: tuple[Any, ...]
-    ) -> None:
+    def _entered(self, enter: Function, before: list[Tensor], _: nn.Module, inputs: tuple[Any, ...]) -> None:
         source = before.pop()
         if torch.is_grad_enabled():
-            self._know(inputs[0], Call(enter, self._note(source)))
+            self._know(inputs[0], Call(enter, [source], [self._note(source)]))
 
-    def _around(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _around(self, forward: Function, *args: Any, **kwargs: Any) -> Any:
         with saved_tensors_hooks(self._note, open_note):
             result = forward(*args, **kwargs)
-        self._calls.clear()
+        self._known.clear()
         return result
 
-    def _call(self, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def _call(self, function: Function, *inputs: Tensor) -> Any:
         if not torch.is_grad_enabled():
-            return forward(x)
-        call = Call(forward, x)
-        output = call.run(x)
-        self._know(output, call)
-        return output
+            return function(*inputs)
+        call = Call(function, inputs, [self._note(x) for x in inputs])
+        result = call.run(inputs)
+        self._know(result, call)
+        return result
 
-    def _know(self, output: Tensor, call: Call) -> None:
-        output = compat.waited(output).detach()
-        self._calls[output.untyped_storage().data_ptr()] = output, call
+    def _know(self, result: Any, call: Call) -> None:
+        for number, output in enumerate(_several(result)):
+            plain = compat.waited(output).detach()
+            self._known[plain.untyped_storage().data_ptr()] = plain, call, number
 
     def _note(self, tensor: Tensor) -> Tensor | Note:
         if isinstance(tensor, DTensor):
             return tensor
         plain = compat.waited(tensor)
-        known = self._calls.get(plain.untyped_storage().data_ptr())
-        return tensor if known is None else known[1].note(plain)
+        known = self._known.get(plain.untyped_storage().data_ptr())
+        return tensor if known is None else known[1].note(known[2], plain)
 
 
-def _enter(block: nn.Module, hooks: Sequence[Callable[..., Any]], x: Tensor) -> Tensor:
+def _apart(x: Tensor | Note) -> Tensor | Note:
+    """A tensor without its history, which would hold on to what made it."""
+    return x if isinstance(x, Note) else x.detach()
+
+
+def _several(result: Any) -> Sequence[Tensor]:
+    return result if isinstance(result, tuple | list) else (result,)
+
+
+def _enter(block: nn.Module, hooks: Sequence[Function], x: Tensor) -> Tensor:
     """What the hooks before `block` make of its input."""
     for hook in hooks:
         x = hook(block, (x,))[0]

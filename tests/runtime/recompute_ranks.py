@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 from alive import Alive
 
@@ -18,4 +20,11 @@ def kept(plan: Plan) -> int:
     layer(x)  # positions are computed once and kept for all layers
     with Alive() as alive:
         output = layer(x)
-        return alive.bytes - output.untyped_storage().nbytes() + x.untyped_storage().nbytes()
+        least = min(_later(alive) for _ in range(10))
+    return least - output.untyped_storage().nbytes() + x.untyped_storage().nbytes()
+
+
+def _later(alive: Alive) -> int:
+    """gloo lets go of what it has sent a moment after everybody has it."""
+    time.sleep(0.02)
+    return alive.bytes

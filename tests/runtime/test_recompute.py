@@ -6,8 +6,10 @@ from collections import Counter
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import families
+import moe_families
 import pytest
 import recompute_ranks
 import torch
@@ -16,6 +18,7 @@ from harness import run_ranks
 from parity import assert_same
 from plans import LLAMA, make_plan
 from torch import Tensor
+from workers import batches
 
 from meshwright.planner.configuration import Module
 from meshwright.planner.cost.activations import Kept, Shape, layer_input_bytes, layer_kept
@@ -98,6 +101,28 @@ def test_a_share_of_a_layer_keeps_what_the_planner_says(operations: tuple[Module
     predicted = layer_kept(LAYER, replace(SHAPE, sharding=sharding_of(plan.configuration)))
     for kept in run_ranks(2, recompute_ranks.kept, plan):
         assert kept == pytest.approx(predicted.total - predicted.given_up(operations), rel=0.003)
+
+
+WHOLE: dict[str, dict[str, Any]] = {"gemma2": families.DENSE["gemma2"], **moe_families.FAMILIES}
+
+
+def gradients(config: dict[str, Any], **options: Any) -> dict[str, Tensor]:
+    """Of one step of a whole model."""
+    model = build_model(make_plan(config, **options), torch.device("cpu"))
+    (batch,) = batches(config["vocab_size"], 32, 8, 1)
+    model.forward_backward(batch)
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("family", WHOLE)
+@pytest.mark.parametrize("operations", [("moe",), (*get_args(Module)[:3], "moe_act", "mla_up_proj")], ids="+".join)
+def test_every_family_is_recomputed_exactly(operations: tuple[Module, ...], family: str) -> None:
+    """Sandwiched norms, experts, shared experts, latent attention."""
+    expected = gradients(WHOLE[family])
+    found = gradients(WHOLE[family], recompute="selective", recompute_operations=operations)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert torch.equal(found[name], gradient), name
 
 
 ALL: dict[str, Any] = {"recompute": "selective", "recompute_operations": ("core_attn", "layernorm", "mlp")}

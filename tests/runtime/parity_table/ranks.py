@@ -74,7 +74,8 @@ def train_beside(task: Task) -> tuple[list[float], list[float], list[dict[str, f
     largest value that the reference has in the tensor."""
     expected, job = torch.load(task.reference, mmap=True), task.plan.job
     model = build_model(task.plan, torch.device("cpu"))
-    optimizer = build_optimizer(model, weight_decay=WEIGHT_DECAY, **OPTIMIZER)
+    drive = task.reference.with_suffix(".drive")
+    optimizer = build_optimizer(model, weight_decay=WEIGHT_DECAY, scratch=drive, **OPTIMIZER)
     losses, norms, gradients = [], [], []
     for step, batch in enumerate(batches(model.shape.vocab, job.seq_len, job.global_batch, task.steps)):
         losses.append(model.forward_backward(own_sequences(model, batch)).item())
