@@ -92,6 +92,23 @@ def test_what_was_loaded_is_written_bit_by_bit(family: str, tmp_path: Path) -> N
     assert again.dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pp": 2, "tp": 2, "spread_vocabulary": True, "zero": 0},
+        {"dp": 4, "dp_replicate": 2, "zero": 3, "microbatch": 1},
+        {"dp": 2, "tp": 2, "swap_layers": 2, "zero": 3, "microbatch": 4},
+    ],
+    ids=["spread vocabulary", "hybrid shards", "swapped layers"],
+)
+def test_wherever_a_plan_keeps_weights_they_are_loaded_and_written(options: dict[str, Any], tmp_path: Path) -> None:
+    save(LLAMA, tmp_path / "theirs")
+    run_ranks(4, load_and_export, make_plan(LLAMA, **options), tmp_path / "theirs", tmp_path / "ours")
+    theirs, ours = tensors(tmp_path / "theirs"), tensors(tmp_path / "ours")
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+
+
 @pytest.mark.parametrize("config", [LLAMA, GPT2], ids=["llama", "gpt2"])
 def test_a_rank_reads_its_part_alone(config: dict[str, Any], tmp_path: Path) -> None:
     """Exactly the bytes that it holds; a vector that several ranks hold is read by each."""
