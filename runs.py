@@ -129,11 +129,11 @@ def submit(run: Run, options: Sequence[str], dry_run: bool) -> str:
     """Write the run folder and its sbatch script and hand it to Slurm; the script itself when `dry_run`."""
     from .runtime.checks import problems
     from .runtime.recipe_checks import recipe_problems
-    from .runtime.run_folder import check_unchanged, open_run
+    from .runtime.run_folder import RunFolder, check_unchanged, open_run
     from .runtime.slurm import sbatch_script, write_and_submit
 
     found = problems(run.plan, run.plan.configuration.mesh.world)
-    found += recipe_problems(run.plan, run.recipe)
+    found += recipe_problems(run.plan, run.recipe, RunFolder(run.folder))
     if found:
         raise InputError("plan", found)
     check_unchanged(run.folder, run.plan, run.recipe)

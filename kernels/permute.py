@@ -64,7 +64,7 @@ def unpermute(rows: Tensor, weights: Tensor, to: Permutation) -> Tensor:
 
     Sums are taken in the wider of both types; returns [tokens, hidden] in that of the rows.
     """
-    pairs = restore(rows, to).view(*weights.shape, -1)
+    pairs = restore(rows, to).view(*weights.shape, rows.shape[-1])
     return (pairs * weights.unsqueeze(-1)).sum(1).to(rows.dtype)
 
 

@@ -15,12 +15,12 @@ from ..errors import InputError, Problem, gather
 from ..planner.families import architecture
 from ..planner.plan import Plan
 from .blocks.shape import read_shape
-from .blocks.transformer import Transformer
 from .checks import problems
 from .manifest import complete_checkpoints
 from .metadata import Reader
-from .model import named
+from .model import state_sizes
 from .recipe import Recipe
+from .recipe_checks import recipe_problems
 from .run_folder import RunFolder
 from .tokens import check_tokens, prepared_tokens
 
@@ -31,6 +31,7 @@ def admit(run: RunFolder, plan: Plan, recipe: Recipe, world_size: int) -> None:
     """Raises InputError with everything that keeps `world_size` processes from training the run's plan."""
     gather(
         lambda: _refuse(str(run.plan), problems(plan, world_size)),
+        lambda: _refuse(str(run.recipe), recipe_problems(plan, recipe, run)),
         lambda: check_prepared_tokens(run, plan, recipe),
     )
     check_checkpoint(run, plan)
@@ -52,7 +53,7 @@ def check_checkpoint(run: RunFolder, plan: Plan) -> None:
         return
     found = saved_sizes(newest)
     if found is not None:
-        _refuse(f"checkpoint {newest}", list(_differences(model_sizes(plan), found)))
+        _refuse(f"checkpoint {newest}", list(_differences(state_sizes(read_shape(plan.model.config)), found)))
 
 
 def saved_sizes(checkpoint: Path) -> dict[str, torch.Size] | None:
@@ -66,14 +67,6 @@ def saved_sizes(checkpoint: Path) -> dict[str, torch.Size] | None:
         for name, entry in index.items()
         if name.startswith("model.") and isinstance(entry, TensorStorageMetadata)
     }
-
-
-def model_sizes(plan: Plan) -> dict[str, torch.Size]:
-    """Sizes of the plan's weights, by name."""
-    shape = read_shape(plan.model.config)
-    with torch.device("meta"):
-        whole = Transformer(shape, range(shape.layers), first=True, last=True, dtype=torch.float32)
-    return {name: parameter.shape for name, parameter in named([whole], shape)}
 
 
 def _differences(expected: dict[str, torch.Size], found: dict[str, torch.Size]) -> Iterator[Problem]:

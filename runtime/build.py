@@ -32,6 +32,7 @@ from .parallel.offload.shards import set_window, swap_shards
 from .parallel.offload.window import Window
 from .parallel.pipeline import Pipeline, activation_tensors
 from .parallel.recompute import recompute_layer, recompute_operations
+from .parallel.spread.ends import Ends
 from .parallel.tensor import TensorAxis, shard_layer
 from .parallel.vocabulary import shard_ends
 
@@ -56,10 +57,13 @@ def build_model(
         tied=(configuration.placement[0], configuration.placement[-1]) if shape.tied_embeddings else None,
         dp_replicate=configuration.dp_replicate,
         cp_ulysses=configuration.cp_ulysses,
+        spread_vocabulary=configuration.spread_vocabulary,
     )
     builder = Builder(plan, shape, meshes, device, seed)
     parts = {stage: builder.part(stage) for stage in configuration.stages_of(meshes.pp_rank)}
-    model = ParallelModel(plan, shape, list(parts.values()), meshes, builder.layout(), builder.executor(parts))
+    ends = builder.ends() if configuration.spread_vocabulary else None
+    modules = [*([] if ends is None else [ends]), *parts.values()]
+    model = ParallelModel(plan, shape, modules, meshes, builder.layout(), builder.executor(parts, ends))
     if shape.moe is not None:
         blocks = expert_blocks(parts.values())
         model.experts = ExpertControl(blocks, shape.moe, experts, meshes, plan.schedule.microbatches, device)
@@ -87,6 +91,8 @@ class Builder:
         layers = self.plan.configuration.layer_range(stage)
         with torch.device("meta"):
             part = Transformer(self.shape, layers, first=stage == 0, last=last, dtype=self.dtype)
+        if self.plan.spread_vocabulary:
+            part.model.embed_tokens = part.lm_head = None
         self._cut(part)
         names = {parameter: name for name, parameter in named([part], self.shape)}
         alone: set[nn.Parameter] = set()  # parameters that no data parallelism touches
@@ -96,6 +102,15 @@ class Builder:
             self._dress(unit, alone, root=unit is part)
         self._swap(part)
         return part
+
+    def ends(self) -> Ends:
+        """This rank's rows of embedding and head, where all ranks of a pipeline have some."""
+        found = Ends(self.shape, self.meshes, sp=self.plan.sp, dtype=self.dtype)
+        names = {parameter: name for name, parameter in named([found], self.shape)}
+        materialise(found, names, self.device, seed=self.seed, std=self.shape.initializer_range)
+        if self.meshes.data is not None:
+            shard_unit(found, self.meshes.data, zero=self.plan.zero, dtype=self.dtype, root=True)
+        return found
 
     def _home(self, unit: nn.Module) -> torch.device:
         """Where parameters are made: of layers that are swapped, on the host."""
@@ -147,7 +162,7 @@ class Builder:
             recompute_operations(unit, self.plan.recompute_operations)
         meshes, zero, dtype = self.meshes, self.plan.zero, self.dtype
         if not root:
-            alone |= spread_experts(unit, meshes, zero=zero, dtype=dtype)
+            alone |= spread_experts(unit, meshes, zero=zero, dtype=dtype, on_host=self.plan.swap_layers > 0)
         if meshes.data is not None and isinstance(unit, Layer) and self.plan.swap_layers:
             swap_shards(unit, meshes.data, dtype=dtype)
         elif meshes.data is not None:
@@ -157,7 +172,7 @@ class Builder:
         """What this rank keeps of a batch of whole sequences."""
         return (lambda batch: batch) if self.place is None else self.place.share
 
-    def executor(self, parts: dict[int, Transformer]) -> Executor:
+    def executor(self, parts: dict[int, Transformer], ends: Ends | None) -> Executor:
         """What runs a step's microbatches through the parts."""
         plan = self.plan
         if self.meshes.pp is None:
@@ -165,4 +180,4 @@ class Builder:
         activations = activation_tensors(
             self.shape, plan.microbatch, self.sequence.local, tp=self.meshes.tp_size, sp=plan.sp, dtype=self.dtype
         )
-        return Pipeline(parts, plan.configuration, self.meshes, activations, self.device)
+        return Pipeline(parts, plan.configuration, self.meshes, activations, self.device, ends)

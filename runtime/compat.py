@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.distributed._composable.replicate_with_fsdp import ReplicateModule, r
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import _Action, _ComputationType, _PipelineScheduleRuntime
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -27,17 +29,23 @@ __all__ = [
     "all_reduce",
     "all_to_all",
     "concatenate",
+    "custom_action",
     "default_timeout",
     "device_of",
     "divide_gradients",
     "flash",
     "flash_backward",
+    "flatten",
     "forward_pre_hooks",
+    "gather_weights",
     "has_flash",
     "in_backward",
+    "input_gradient",
     "like_sharded",
+    "on_custom_action",
     "own_box",
     "pipeline_action",
+    "reduce_gradients",
     "reduce_scatter",
     "replicate",
     "set_timeout",
@@ -63,6 +71,43 @@ def pipeline_action(kind: str, stage: int, microbatch: int | None = None) -> _Ac
     return _Action(stage, _ComputationType(kind), microbatch)
 
 
+def custom_action(stage: int, number: int) -> _Action:
+    """A step of a rank that holds `stage`, done by what `on_custom_action` was given."""
+    return _Action(stage, _ComputationType.OVERLAP_F_B, number)
+
+
+def on_custom_action(runtime: Any, do: Callable[[int, list[Any]], None]) -> None:
+    """Let `do(number, inputs)` do the custom actions of a pipeline runtime; `inputs` are those of stage 0, by
+    microbatch, and may be changed."""
+    runtime.register_custom_function(
+        _ComputationType.OVERLAP_F_B, lambda action, context: do(action.microbatch_index, context.arg_mbs)
+    )
+
+
+def input_gradient(stage: PipelineStage, microbatch: int) -> Tensor:
+    """What a backward of stage 0 left as the gradient of its input; kept no longer."""
+    gradient = stage.bwd_cache.pop(microbatch)[0]
+    assert gradient is not None
+    return gradient
+
+
+def gather_weights(module: nn.Module) -> None:
+    """Before a step: gather what FSDP shards of `module`, and put off the reduction of its gradients."""
+    if isinstance(module, FSDPModule):
+        module.set_is_last_backward(False)
+        module.set_reshard_after_backward(False)
+        module.set_requires_gradient_sync(False)
+        module.unshard()
+
+
+def reduce_gradients(module: nn.Module) -> None:
+    """After a step: what `gather_weights` put off; and give up what it gathered."""
+    if isinstance(module, FSDPModule):
+        stage: Any = SimpleNamespace(submod=module)
+        PipelineStage.perform_reduce_grad(stage, 1)
+        module.reshard()
+
+
 def sum_gradients(part: nn.Module) -> None:
     """Add the gradients that FSDP's gathered parameters have got to their sums, in the precision of the reduction. FSDP
     does so itself after each backward pass; what a later W leaves would be added up in that of compute."""
@@ -73,6 +118,11 @@ def sum_gradients(part: nn.Module) -> None:
             for parameter in (each for group in groups if group is not None for each in group.fsdp_params):
                 parameter.accumulate_unsharded_grad_if_needed()
                 parameter.to_accumulated_grad_if_needed()
+
+
+def flatten(mesh: DeviceMesh, name: str) -> DeviceMesh:
+    """A mesh of several axes, seen with one."""
+    return mesh._flatten(name)
 
 
 def unflatten(mesh: DeviceMesh, sizes: Mapping[str, int]) -> DeviceMesh:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import Problem, did_you_mean
+from .blocks.moe_shape import read_moe
 from .blocks.rope import rope_parameters
 from .blocks.shape import ACTIVATIONS, activation_key, activation_name, dropout
 
@@ -13,6 +14,14 @@ _ROPE_KEYS = {
     "default": (),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "yarn": ("factor",),
+}
+_ROUTING: dict[str, dict[str, tuple[object, ...]]] = {
+    "deepseek_v2": {
+        "topk_method": ("greedy", "group_limited_greedy"),
+        "scoring_func": ("softmax",),
+        "norm_topk_prob": (False, None),
+    },
+    "deepseek_v3": {"topk_method": ("noaux_tc",), "scoring_func": ("sigmoid",)},
 }
 _PARTIAL = ("phi3",)  # families whose transformers implementation turns a part of each head
 
@@ -25,6 +34,7 @@ def config_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(field, name, rule, did_you_mean(str(name), ACTIVATIONS))
     if config.get("use_bidirectional_attention"):
         yield Problem("model.config.use_bidirectional_attention", True, "attention is causal", "false")
+    yield from _experts(config)
     if config["model_type"] != "gpt2":
         yield from _rope(config)
 
@@ -35,6 +45,23 @@ def dropout_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     if value := dropout(config, key):
         rule = "attention weights are never dropped out"
         yield Problem(f"model.config.{key}", value, rule, "0.0 in the config, or --set dropout=false for no dropout")
+
+
+def _experts(config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Ways to choose experts that the family's implementation in `transformers` does not have, or makes random."""
+    family, moe = config["model_type"], read_moe(config)
+    if moe is None:
+        return
+    if noise := config.get("router_jitter_noise"):
+        yield Problem("model.config.router_jitter_noise", noise, "routing is never random", "0.0")
+    for key, legal in _ROUTING.get(family, {}).items():
+        value = config.get(key, legal[0])
+        if value not in legal:
+            rule = f"{family} has {' or '.join(str(each) for each in legal)} alone"
+            yield Problem(f"model.config.{key}", value, rule, str(legal[0]))
+    if moe.group_score == "best two" and moe.groups > 1 and moe.experts < 2 * moe.groups:
+        rule = f"groups are judged by their best two experts, and {moe.experts} experts do not fill them"
+        yield Problem("model.config.n_group", moe.groups, rule, str(moe.experts // 2))
 
 
 def _rope(config: Mapping[str, Any]) -> Iterator[Problem]:

@@ -49,6 +49,7 @@ def export(
     outgoing = Outgoing(model, dtype)
     shards = _shards(list(outgoing.sizes_bytes.items()), shard_bytes)
     first, total = _numbering(model, len(shards))
+    _give_parts(model)
     for number, names in enumerate(shards, start=first):
         _write_shard(outgoing, names, temporary / _file_name(number, total))
     index = _gather_index(shards, first, total, outgoing.sizes_bytes)
@@ -67,7 +68,7 @@ class Outgoing:
         self.dtype = dtype
         self.writes = model.meshes.rank % model.meshes.stage_size == 0  # one rank of each stage
         states = chain(model.named_parameters(), model.named_buffers())
-        self._states = {name: tensor for name, tensor in states if not _is_tied_copy(name, model)}
+        self._states = {name: tensor for name, tensor in states if not _is_written_elsewhere(name, model)}
         self._pieces = pieces(model.shape, self._states)
         sizes = stored_sizes(model.shape, {name: tuple(tensor.shape) for name, tensor in self._states.items()})
         self.sizes_bytes = {name: math.prod(size) * dtype.itemsize for name, size in sizes.items()}
@@ -98,10 +99,19 @@ class Outgoing:
         return tensor.to(device="cpu", dtype=self.dtype) if self.writes else tensor.new_empty(0)
 
 
-def _is_tied_copy(name: str, model: ParallelModel) -> bool:
-    """The last stage's copy of a tied embedding carries the embedding's name: the first stage writes it."""
+def _is_written_elsewhere(name: str, model: ParallelModel) -> bool:
+    """The last stage's copy of a tied embedding carries the embedding's name: the first stage writes it, as it does
+    what all stages have a part of."""
     first = 0 in model.plan.configuration.stages_of(model.meshes.pp_rank)
-    return name == EMBEDDING and model.shape.tied_embeddings and not first
+    return not first and (name in model.spread or (name == EMBEDDING and model.shape.tied_embeddings))
+
+
+def _give_parts(model: ParallelModel) -> None:
+    """To the first stage, of what all stages have a part of: it writes these tensors before all others."""
+    for name, tensor in model.named_parameters():
+        if name in model.spread and _is_written_elsewhere(name, model):
+            assert isinstance(tensor, DTensor)
+            tensor.detach().full_tensor()
 
 
 def _shards(sizes: list[tuple[str, int]], limit_bytes: int) -> list[Names]:

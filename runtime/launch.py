@@ -88,7 +88,7 @@ def check_all(plan: Plan, recipe: Recipe, run_dir: Path, rendezvous: Rendezvous)
     gather(
         lambda: _refuse("launch", check_launch(plan, rendezvous)),
         lambda: check_source(recipe, RunFolder(run_dir).data),
-        lambda: _refuse("recipe", recipe_problems(plan, recipe)),
+        lambda: _refuse("recipe", recipe_problems(plan, recipe, RunFolder(run_dir))),
         lambda: check_unchanged(run_dir, plan, recipe),
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 import torch.distributed as dist
@@ -27,7 +28,8 @@ class Meshes:
     `data`, over which dense parameters are sharded and their gradients averaged, is dp x cp in one axis, or with
     hybrid sharding in two: ("replicate", "shard"). `expert_data` is what the shards of experts are replicated over;
     it is None too where experts are not sharded (ep and etp 1): they are then as dense parameters are. `cp_ring` x
-    `cp_heads` are the ranks of cp as usp has them.
+    `cp_heads` are the ranks of cp as usp has them. `vocabulary` is pp x tp in one axis, where embedding and head are
+    spread over it, and `passes` the groups of their collectives (`parallel/spread`), by name.
     """
 
     degrees: Mesh
@@ -40,9 +42,11 @@ class Meshes:
     cp_heads: DeviceMesh | None = None
     ep: DeviceMesh | None = None
     etp: DeviceMesh | None = None
+    vocabulary: DeviceMesh | None = None
     data: DeviceMesh | None = None
     expert_data: DeviceMesh | None = None
     ends: dist.ProcessGroup | None = None  # first and last stage at this coordinate, if embeddings are tied across them
+    passes: Mapping[str, dist.ProcessGroup] = field(default_factory=dict)
     all_groups: tuple[dist.ProcessGroup, ...] = field(default=(), repr=False)
 
     @property
@@ -115,6 +119,7 @@ def build_meshes(
     tied: tuple[int, int] | None = None,
     dp_replicate: int = 1,
     cp_ulysses: int = 1,
+    spread_vocabulary: bool = False,
 ) -> Meshes:
     """Meshes over all ranks of the default process group, whose timeout every group gets.
 
@@ -133,10 +138,14 @@ def build_meshes(
     if degrees.ep * degrees.etp > 1:
         folded = _axes(world, {axis: getattr(degrees, axis) for axis in EXPERT})
         found |= {"ep": folded["ep"], "etp": folded["etp"], "expert_data": folded["edp"]}
-    ends = _ends(degrees, rank, tied) if tied and tied[0] != tied[1] else None
+    ends = _ends(degrees, rank, tied) if tied and tied[0] != tied[1] and not spread_vocabulary else None
+    if spread_vocabulary:
+        found["vocabulary"] = _vocabulary(world, degrees)
+    passes = _passes(degrees, rank) if spread_vocabulary else {}
     groups = [group for mesh in found.values() if mesh is not None for group in mesh.get_all_groups()]
-    groups += [] if ends is None else [ends]
-    meshes = Meshes(degrees=degrees, rank=rank, ends=ends, all_groups=tuple(dict.fromkeys(groups)), **found)
+    groups += [*passes.values(), *([] if ends is None else [ends])]
+    all_groups = tuple(dict.fromkeys(groups))
+    meshes = Meshes(degrees=degrees, rank=rank, ends=ends, passes=passes, all_groups=all_groups, **found)
     set_timeouts(meshes, compat.default_timeout().total_seconds())
     return meshes
 
@@ -176,6 +185,28 @@ def _ends(degrees: Mesh, rank: int, ends: tuple[int, int]) -> dist.ProcessGroup 
         group = dist.new_group(pair)
         if rank in pair:
             mine = group
+    return mine
+
+
+def _vocabulary(world: DeviceMesh, degrees: Mesh) -> DeviceMesh:
+    """The ranks of pp and tp at one data-parallel coordinate, as one axis."""
+    sizes = {"pp": degrees.pp, "data": degrees.dp * degrees.cp, "tp": degrees.tp}
+    view = compat.unflatten(world, {axis: size for axis, size in sizes.items() if size > 1})
+    return view["pp"] if degrees.tp == 1 else compat.flatten(view["pp", "tp"], "vocabulary")
+
+
+def _passes(degrees: Mesh, rank: int) -> dict[str, dist.ProcessGroup]:
+    """Groups of this rank for the collectives of a spread vocabulary: one over pp for each kind of hidden states and
+    gradients, and over pp x tp for numbers of tokens. Every rank of the world calls this."""
+    stage, tp = degrees.world // degrees.pp, degrees.tp
+    columns = [list(range(place, degrees.world, stage)) for place in range(stage)]
+    blocks = [sorted(chain(*columns[place : place + tp])) for place in range(0, stage, tp)]
+    mine = {}
+    for kind, sets in {**dict.fromkeys("ESGT", columns), "tokens": blocks}.items():
+        for ranks in sets:
+            group = dist.new_group(ranks)
+            if rank in ranks:
+                mine[kind] = group
     return mine
 
 

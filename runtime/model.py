@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ from ..errors import RunError
 from ..planner.plan import Plan
 from . import gradients
 from .blocks.shape import Shape
-from .blocks.transformer import EMBEDDING, HEAD
+from .blocks.transformer import EMBEDDING, HEAD, Transformer
 from .mesh import Meshes
 from .parallel.batch import Batch
 from .parallel.expert.control import ExpertControl
@@ -52,10 +53,15 @@ class ParallelModel:
         for name, parameter in named(parts, shape):
             self._parameters.setdefault(name, parameter)  # a twin's copy comes after it
         self._partial = [p for part in parts for p in partial_parameters(part)]
+        # Shared out over all ranks of a pipeline, not only of a stage.
+        self.spread = {EMBEDDING, HEAD} & self._parameters.keys() if plan.spread_vocabulary else set[str]()
         last = plan.configuration.holds_last_stage(meshes.pp_rank)
         copy = self._parameters.get(EMBEDDING) if meshes.ends is not None and last else None
         self._shares = {
-            p: 0.0 if p is copy else gradients.share(p, meshes.stage_size) for p in self._parameters.values()
+            p: 0.0
+            if p is copy
+            else gradients.share(p, meshes.stage_size * (meshes.pp_size if name in self.spread else 1))
+            for name, p in self._parameters.items()
         }
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -122,3 +128,10 @@ def named(parts: Iterable[nn.Module], shape: Shape) -> Iterator[tuple[str, nn.Pa
     for part in parts:
         for name, parameter in part.named_parameters():
             yield EMBEDDING if shape.tied_embeddings and name == HEAD else name, parameter
+
+
+def state_sizes(shape: Shape) -> dict[str, torch.Size]:
+    """Sizes of the parameters and buffers of a whole model, by their global names."""
+    with torch.device("meta"):
+        whole = Transformer(shape, range(shape.layers), first=True, last=True, dtype=torch.float32)
+    return {name: tensor.shape for name, tensor in (*named([whole], shape), *whole.named_buffers())}

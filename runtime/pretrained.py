@@ -15,8 +15,8 @@ from torch.distributed.tensor import DTensor
 from ..errors import InputError, Problem
 from . import compat
 from .blocks.shape import Shape, read_shape
-from .blocks.transformer import HEAD, Transformer
-from .model import ParallelModel, named
+from .blocks.transformer import HEAD
+from .model import ParallelModel, state_sizes
 from .names import Sizes, Source, sources, stored_sizes
 from .weights import Weights
 
@@ -75,7 +75,7 @@ def check_pretrained(folder: Path, config: Mapping[str, Any]) -> list[Problem]:
 
 
 def _differences(weights: Weights, shape: Shape) -> list[Problem]:
-    expected = stored_sizes(shape, _sizes(shape))
+    expected = stored_sizes(shape, state_sizes(shape))
     stored = {name: weights.stored(name) for name in expected}
     missing = [_missing(name) for name, found in stored.items() if found is None]
     unknown = [
@@ -109,14 +109,6 @@ def _few(problems: list[Problem], what: str) -> list[Problem]:
     if more <= 0:
         return problems
     return [*problems[:_SHOWN], Problem("tensors", f"{more} more", f"are {what}")]
-
-
-def _sizes(shape: Shape) -> Sizes:
-    """Of all parameters and buffers of the whole model, by the blocks' names."""
-    with torch.device("meta"):
-        whole = Transformer(shape, range(shape.layers), first=True, last=True, dtype=torch.float32)
-    sizes = {name: tuple(tensor.shape) for name, tensor in named([whole], shape)}
-    return sizes | {name: tuple(tensor.shape) for name, tensor in whole.named_buffers()}
 
 
 def _is_left_out(name: str, shape: Shape) -> bool:

@@ -88,7 +88,7 @@ def test_an_impossible_plan_names_what_binds_and_the_way_out(
     assert run(["plan", "llama-3.1-70b", "dgx-h100", "--global-batch", "64", *pins], monkeypatch) == 3
     report = capsys.readouterr().err
     assert "GiB of" in report
-    assert "--pin" in report
+    assert "smallest change that fits: 2 nodes instead of 1, and no pins" in report
 
 
 def test_a_pinned_illegal_plan_is_the_users_error(

@@ -16,7 +16,8 @@ from .validate import check_complete
 @dataclass(frozen=True)
 class Schedule:
     """`actions[r]` is what pipeline rank r computes, in order; `placement[v]` is the rank of virtual stage v, which is
-    v % ranks where nothing is said."""
+    v % ranks where nothing is said. `spread`: embedding and output layer are spread over all ranks, whose passes
+    (`passes.py`) come to the actions."""
 
     name: str
     ranks: int
@@ -24,6 +25,7 @@ class Schedule:
     microbatches: int
     actions: Rows
     placement: Placement = ()
+    spread: bool = False
 
     @cached_property
     def places(self) -> Placement:

@@ -7,7 +7,6 @@ weight gradient that an `I1` has left, `W` the oldest of any chunk.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from .action import KINDS, Action
@@ -19,23 +18,25 @@ def spell(words: Iterable[str], stages: Sequence[int], microbatches: int) -> tup
     Words beyond the last microbatch are left out: what is left of a sound schedule when all actions of a microbatch go
     is sound, so that a rhythm made for many microbatches also serves few.
     """
-    counts: Counter[str] = Counter()
-    pending: list[Action] = []
+    counts = {"F": [0] * len(stages), "B": [0] * len(stages)}
+    pending: list[tuple[int, int]] = []  # chunk and microbatch of weight gradients, oldest first
     row = []
     for word in words:
         if word[0] == "W":
-            row.append(_oldest(pending, stages, word[1:]))
-            continue
-        line = word.replace("I", "B")
-        action = Action(KINDS[word[0]], stages[int(word[1:])], counts[line])
-        counts[line] += 1
-        row.append(action)
-        if action.kind == "I":
-            pending.append(action._replace(kind="W"))
-    return tuple(action for action in row if action.microbatch < microbatches)
+            chunk, microbatch = _oldest(pending, word[1:])
+        else:
+            chunk, line = int(word[1:]), counts["F" if word[0] == "F" else "B"]
+            microbatch = line[chunk]
+            line[chunk] += 1
+        if microbatch < microbatches:
+            row.append(Action(KINDS[word[0]], stages[chunk], microbatch))
+        if word[0] == "I":
+            pending.append((chunk, microbatch))
+    return tuple(row)
 
 
-def _oldest(pending: list[Action], stages: Sequence[int], chunk: str) -> Action:
+def _oldest(pending: list[tuple[int, int]], chunk: str) -> tuple[int, int]:
     """Take the oldest weight gradient, of one chunk if that is said."""
-    place = next(i for i, action in enumerate(pending) if not chunk or action.stage == stages[int(chunk)])
-    return pending.pop(place)
+    if not chunk or pending[0][0] == int(chunk):
+        return pending.pop(0)
+    return pending.pop(next(place for place, (other, _) in enumerate(pending) if other == int(chunk)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache, lru_cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -12,6 +13,7 @@ from .builder import Builder, Held
 from .csv_file import read_cells
 from .greedy import limited
 from .name import CUSTOM
+from .passes import drawn
 from .placement import Placement
 from .schedule import Schedule
 
@@ -59,18 +61,18 @@ def custom(actions: tuple[str, ...]) -> Schedule:
     return read_cells((row.split(",") for row in actions), CUSTOM)
 
 
-@lru_cache(maxsize=4096)
 def held(name: str, ranks: int, microbatches: int, chunks: int, rank: int) -> Held:
-    """What one rank holds at its fullest moments: by closed form, else from the actions themselves."""
+    """What one rank holds at its fullest moments: by closed form, else from the actions themselves, of which as many
+    microbatches as the pipeline has stages show all that more of them would hold (a rhythm repeats)."""
     builder = table()[name]
     if builder.held is not None:
         return builder.held(ranks, microbatches, chunks, rank)
-    return held_by(make(name, ranks, min(microbatches, SETTLED * ranks * chunks), chunks), rank)
+    return _held(name, ranks, min(microbatches, ranks * chunks), chunks, rank)
 
 
-SETTLED = 2
-"""So many microbatches for each virtual stage of the pipeline show all that more of them would hold: a rhythm
-repeats."""
+@lru_cache(maxsize=4096)
+def _held(name: str, ranks: int, microbatches: int, chunks: int, rank: int) -> Held:
+    return held_by(make(name, ranks, microbatches, chunks), rank)
 
 
 def held_by(schedule: Schedule, rank: int) -> Held:
@@ -102,9 +104,19 @@ def splits(configuration: Configuration) -> bool:
 def build(configuration: Configuration) -> Schedule:
     """The schedule that a configuration names, within its limits; or the one that it lists."""
     if configuration.schedule == CUSTOM:
-        return custom(configuration.actions)
+        return replace(custom(configuration.actions), spread=configuration.spread_vocabulary)
     key = configuration.schedule, configuration.mesh.pp, configuration.microbatches, configuration.vpp
+    if configuration.spread_vocabulary:
+        return spread(*key, configuration.in_flight)
     return within(*key, configuration.in_flight) if configuration.in_flight else make(*key)
+
+
+@lru_cache(maxsize=64)
+def spread(name: str, ranks: int, microbatches: int, chunks: int, in_flight: tuple[int, ...]) -> Schedule:
+    """A schedule by name with the passes of a spread vocabulary. Raises ValueError as `within` does."""
+    found = drawn(make(name, ranks, microbatches, chunks))
+    caps = in_flight * ranks if len(in_flight) == 1 else in_flight
+    return replace(limited(found, caps) if caps else found, spread=True)
 
 
 @lru_cache(maxsize=16)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from .action import Action
+from .passes import Pass, Played, played
 from .schedule import Schedule
 
 Direction = Literal["F", "B"]
@@ -30,22 +31,24 @@ class Transfer(NamedTuple):
         return f"{'send' if self.sends else 'receive'} {self.direction} s{self.stage} m{self.microbatch}"
 
 
-Step = Action | Transfer
+Step = Action | Transfer | Pass
 SECONDS = {"F": 1, "B": 2, "I": 1, "W": 1}
 
 
 def with_transfers(schedule: Schedule) -> tuple[tuple[Step, ...], ...]:
-    """The rows of a schedule with what its ranks send and receive. Raises ValueError where the schedule is not
-    sound."""
+    """The rows of a schedule with what its ranks send and receive, and with the passes of a spread vocabulary. Raises
+    ValueError where the schedule is not sound."""
     rows: list[list[tuple[tuple[int, int], Step]]] = [[] for _ in range(schedule.ranks)]
-    for number, (action, begin, end) in enumerate(_played(schedule)):
-        rows[schedule.rank_of(action.stage)].append(((begin, len(schedule.order) + number), action))
-        for transfer in _ends(schedule, action):
+    steps = played(schedule) if schedule.spread else _played(schedule)
+    for number, (step, begin, end) in enumerate(steps):
+        here = step.rank if isinstance(step, Pass) else schedule.rank_of(step.stage)
+        rows[here].append(((begin, len(steps) + number), step))
+        for transfer in () if isinstance(step, Pass) else _ends(schedule, step):
             rows[schedule.rank_of(transfer.stage)].append(((end, number), transfer))
     return tuple(tuple(step for _, step in sorted(row, key=lambda each: each[0])) for row in rows)
 
 
-def _played(schedule: Schedule) -> list[tuple[Action, int, int]]:
+def _played(schedule: Schedule) -> list[Played]:
     """Every action with when it begins and ends."""
     free = [0] * schedule.ranks
     done: dict[tuple[str, int, int], int] = {}
@@ -58,7 +61,7 @@ def _played(schedule: Schedule) -> list[tuple[Action, int, int]]:
         free[rank] = end = begin + SECONDS[kind]
         if kind != "W":
             done[way, stage, microbatch] = end
-        found.append((action, begin, end))
+        found.append(Played(action, begin, end))
     return found
 
 
@@ -82,13 +85,13 @@ def check_transfers(schedule: Schedule, rows: tuple[tuple[Step, ...], ...]) -> N
         while place[rank] < len(rows[rank]):
             step = rows[rank][place[rank]]
             if isinstance(step, Transfer):
-                peer = _peer(schedule, step)
-                if place[peer] == len(rows[peer]) or rows[peer][place[peer]] != _other(step):
+                peer = peer_of(schedule, step)
+                if place[peer] == len(rows[peer]) or rows[peer][place[peer]] != other(step):
                     break
-                there |= {step, _other(step)}
+                there |= {step, other(step)}
                 place[peer] += 1
                 runnable.append(peer)
-            elif not _has_what_it_needs(schedule, step, there):
+            elif isinstance(step, Action) and not has_received(schedule, step, there):
                 raise ValueError(f"{schedule.name} schedule: {step} stands before what it needs (rank {rank})")
             there.add(step)
             place[rank] += 1
@@ -98,18 +101,18 @@ def check_transfers(schedule: Schedule, rows: tuple[tuple[Step, ...], ...]) -> N
         raise ValueError(f"{schedule.name} schedule: transfers never end; {waits}")
 
 
-def _other(transfer: Transfer) -> Transfer:
+def other(transfer: Transfer) -> Transfer:
     """The same transfer as its other rank sees it."""
     forwards = (transfer.direction == "F") == transfer.sends
     stage = transfer.stage + (1 if forwards else -1)
     return transfer._replace(sends=not transfer.sends, stage=stage)
 
 
-def _peer(schedule: Schedule, transfer: Transfer) -> int:
-    return schedule.rank_of(_other(transfer).stage)
+def peer_of(schedule: Schedule, transfer: Transfer) -> int:
+    return schedule.rank_of(other(transfer).stage)
 
 
-def _has_what_it_needs(schedule: Schedule, action: Action, there: set[Step]) -> bool:
+def has_received(schedule: Schedule, action: Action, there: set[Step]) -> bool:
     kind, stage, microbatch = action
     if kind == "W":
         return Action("I", stage, microbatch) in there

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,9 +27,15 @@ class Core(nn.Module):
         self.scoring = Scoring(scale=scale, window=window, softcap=softcap)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None = None) -> Tensor:
+        read = [self._read(stripe, query, key, value, documents) for stripe in _stripes(query.shape[2], self.scoring)]
+        return read[0] if len(read) == 1 else torch.cat(read, dim=2)
+
+    def _read(self, stripe: Stripe, query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None) -> Tensor:
+        rows, columns = slice(stripe.start, stripe.end), slice(stripe.first, stripe.end)
+        query, key, value = query[:, :, rows], key[:, :, columns], value[:, :, columns]
         if self.scoring.softcap is not None or kept.is_kept():
-            return _attention(query, key, value, documents, self.scoring)
-        mask = visible(self.scoring.window, documents, query)
+            return _attention(query, key, value, documents, stripe, self.scoring)
+        mask = stripe.mask(documents, query.device)
         return F.scaled_dot_product_attention(
             query,
             key,
@@ -40,17 +47,35 @@ class Core(nn.Module):
         )
 
 
-def visible(window: int | None, documents: Tensor | None, query: Tensor) -> Tensor | None:
-    """Which tokens see which, bool [1 or batch, 1, seq_len, seq_len]; None: each sees itself and all before it."""
-    seq_len = query.shape[2]
-    if documents is None and (window is None or window >= seq_len):
-        return None
-    positions = torch.arange(seq_len, device=query.device)
-    distance = positions.unsqueeze(1) - positions
-    seen = (distance >= 0) & (distance < (window or seq_len))
-    if documents is None:
-        return seen[None, None]
-    return (seen & (documents.unsqueeze(2) == documents.unsqueeze(1))).unsqueeze(1)
+@dataclass(frozen=True, slots=True)
+class Stripe:
+    """Queries `start` to `end` of a sequence, which see keys from `first` on, each at most `window` of them."""
+
+    start: int
+    end: int
+    first: int
+    window: int
+
+    def mask(self, documents: Tensor | None, device: torch.device) -> Tensor | None:
+        """Which see which, bool [1 or batch, 1, rows, columns]; None: each sees itself and all before it."""
+        rows, columns = (torch.arange(first, self.end, device=device) for first in (self.start, self.first))
+        if documents is None and self.start == self.first and self.end - self.start <= self.window:
+            return None
+        distance = rows.unsqueeze(1) - columns
+        seen = (distance >= 0) & (distance < self.window)
+        if documents is None:
+            return seen[None, None]
+        own, others = documents[:, self.start : self.end], documents[:, self.first : self.end]
+        return (seen & (own.unsqueeze(2) == others.unsqueeze(1))).unsqueeze(1)
+
+
+def _stripes(seq_len: int, scoring: Scoring) -> Iterator[Stripe]:
+    """The whole sequence at once, or, where a window is much shorter, windows one after another: neither masks nor
+    products grow with the square of the sequence."""
+    window = scoring.window or seq_len
+    step = window if seq_len >= 2 * window else seq_len
+    for start in range(0, seq_len, step):
+        yield Stripe(start, min(start + step, seq_len), max(0, start - window + 1), window)
 
 
 class _Attention(torch.autograd.Function):
@@ -58,21 +83,27 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None, scoring: Scoring
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        documents: Tensor | None,
+        stripe: Stripe,
+        scoring: Scoring,
     ) -> Tensor:
-        mask = visible(scoring.window, documents, query)
+        mask = stripe.mask(documents, query.device)
         output, lse = kept.recall(lambda: attend(query, key, value, scoring, causal=mask is None, mask=mask))
         ctx.save_for_backward(query, key, value, output, lse, documents)
-        ctx.scoring = scoring
+        ctx.stripe, ctx.scoring = stripe, scoring
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output, lse, documents = ctx.saved_tensors
-        mask = visible(ctx.scoring.window, documents, query)
+        mask = ctx.stripe.mask(documents, query.device)
         given = (gradients[0], query, key, value, output, lse, ctx.scoring)
         found = attend_backward(*given, causal=mask is None, mask=mask)
-        return (*(each.to(query.dtype) for each in found), None, None)
+        return (*(each.to(query.dtype) for each in found), None, None, None)
 
 
-_attention: Callable[[Tensor, Tensor, Tensor, Tensor | None, Scoring], Tensor] = _Attention.apply
+_attention: Callable[[Tensor, Tensor, Tensor, Tensor | None, Stripe, Scoring], Tensor] = _Attention.apply

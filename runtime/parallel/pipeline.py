@@ -6,10 +6,11 @@ weights are gathered once a step, when it begins, and gradients reduced after th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from ..blocks.shape import Shape
 from ..blocks.transformer import Transformer
 from ..mesh import Meshes
 from .batch import Batch
+from .spread.ends import Ends
+from .spread.passes import Call, Vocabulary, calls
 from .weight_gradient import PutOff
 
 
@@ -37,12 +40,18 @@ class Pipeline:
         meshes: Meshes,
         activations: tuple[Tensor, Tensor, Tensor],
         device: torch.device,
+        ends: Ends | None = None,
     ):
-        """`parts` by virtual stage; `activations` as `activation_tensors` makes them."""
+        """`parts` by virtual stage; `activations` as `activation_tensors` makes them; `ends` where these are spread
+        over all ranks."""
         assert meshes.pp is not None
         schedule = _by_losses(build(configuration))
         self.stages, self.last = tuple(parts), schedule.stages - 1
         tokens, hidden, loss = activations
+        self.vocabulary = None
+        if ends is not None:
+            tokens = loss = hidden
+            self.vocabulary = Vocabulary(ends, meshes, schedule, hidden, configuration.logits_chunks, device)
         self.weight = 1.0
         self.put_off = PutOff() if schedule.splits else None
         stages = [
@@ -61,14 +70,21 @@ class Pipeline:
         self.runtime = compat.PipelineRuntime(
             stages,
             schedule.microbatches,
-            loss_fn=lambda output, _: output / self.weight,
+            loss_fn=self._loss,
             scale_grads=False,
         )
-        steps = {rank: _steps(schedule, rank, row) for rank, row in enumerate(with_transfers(schedule))}
+        rows = with_transfers(schedule)
+        steps = {rank: _steps(schedule, rank, row) for rank, row in enumerate(rows)}
         self.runtime._prepare_schedule_with_comms(steps, format="compute_comms")
+        if self.vocabulary is not None:
+            own = [each for each in calls(rows[meshes.pp_rank]) if isinstance(each, Call)]
+            self.vocabulary.follow(own, {stage.stage_index: stage for stage in stages})
+            compat.on_custom_action(self.runtime, self.vocabulary.call)
 
     def step(self, batch: Batch) -> Tensor:
         """As Accumulation.step; ranks without the last stage return zero."""
+        if self.vocabulary is not None:
+            return self._spread_step(self.vocabulary, batch)
         losses: list[Tensor] = []
         self.weight = batch.weight
         tokens = (batch.tokens,) if 0 in self.stages else ()
@@ -79,6 +95,21 @@ class Pipeline:
         if not losses:
             return torch.zeros((), device=batch.tokens.device)
         return torch.stack([loss.detach() for loss in losses]).sum()
+
+    def _spread_step(self, vocabulary: Vocabulary, batch: Batch) -> Tensor:
+        """What the last stage is given as targets are the numbers of microbatches."""
+        vocabulary.begin(batch)
+        tokens = (batch.tokens,) if 0 in self.stages else ()
+        numbers = torch.arange(vocabulary.schedule.microbatches)
+        last = {"target": numbers} if self.last in self.stages else {}
+        with nullcontext() if self.put_off is None else self.put_off.used():
+            self.runtime.step(*tokens, **batch.shared, **last, return_outputs=False)
+        return vocabulary.end()
+
+    def _loss(self, output: Tensor, target: Tensor) -> Tensor:
+        if self.vocabulary is None:
+            return output / self.weight
+        return self.vocabulary.handed_over(output, int(target))
 
 
 def _by_losses(schedule: Schedule) -> Schedule:
@@ -91,12 +122,16 @@ def _by_losses(schedule: Schedule) -> Schedule:
     return replace(schedule, actions=rows)
 
 
-def _steps(schedule: Schedule, rank: int, row: Iterable[Step]) -> list[Any]:
+def _steps(schedule: Schedule, rank: int, row: Sequence[Step]) -> list[Any]:
     """All that a rank does in a training step, as PyTorch's runtime spells it."""
     stages = schedule.stages_of(rank)
     left = dict.fromkeys(stages, schedule.microbatches)
     steps = [compat.pipeline_action("UNSHARD", stage) for stage in stages]
-    for step in row:
+    numbers = count()
+    for step in calls(row):
+        if isinstance(step, Call):
+            steps.append(compat.custom_action(stages[0], next(numbers)))
+            continue
         if isinstance(step, Transfer):
             kind = f"{'SEND' if step.sends else 'RECV'}_{step.direction}"
             steps.append(compat.pipeline_action(kind, step.stage, step.microbatch))

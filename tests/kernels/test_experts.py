@@ -83,10 +83,14 @@ def test_gradients_of_slots(capacity: int) -> None:
     assert permute(x, to)[to.order < 0].count_nonzero() == 0
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_grouped_product_equals_the_loop(dtype: torch.dtype) -> None:
-    counts = torch.tensor([3, 0, 5, 2])
-    x, weight = random(10, 16).to(dtype), random(4, 8, 16, seed=1).to(dtype)
+NATIVE = [("cpu", torch.float32), ("cpu", torch.bfloat16)]
+NATIVE += [("cuda", torch.bfloat16)] if torch.cuda.is_available() else []
+
+
+@pytest.mark.parametrize(("device", "dtype"), NATIVE, ids=str)
+def test_grouped_product_equals_the_loop(device: str, dtype: torch.dtype) -> None:
+    counts = torch.tensor([3, 0, 5, 2], device=device)
+    x, weight = random(10, 16).to(device, dtype), random(4, 8, 16, seed=1).to(device, dtype)
     assert can_group(x, weight)
     found, expected = ([t.clone().requires_grad_() for t in (x, weight)] for _ in range(2))
     one, other = grouped_linear(*found, counts), grouped_linear_loop(*expected, counts)

@@ -69,15 +69,16 @@ def train_reference(
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, **OPTIMIZER)
-    losses, norms, first = [], [], {}
-    for step, batch in enumerate(batches(config["vocab_size"], seq_len, global_batch, steps)):
+    losses, norms, gradients = [], [], []
+    for batch in batches(config["vocab_size"], seq_len, global_batch, steps):
         optimizer.zero_grad()
         losses.append(_forward_backward(model, batch, balancing))
-        if step == 0:
-            first = dict(in_our_names({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
+        found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        gradients.append(dict(in_our_names(found)))
         norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM).item())
         optimizer.step()
-    return Curve(losses, norms, first)
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    return Curve(losses, norms, gradients, dict(in_our_names(parameters)))
 
 
 def _forward_backward(model: PreTrainedModel, batch: Tensor, balancing: Balancing) -> float:

@@ -14,13 +14,15 @@ from meshwright.planner.configuration import Mesh
 from meshwright.planner.plan import Plan
 from meshwright.runtime.blocks.moe import Moe
 from meshwright.runtime.blocks.moe_shape import MoeShape, read_moe
+from meshwright.runtime.blocks.router import Routing
 from meshwright.runtime.blocks.shape import read_shape
 from meshwright.runtime.build import build_model
 from meshwright.runtime.checkpoint import Checkpointer, Position
+from meshwright.runtime.compat import in_backward
 from meshwright.runtime.expert_recipe import ExpertRecipe
 from meshwright.runtime.mesh import build_meshes
 from meshwright.runtime.optimizer import build_optimizer
-from meshwright.runtime.parallel.expert.control import ExpertControl
+from meshwright.runtime.parallel.expert.control import ExpertControl, expert_blocks
 from meshwright.runtime.parallel.expert.sharding import shard_moe
 from meshwright.runtime.parallel.expert.statistics import RoutingRecorder
 
@@ -85,6 +87,28 @@ def record(plan: Plan, folder: Path, every: int, steps: int, resumed: int = 0) -
     assert model.experts is not None
     counts = model.experts.step_counts
     return [] if counts is None else counts.tolist()  # type: ignore[no-any-return]
+
+
+def choices(plan: Plan) -> tuple[dict[int, tuple[list[Any], list[Any]]], list[int]]:
+    """What the routers of each layer choose in forward passes and again in backward ones; counts of the step by layer.
+
+    Backward passes of microbatches follow their forward passes.
+    """
+    model = build_model(plan, CPU)
+    seen: dict[int, tuple[list[Any], list[Any]]] = {}
+    for layer, moe in expert_blocks(model.parts).items():
+        seen[layer] = ([], [])
+
+        def listen(routing: Routing, layer: int = layer) -> Routing:
+            seen[layer][in_backward()].append(routing.experts.tolist())
+            return routing
+
+        moe.regulators = (*moe.regulators, listen)
+    (batch,) = batches(plan.model.config["vocab_size"], plan.job.seq_len, plan.job.global_batch, 1)
+    model.forward_backward(own_sequences(model, batch))
+    assert model.experts is not None
+    assert model.experts.step_counts is not None
+    return seen, model.experts.step_counts.sum(-1).tolist()
 
 
 def imbalance(plan: Plan) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from meshwright.clusters.schema import Cluster
@@ -55,10 +56,30 @@ LLAMA: dict[str, Any] = {
 }
 
 
+@cache
 def cluster(devices: int) -> Cluster:
     """One node of that many CPU devices."""
     node = {**CLUSTER["node_groups"][0], "devices_per_node": devices}
     return Cluster.model_validate({**CLUSTER, "node_groups": [node]})
+
+
+@cache
+def _prediction(pp: int) -> Prediction:
+    """Of no plan: numbers to fill the fields."""
+    return Prediction(
+        step_time_s=1.0,
+        step_time_interval_s=(1.0, 1.0),
+        tokens_per_s_per_device=1.0,
+        model_tflops_per_device=1.0,
+        mfu=0.1,
+        hfu=0.1,
+        peak_memory_bytes=(1,) * pp,
+        memory_limit_bytes=1,
+        fits=True,
+        memory=(),
+        breakdown_s=Breakdown(),
+        origin="analytical",
+    )
 
 
 def make_plan(
@@ -87,20 +108,6 @@ def make_plan(
     stages get what is left over) and ZeRO 1 where there are replicas. `levers` as in configuration.LEVERS."""
     stages, layers = pp * vpp, config.get("num_hidden_layers") or config["n_layer"]
     even = tuple(layers // stages + (stage < layers % stages) for stage in range(stages))
-    prediction = Prediction(
-        step_time_s=1.0,
-        step_time_interval_s=(1.0, 1.0),
-        tokens_per_s_per_device=1.0,
-        model_tflops_per_device=1.0,
-        mfu=0.1,
-        hfu=0.1,
-        peak_memory_bytes=(1,) * pp,
-        memory_limit_bytes=1,
-        fits=True,
-        memory=(),
-        breakdown_s=Breakdown(),
-        origin="analytical",
-    )
     return Plan(
         model=ModelSpec(name="test", config=config),
         cluster=cluster(pp * dp * cp * tp),
@@ -118,6 +125,6 @@ def make_plan(
         zero=zero if zero is not None else int(dp * cp > 1),
         recompute=(recompute,) * pp,
         **levers,
-        predicted=prediction,
+        predicted=_prediction(pp),
         proof=Proof(candidates=1, pruned=0, lower_bound_s=1.0, gap=0.0),
     )

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 from harness import run_ranks
+from moe_families import DEEPSEEK_V3
 from plans import LLAMA, make_plan
 from training_ranks import run_training
 
@@ -20,8 +21,10 @@ import meshwright
 from meshwright.cli import main
 from meshwright.errors import InputError
 from meshwright.planner.plan import Plan
-from meshwright.runtime.admission import admit, model_sizes, saved_sizes
+from meshwright.runtime.admission import admit, saved_sizes
+from meshwright.runtime.blocks.shape import read_shape
 from meshwright.runtime.manifest import complete_checkpoints
+from meshwright.runtime.model import state_sizes
 from meshwright.runtime.recipe import Recipe
 from meshwright.runtime.run_folder import RunFolder, open_run
 from meshwright.runtime.tokens import prepare_tokens
@@ -111,10 +114,10 @@ def test_a_checkpoint_of_another_model_is_refused(
 
 
 def test_the_weights_of_a_checkpoint_are_those_of_the_model(tmp_path: Path, recipe: Recipe) -> None:
-    for name, config in {"llama": LLAMA, "tied": TIED}.items():
+    for name, config in {"llama": LLAMA, "tied": TIED, "buffers": {**DEEPSEEK_V3, "vocab_size": 256}}.items():
         run_ranks(1, run_training, tmp_path / name, make_plan(config), recipe)
         checkpoint = complete_checkpoints(RunFolder(tmp_path / name).checkpoints)[0]
-        assert saved_sizes(checkpoint) == model_sizes(make_plan(config))
+        assert saved_sizes(checkpoint) == state_sizes(read_shape(config))
     (checkpoint / ".metadata").write_bytes(b"damaged")
     assert saved_sizes(checkpoint) is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from meshwright.planner.plan import MeshDegrees, Plan
 from meshwright.runtime.checks import problems
 from meshwright.runtime.recipe import Recipe
 from meshwright.runtime.recipe_checks import recipe_problems
+from meshwright.runtime.run_folder import RunFolder
 
 SLIDING = {"model_type": "qwen2", "sliding_window": 16, "use_sliding_window": True}
 
@@ -108,11 +110,11 @@ def test_models_that_do_not_run(changes: dict[str, Any], field: str | None) -> N
         ({"model_type": "gpt2", "n_layer": 5, "attn_pdrop": 0.0}, None),
     ],
 )
-def test_attention_weights_are_not_dropped_out(changes: dict[str, Any], field: str | None) -> None:
+def test_attention_weights_are_not_dropped_out(changes: dict[str, Any], field: str | None, tmp_path: Path) -> None:
     plan = make_plan({**LLAMA, **changes})
-    found = [problem.field for problem in recipe_problems(plan, Recipe(steps=1))]
+    found = [problem.field for problem in recipe_problems(plan, Recipe(steps=1), RunFolder(tmp_path))]
     assert found == ([] if field is None else [field])
-    assert recipe_problems(plan, Recipe(steps=1, dropout=False)) == []
+    assert recipe_problems(plan, Recipe(steps=1, dropout=False), RunFolder(tmp_path)) == []
 
 
 def test_all_problems_are_reported_together() -> None:

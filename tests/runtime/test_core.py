@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from context_ranks import Case
 from test_context import VARIANTS, reference
 from torch import Tensor, nn
@@ -41,6 +42,29 @@ def test_core_finds_what_double_precision_finds(variant: str, contexts: Any) -> 
     single = Case(algorithm="ring", **VARIANTS[variant], dtype=torch.float32)
     for found, each in zip(read(single, contexts), expected, strict=True):
         torch.testing.assert_close(found.double(), each, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("contexts", [None, kept.contexts], ids=["once", "recomputed"])
+@pytest.mark.parametrize("softcap", [None, 0.9])
+@pytest.mark.parametrize("window", [1, 2, 3, 5, 16, 17, 31, 40])
+def test_short_windows_read_stripes(window: int, softcap: float | None, contexts: Any) -> None:
+    options = (("window", window),) if softcap is None else (("window", window), ("softcap", softcap))
+    case = Case(algorithm="ring", options=options, documents=VARIANTS["documents"]["documents"])
+    torch.testing.assert_close(read(case, contexts), reference(case))
+
+
+def test_short_windows_never_see_the_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = F.scaled_dot_product_attention
+    shapes: list[tuple[int, int]] = []
+
+    def watched(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        shapes.append((query.shape[2], key.shape[2]))
+        return read(query, key, value, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    x = torch.zeros(1, 1, 100, 4)
+    Core(window=10)(x, x, x)
+    assert shapes == [(10, 10)] + [(10, 19)] * 9
 
 
 @pytest.mark.parametrize("times", [1, 2])

@@ -99,3 +99,24 @@ def test_capacity_does_not_depend_on_where_experts_are() -> None:
     assert runs[1] == pytest.approx(runs[0], rel=1e-5)
     assert runs[2] == pytest.approx(runs[0], rel=1e-5)
     assert runs[0] != pytest.approx(dropless, rel=1e-5)
+
+
+@pytest.mark.parametrize("degrees", [{"dp": 2, "ep": 2}, {"dp": 2, "etp": 2}, {"dp": 4, "ep": 2, "etp": 2}], ids=str)
+def test_ranks_that_nobody_sends_to(degrees: dict[str, int], tmp_path: Path) -> None:
+    """All tokens choose the first three experts: the others' ranks get none, and their weights gradients of zero."""
+    block = random_block(DEEPSEEK_V3)
+    with torch.no_grad():
+        assert block.gate.e_score_correction_bias is not None
+        block.gate.e_score_correction_bias[:3] += 100.0
+    x = torch.randn(4, 10, 32, generator=torch.Generator().manual_seed(1))
+    output = block(x)
+    output.square().sum().backward()
+    arguments = (tmp_path, block.state_dict(), DEEPSEEK_V3, x, degrees, {"balance": "none"})
+    run_ranks(degrees["dp"], expert_workers.route_with_capacity, *arguments)
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(degrees["dp"])]
+    torch.testing.assert_close(torch.cat([rank["output"] for rank in found]), output, rtol=1e-4, atol=1e-4)
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        gradient = block.experts.get_parameter(name).grad
+        assert gradient is not None
+        assert gradient[3:].count_nonzero() == 0
+        torch.testing.assert_close(found[0][f"experts.{name}"], gradient, rtol=1e-3, atol=1e-3)

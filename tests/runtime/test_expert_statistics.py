@@ -9,14 +9,16 @@ from typing import Any
 import expert_workers
 import pytest
 import torch
+import workers
 from expert_oracle import reference_model
 from harness import run_ranks
-from moe_families import DEEPSEEK_V3, MIXTRAL
+from moe_families import DEEPSEEK_V2, DEEPSEEK_V3, MIXTRAL
 from plans import make_plan
 from workers import batches
 
 from meshwright.errors import InputError
 from meshwright.runtime.blocks.moe_shape import read_moe
+from meshwright.runtime.config_checks import config_problems
 from meshwright.runtime.expert_recipe import ExpertRecipe
 from meshwright.runtime.recipe import Recipe
 from meshwright.schema import parse
@@ -83,6 +85,16 @@ def test_imbalance_is_that_of_the_worst_layer(options: dict[str, Any]) -> None:
         assert found == pytest.approx(worst)
 
 
+@pytest.mark.parametrize("recompute", [("full", ()), ("selective", ("moe", "layernorm"))], ids=str)
+def test_a_recomputation_routes_alike_and_is_not_counted(recompute: tuple[Any, tuple[str, ...]]) -> None:
+    options = {"dp": 2, "ep": 2, "recompute": recompute[0], "recompute_operations": recompute[1] or ("core_attn",)}
+    for seen, counted in run_ranks(2, expert_workers.choices, make_plan(DEEPSEEK_V3, **options)):
+        for passes, again in seen.values():
+            assert len(passes) == len(again) == 2  # microbatches
+            assert passes == again
+        assert counted == [8 * 32 * 3] * 2  # tokens x top_k, of both layers with experts
+
+
 def test_checkpoints_move_between_expert_meshes(tmp_path: Path) -> None:
     """Weights, moments and biases: training goes on as if nothing had happened."""
     recipe = {"balance": "bias", "bias_rate": 0.05}
@@ -114,3 +126,30 @@ def test_wrong_settings_are_named(experts: dict[str, Any], field: str) -> None:
     with pytest.raises(InputError) as error:
         parse(Recipe, {"steps": 1, "experts": experts}, "recipe")
     assert [problem.field for problem in error.value.problems] == [field]
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "field"),
+    [
+        (MIXTRAL, {"router_jitter_noise": 0.1}, "router_jitter_noise"),
+        (DEEPSEEK_V2, {"norm_topk_prob": True}, "norm_topk_prob"),
+        (DEEPSEEK_V2, {"topk_method": "noaux_tc"}, "topk_method"),
+        (DEEPSEEK_V3, {"scoring_func": "softmax"}, "scoring_func"),
+        (DEEPSEEK_V3, {"n_group": 8, "topk_group": 4}, "n_group"),
+    ],
+    ids=str,
+)
+def test_routing_that_transformers_does_not_have_is_refused(
+    config: dict[str, Any], changes: dict[str, Any], field: str
+) -> None:
+    assert list(config_problems(config)) == []
+    assert [problem.field for problem in config_problems({**config, **changes})] == [f"model.config.{field}"]
+
+
+def test_bf16_trains_with_float32_weights() -> None:
+    exact = run_ranks(1, workers.short_run, make_plan(MIXTRAL, microbatch=8))[0][0]
+    plan = make_plan(MIXTRAL, dp=2, tp=2, sp=True, ep=2, etp=2, zero=1, precision="bf16")
+    for losses, dtypes in run_ranks(4, workers.short_run, plan):
+        assert dtypes == {"torch.float32"}
+        assert losses == pytest.approx(exact, rel=2e-2)
+        assert losses != exact

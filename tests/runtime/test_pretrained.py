@@ -26,8 +26,9 @@ from meshwright.runtime.data import Samples
 from meshwright.runtime.launch import check_all
 from meshwright.runtime.pretrained import check_pretrained, load_pretrained
 from meshwright.runtime.recipe import Recipe
+from meshwright.runtime.recipe_checks import recipe_problems
 from meshwright.runtime.rendezvous import Rendezvous
-from meshwright.runtime.run_folder import differences
+from meshwright.runtime.run_folder import RunFolder, differences
 from meshwright.runtime.tokens import prepare_tokens
 from meshwright.runtime.weights import Weights
 
@@ -190,6 +191,8 @@ def test_training_begins_with_pretrained_weights_and_goes_on_from_checkpoints(tm
     run_ranks(2, run_training, tmp_path / "run", plan, recipe, 1)
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     shutil.rmtree(tmp_path / "weights")
+    assert recipe_problems(plan, recipe, RunFolder(tmp_path / "other")) != []
+    assert recipe_problems(plan, recipe, RunFolder(tmp_path / "run")) == []
     run_ranks(2, run_training, tmp_path / "run", plan, recipe)
     again = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert again[: len(metrics)] == metrics

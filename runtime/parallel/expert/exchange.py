@@ -58,7 +58,7 @@ class Exchange:
         if self.groups.etp is not None:
             copies, own = self.groups.etp.size(), sum(self.received)
             rows = compat.all_to_all(rows, [own] * copies, self.gathered, self.groups.etp)
-            rows = rows.view(copies, own, -1).sum(0)
+            rows = rows.view(copies, own, rows.shape[-1]).sum(0)
         if self.groups.ep is not None:
             rows = compat.all_to_all(rows, self.sent, self.received, self.groups.ep)
         return rows

@@ -7,20 +7,26 @@ values meet. The exhaustive rest, every legal product, would take days.
 
 from __future__ import annotations
 
+import json
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any
 
-from meshwright.runtime.checks import problems
+from meshwright.planner.cost.setting import Setting
+from meshwright.planner.families import architecture
+from meshwright.planner.legality import problems as illegal
+from meshwright.planner.legality import runtime_problems
+from meshwright.planner.legality.fields import in_plan
 from parity_table.dimensions import DIMENSIONS
 from parity_table.row import Options, Row
 
 MOST_RANKS = 8
-TRIES = 60
-"""Products drawn for a pair of values before it counts as one that no plan has."""
+ENOUGH, TRIES = 6, 60
+"""Legal products of a pair of values, and products drawn before the pair counts as one that no plan has."""
 
 Value = tuple[int, str]  # number of the dimension, name of the value
 Product = tuple[Value, ...]  # one value of every dimension
@@ -34,6 +40,10 @@ def joined(product: Sequence[Value]) -> Options:
     merged = {key: value for each in options for key, value in each.items()}
     sizes = [each["microbatch"] for each in options if "microbatch" in each]
     return {**merged, "microbatch": min(sizes)} if sizes else merged
+
+
+def _degrees(options: Options) -> list[int]:
+    return [options.get(axis, 1) for axis in ("pp", "dp", "cp", "tp")]
 
 
 def row_of(product: Sequence[Value]) -> Row:
@@ -58,11 +68,21 @@ FOUR_AXES = tuple(
 @cache
 def refusal(product: Product) -> str:
     """Why a product is not run; empty for one that is."""
-    plan = row_of(product).plan
-    world = plan.configuration.mesh.world
-    if world > MOST_RANKS:
+    options = joined(product)
+    world = math.prod(_degrees(options))
+    if world > MOST_RANKS:  # before a plan is made: most products are refused for this
         return f"needs {world} processes"
-    return "; ".join(str(problem) for problem in problems(plan, world))
+    plan = row_of(product).plan
+    setting = _setting(json.dumps(plan.model.config), world)
+    found = illegal(setting, plan.configuration) + runtime_problems(setting, plan.configuration)
+    return "; ".join(str(in_plan(problem)) for problem in found)
+
+
+@cache
+def _setting(config: str, world: int) -> Setting:
+    """That of a row: read once, for thousands of products."""
+    plan = Row("", {"config": json.loads(config), "dp": world, "microbatch": 1}).plan
+    return Setting(architecture(plan.model), plan.cluster, plan.job)
 
 
 def pairs(product: Sequence[Value]) -> set[tuple[Value, Value]]:
@@ -82,10 +102,8 @@ def legal_products() -> tuple[Product, ...]:
     generator = random.Random(0)
     found: dict[Product, None] = {}
     for one, other in all_pairs():
-        for _ in range(TRIES):
-            product = _drawn(generator, one, other)
-            if not refusal(product):
-                found[product] = None
+        drawn = (_drawn(generator, one, other) for _ in range(TRIES))
+        found |= dict.fromkeys(islice((product for product in drawn if not refusal(product)), ENOUGH))
     return tuple(found)
 
 
@@ -124,12 +142,13 @@ def covering_pairs() -> tuple[Product, ...]:
 
 def _cover(has: Callable[[Product], set[Any]], chosen: tuple[Product, ...]) -> tuple[Product, ...]:
     """Products that hold what any legal one has; of equals the one with fewer ranks, then the first."""
-    ranked = sorted(legal_products(), key=lambda product: row_of(product).world)
-    left = set().union(*map(has, ranked)).difference(*map(has, chosen))
+    ranked = sorted(legal_products(), key=lambda product: math.prod(_degrees(joined(product))))
+    holds = {product: has(product) for product in ranked}
+    left = set().union(*holds.values()).difference(*map(has, chosen))
     while left:
-        best = max(ranked, key=lambda product: len(has(product) & left))
+        best = max(ranked, key=lambda product: len(holds[product] & left))
         chosen = (*chosen, best)
-        left -= has(best)
+        left -= holds[best]
     return chosen
 
 

@@ -11,9 +11,11 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
+import expert_oracle
+import oracle
 import torch
 from harness import RankError, run_ranks
-from oracle import Curve, train_reference
+from oracle import Curve
 
 from parity_table.memory import predicted_peak_bytes
 from parity_table.outcome import Outcome, outcome
@@ -21,6 +23,8 @@ from parity_table.ranks import Fault, Found, Task, answer, run_tasks
 from parity_table.row import Row
 
 STEPS = 20
+EXPERTS = {"num_local_experts", "num_experts", "n_routed_experts"}
+"""Of a config with experts."""
 
 
 def reference(row: Row, steps: int) -> Curve:
@@ -31,7 +35,8 @@ def reference(row: Row, steps: int) -> Curve:
 
 @cache
 def _reference(config: str, steps: int, seq_len: int, global_batch: int) -> Curve:
-    return train_reference(json.loads(config), steps=steps, seq_len=seq_len, global_batch=global_batch)
+    train = oracle.train_reference if EXPERTS.isdisjoint(json.loads(config)) else expert_oracle.train_reference
+    return train(json.loads(config), steps=steps, seq_len=seq_len, global_batch=global_batch)
 
 
 def run_rows(

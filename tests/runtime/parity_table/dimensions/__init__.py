@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parity_table.dimensions import context, data, families, offload, pipeline, recompute, tensor, vocabulary
+from parity_table.dimensions import context, data, experts, families, offload, pipeline, recompute, tensor, vocabulary
 from parity_table.row import Dimension
 
 DIMENSIONS: tuple[Dimension, ...] = (
@@ -10,6 +10,7 @@ DIMENSIONS: tuple[Dimension, ...] = (
     data.DIMENSION,
     tensor.DIMENSION,
     context.DIMENSION,
+    experts.DIMENSION,
     recompute.DIMENSION,
     vocabulary.DIMENSION,
     offload.DIMENSION,
