@@ -19,6 +19,4 @@ def _precision(setting: Setting, configuration: Configuration) -> Problem | None
     return Problem("--precision", precision, "the built-in runtime trains in bf16 or fp32", "bf16")
 
 
-RUNTIME_RULES: tuple[Rule, ...] = (
-    Rule("precision", "no loss scaling, no fp8", _precision),
-)
+RUNTIME_RULES: tuple[Rule, ...] = (Rule("precision", "no loss scaling, no fp8", _precision),)
