@@ -162,7 +162,7 @@ class Builder:
             recompute_operations(unit, self.plan.recompute_operations)
         meshes, zero, dtype = self.meshes, self.plan.zero, self.dtype
         if not root:
-            alone |= spread_experts(unit, meshes, zero=zero, dtype=dtype)
+            alone |= spread_experts(unit, meshes, zero=zero, dtype=dtype, on_host=self.plan.swap_layers > 0)
         if meshes.data is not None and isinstance(unit, Layer) and self.plan.swap_layers:
             swap_shards(unit, meshes.data, dtype=dtype)
         elif meshes.data is not None:

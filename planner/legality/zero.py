@@ -58,8 +58,9 @@ def _swapped(setting: Setting, configuration: Configuration) -> Problem | None:
         return Problem("--pin swap_layers", window, rule, f"swap_layers={2 if layers > 2 else 0}")
     if mesh.pp > 1:
         return Problem("--pin swap_layers", window, "a pipeline holds all weights of a stage for a whole step", "pp=1")
-    if mesh.ep * mesh.etp > 1:
-        return Problem("--pin swap_layers", window, "experts over several ranks do not leave the device", "ep=1")
+    if mesh.ep * mesh.etp > 1 and (mesh.edp > 1) != (mesh.dp * mesh.cp > 1):
+        rule = "experts over several ranks come and go as their layer does: both with replicas, or neither"
+        return Problem("--pin swap_layers", window, rule, "ep=1")
     if mesh.dp * mesh.cp > 1 and configuration.zero != 3:
         rule = "layers that leave the device between uses are gathered for each: that is ZeRO 3"
         return Problem("--pin swap_layers", window, rule, "zero=3")

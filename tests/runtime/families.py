@@ -23,6 +23,7 @@ _SMALL: dict[str, Any] = {
     "num_hidden_layers": 3,
     "vocab_size": 251,
     "initializer_range": 0.1,
+    "pad_token_id": None,  # transformers gives the embedding of this token no gradient, and data have no such token
 }
 LLAMA_ODD = {**_SMALL, "head_dim": 10, "rope_scaling": ROPE3, "attention_bias": True, "mlp_bias": True}
 MISTRAL = {**_SMALL, "model_type": "mistral", "sliding_window": 7}
@@ -67,7 +68,6 @@ PHI3 = {
     "model_type": "phi3",
     "sliding_window": 9,
     "partial_rotary_factor": 0.5,
-    "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
 }

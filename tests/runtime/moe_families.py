@@ -14,6 +14,7 @@ _COMMON: dict[str, Any] = {
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": False,
     "hidden_act": "silu",
+    "pad_token_id": None,  # transformers gives the embedding of this token no gradient, and data have no such token
 }
 
 MIXTRAL: dict[str, Any] = {

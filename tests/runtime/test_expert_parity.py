@@ -72,6 +72,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "config": {**OLMOE, "clip_qkv": 0.03}, "tp": 4, "sp": True, "ep": 2, "microbatch": 4,
     },
     "olmoe, pp2 tp2 sp ep2": {"config": OLMOE, "pp": 2, "tp": 2, "sp": True, "ep": 2},
+    "deepseek_v3, ep2 dp2 states on the host": {"config": DEEPSEEK_V3, "dp": 2, "ep": 2, "offload": 1.0},
+    "deepseek_v3, ep2 dp4 2 layers on the device": {
+        "config": DEEPSEEK_V3, "dp": 4, "ep": 2, "zero": 3, "microbatch": 1, "swap_layers": 2,
+    },
+    "mixtral, ep2 tp2 sp 2 layers on the device": {
+        "config": MIXTRAL, "tp": 2, "sp": True, "ep": 2, "swap_layers": 2, "microbatch": 4,
+    },
     "mixtral, cp2 tp2 sp ep4": {"config": MIXTRAL, "cp": 2, "tp": 2, "sp": True, "ep": 4},
 }  # fmt: skip
 BALANCED: dict[str, dict[str, Any]] = {

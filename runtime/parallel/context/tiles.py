@@ -5,6 +5,7 @@ Every rank knows what every other sees, so that all skip the same empty blocks w
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
@@ -50,9 +51,14 @@ class View:
 
     @classmethod
     def of(cls, size: int, local: int, window: int | None, documents: Tensor | None) -> View:
+        """All layers of a stage ask for the same few of them: the last ones are kept."""
+        for view in _recent:
+            if (view.size, view.local, view.window) == (size, local, window) and view.documents is documents:
+                return view
         chunks = _Chunks(local // 2, window or size * local, None if documents is None else _ranges(documents, size))
         tiles = tuple(tuple(_tile(chunks, queries, keys, size) for keys in range(size)) for queries in range(size))
-        return cls(size=size, local=local, window=window, documents=documents, tiles=tiles)
+        _recent.append(cls(size=size, local=local, window=window, documents=documents, tiles=tiles))
+        return _recent[-1]
 
     def shifts(self, direction: int) -> list[int]:
         """Distances at which some rank sees keys of the rank so far before it (1) or behind it (-1); 0 is first."""
@@ -73,6 +79,9 @@ class View:
         each = torch.unflatten(self.documents, 1, (self.size, -1))
         same = each[:, tile.queries, tile.rows].unsqueeze(2) == each[:, tile.keys, tile.columns].unsqueeze(1)
         return (seen & same).unsqueeze(1)
+
+
+_recent: deque[View] = deque(maxlen=4)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import Shard
 
 from ... import compat
@@ -18,8 +19,10 @@ from ...mesh import Meshes
 from .sharding import HIDDEN
 
 
-def spread_experts(unit: nn.Module, meshes: Meshes, *, zero: int, dtype: torch.dtype) -> set[nn.Parameter]:
-    """ZeRO of the sharded experts of one layer, before that of what surrounds them.
+def spread_experts(
+    unit: nn.Module, meshes: Meshes, *, zero: int, dtype: torch.dtype, on_host: bool
+) -> set[nn.Parameter]:
+    """ZeRO of the sharded experts of one layer, before that of what surrounds them; `on_host` is where shards stay.
 
     Returns parameters that the layer's own unit must leave alone: those of experts without replicas.
     """
@@ -30,7 +33,7 @@ def spread_experts(unit: nn.Module, meshes: Meshes, *, zero: int, dtype: torch.d
         if meshes.expert_data is None:
             alone |= _divide_gradients(moe.experts, meshes.data_size)
         else:
-            _spread(moe.experts, meshes, zero=zero, dtype=dtype)
+            _spread(moe.experts, meshes, zero=zero, dtype=dtype, on_host=on_host)
     return alone
 
 
@@ -41,7 +44,7 @@ def _divide_gradients(experts: Experts, factor: int) -> set[nn.Parameter]:
     return set(experts.parameters())
 
 
-def _spread(experts: Experts, meshes: Meshes, *, zero: int, dtype: torch.dtype) -> None:
+def _spread(experts: Experts, meshes: Meshes, *, zero: int, dtype: torch.dtype, on_host: bool) -> None:
     assert meshes.expert_data is not None
     # Weights of the routing come in float32 and stay so: only `compute` is in `dtype`.
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -55,9 +58,14 @@ def _spread(experts: Experts, meshes: Meshes, *, zero: int, dtype: torch.dtype) 
             mp_policy=policy,
             reshard_after_forward=zero == 3,
             shard_placement_fn=lambda parameter: Shard(dims[parameter]),
+            offload_policy=_host(meshes.expert_data) if on_host else OffloadPolicy(),
         )
     assert isinstance(experts, FSDPModule)
     compat.divide_gradients(experts, meshes.data_size)
+
+
+def _host(mesh: DeviceMesh) -> OffloadPolicy:
+    return CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
 
 
 def _dims(experts: Experts, meshes: Meshes) -> dict[nn.Parameter, int]:
