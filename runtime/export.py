@@ -110,9 +110,8 @@ def _give_parts(model: ParallelModel) -> None:
     """To the first stage, of what all stages have a part of: it writes these tensors before all others."""
     for name, tensor in model.named_parameters():
         if name in model.spread and _is_written_elsewhere(name, model):
-            part = tensor.detach()
-            assert isinstance(part, DTensor)
-            part.full_tensor()
+            assert isinstance(tensor, DTensor)
+            tensor.full_tensor()
 
 
 def _shards(sizes: list[tuple[str, int]], limit_bytes: int) -> list[Names]:
