@@ -143,12 +143,8 @@ def _settled(configuration: Configuration) -> Schedule:
     (forwards are drawn across two backwards); of one that holds all of them, all."""
     if configuration.schedule == CUSTOM:
         return build(configuration)
-    name, ranks, chunks, count = (
-        configuration.schedule,
-        configuration.mesh.pp,
-        configuration.vpp,
-        configuration.microbatches,
-    )
+    name, count = configuration.schedule, configuration.microbatches
+    ranks, chunks = configuration.mesh.pp, configuration.vpp
     few = min(count, 2 * ranks * chunks)
     if held(name, ranks, few, chunks, 0) != held(name, ranks, count, chunks, 0):
         few = count

@@ -25,6 +25,7 @@ from ..plan import MeshDegrees, ModelSpec, Plan, Prediction, Proof, RunnerUp, Sc
 from .bound import Bounded
 from .feasible import Progress, infeasible, survey
 from .polish import CHOICES, polish, polishable
+from .space import recomputations
 from .spread import spread_variants
 
 POLISHED = 3
@@ -156,7 +157,7 @@ def _with_polished(
 ) -> list[Priced]:
     """Best of each mesh, the first few of them polished; best first."""
     ranked = list(_best_of_each_mesh(priced))
-    choices = (pins.recompute,) if pins.recompute else CHOICES
+    choices = CHOICES if pins.recompute is None and pins.recompute_operations is None else recomputations(pins)
     for place, result in enumerate(ranked[:POLISHED]):
         tried = list(spread_variants(setting, pins, result.configuration))
         if polishable(setting, result.configuration):
