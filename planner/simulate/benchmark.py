@@ -42,8 +42,8 @@ def _work(schedule: Schedule, steal: float = 0.0) -> Work:
     """Ten layers a stage, with collectives that just hide."""
     stages = schedule.stages
     forward, backward, gather, reduce = ((each,) * stages for each in (1.0, 2.0, 0.5, 1.0))
-    halves = {"input_s": forward, "weight_s": forward}
-    return Work(forward, backward, 0.01, gather, reduce, (10,) * stages, steal=steal, **halves)
+    pieces = (10,) * stages
+    return Work(forward, backward, 0.01, gather, reduce, pieces, steal=steal, input_s=forward, weight_s=forward)
 
 
 def _made(make: Callable[[], Schedule]) -> object:
