@@ -12,6 +12,7 @@ DIMENSIONS: tuple[Dimension, ...] = (
     context.DIMENSION,
     experts.DIMENSION,
     recompute.DIMENSION,
+    offload.DIMENSION,
     vocabulary.DIMENSION,
     offload.DIMENSION,
     families.DIMENSION,
