@@ -105,15 +105,10 @@ def _recompute_ranks(setting: Setting, configuration: Configuration) -> Problem 
 
 
 def _spread_vocabulary(setting: Setting, configuration: Configuration) -> Problem | None:
-    if not configuration.spread_vocabulary:
+    if not configuration.spread_vocabulary or configuration.mesh.pp > 1:
         return None
-    if configuration.mesh.pp == 1:
-        rule = "spreads embedding and head over the ranks of a pipeline, and pp is 1"
-        return Problem("--pin spread_vocabulary", True, rule, "pp=2")
-    if setting.architecture.further_tokens:
-        rule = "has one output layer to spread; this model predicts further tokens with more"
-        return Problem("--pin spread_vocabulary", True, rule, "spread_vocabulary=false")
-    return None
+    rule = "spreads embedding and head over the ranks of a pipeline, and pp is 1"
+    return Problem("--pin spread_vocabulary", True, rule, "pp=2")
 
 
 RULES: tuple[Rule, ...] = (

@@ -47,8 +47,8 @@ AHEAD, BEHIND = 4, 2
 LATE = 1
 """Ticks from what S or G needs to when a rank takes it, at the earliest."""
 DRAWN = 2
-"""Both were tried from 0 to 3, in the prices of llama-3.1-8b, 70b and gemma-2-9b: with less ranks wait for passes, up to
-two thirds of the step; more gains nothing."""
+"""Both were tried from 0 to 3, in the prices of llama-3.1-8b and 70b: with less, ranks wait for passes, at worst for
+half of the step; more gains nothing."""
 
 
 class Pass(NamedTuple):

@@ -143,7 +143,7 @@ def _settled(configuration: Configuration) -> Schedule:
     if configuration.schedule == CUSTOM:
         return build(configuration)
     ranks, chunks = configuration.mesh.pp, configuration.vpp
-    few = min(configuration.microbatches, SETTLED * ranks * chunks)
+    few = min(configuration.microbatches, 2 * ranks * chunks)  # beyond the stages: it warms up for longer
     return spread(configuration.schedule, ranks, few, chunks, configuration.in_flight)
 
 

@@ -190,6 +190,14 @@ def test_what_the_runtime_lacks_is_said():
     assert [problem.field for problem in runtime_problems(halves, LEGAL)] == ["--precision"]
 
 
+def test_a_vocabulary_is_spread_over_a_pipeline():
+    alone = replace(LEGAL, mesh=Mesh(dp=16), stage_layers=(32,), recompute=("none",), spread_vocabulary=True)
+    found = {problem.field: problem for problem in problems(setting(), alone)}
+    assert found["--pin spread_vocabulary"].fix == "pp=2"
+    assert problems(setting(), replace(LEGAL, spread_vocabulary=True)) == []
+    assert runtime_problems(setting(), replace(LEGAL, spread_vocabulary=True)) == []
+
+
 def test_the_runtime_has_windows():
     assert runtime_problems(setting("mistral-7b"), LEGAL) == []
 
