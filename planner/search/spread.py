@@ -6,7 +6,7 @@ which ranks seldom wait for a pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from ..configuration import Configuration
@@ -14,14 +14,17 @@ from ..cost.setting import Setting
 from ..legality import is_legal
 from ..pins import Pins
 from ..schedule.table import table
-from .bound import Balancer, holds
+from .bound import Balancer, Bounded, bounded, holds
 
 BESIDE = ("zb-v", "zb-h1")
 
 
-def spread_variants(setting: Setting, pins: Pins, configuration: Configuration) -> Iterator[Configuration]:
+def spread_variants(
+    setting: Setting, pins: Pins, configuration: Configuration, worthwhile: Callable[[Bounded], bool]
+) -> Iterator[Configuration]:
     """Legal ones that fit, with layers balanced anew. None where an output layer takes less than a layer does (it is
-    balanced then by a layer more or less), nor of a schedule that somebody asked for: it would hold more."""
+    balanced then by a layer more or less), nor of a schedule that somebody asked for: it would hold more. `worthwhile`
+    judges by the lower bound."""
     costs = setting.costs(configuration)
     small = costs.head.forward_s < min(block.forward_s for block in costs.layers)
     asked = (pins.spread_vocabulary, pins.schedule, pins.actions, pins.in_flight) != (None,) * 4
@@ -34,7 +37,7 @@ def spread_variants(setting: Setting, pins: Pins, configuration: Configuration) 
         if configuration.mesh.pp * vpp > len(costs.layers):
             continue
         found = balancer.balanced(spread)
-        if is_legal(setting, found) and holds(setting, found):
+        if is_legal(setting, found) and worthwhile(bounded(setting, found)) and holds(setting, found):
             yield found
 
 
