@@ -89,6 +89,8 @@ def _devices(setting: Setting, configuration: Configuration) -> list[str]:
         found.append(f"{configuration.offload:.0%} of the optimizer states live {place}.")
     if configuration.swap_layers:
         found.append(f"{configuration.swap_layers} layers at a time are on a device, the others in host memory.")
+    if configuration.spread_vocabulary:
+        found.append("Embedding and output layer are spread over all pipeline ranks.")
     if configuration.dp_replicate > 1:
         found.append(f"ZeRO shards inside each of {configuration.dp_replicate} copies.")
     kinds = sorted({group.device.name for group in setting.cluster.node_groups})

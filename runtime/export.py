@@ -111,7 +111,7 @@ def _give_parts(model: ParallelModel) -> None:
     for name, tensor in model.named_parameters():
         if name in model.spread and _is_written_elsewhere(name, model):
             assert isinstance(tensor, DTensor)
-            tensor.detach().full_tensor()
+            tensor.full_tensor()
 
 
 def _shards(sizes: list[tuple[str, int]], limit_bytes: int) -> list[Names]:

@@ -45,10 +45,10 @@ def build_optimizer(
     return OffloadedAdamW(made, states, fraction=model.plan.offload, device=device, **options)
 
 
-def _states(model: ParallelModel, scratch: Path | None, sizes: list[int]) -> States:
-    """Room for the states of subgroups of so many elements, where the plan wants them."""
+def _states(model: ParallelModel, scratch: Path | None, subgroups: list[range]) -> States:
+    """Room for the states of subgroups of elements, where the plan wants them."""
     if model.plan.offload_to == "cpu":
-        return HostStates(sizes)
+        return HostStates(subgroups)
     if scratch is None:
         raise RunError("optimizer states on a drive need a folder")
-    return FileStates(sizes, scratch / f"rank-{model.meshes.rank:05}", buffers=IN_FLIGHT + 1)
+    return FileStates(subgroups, scratch / f"rank-{model.meshes.rank:05}", buffers=IN_FLIGHT + 1)

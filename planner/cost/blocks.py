@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from operator import methodcaller
@@ -11,7 +11,16 @@ from operator import methodcaller
 from ..configuration import CORE, Module, Recompute
 from ..model import Architecture, Layer
 from .activations import Shape, layer_input_bytes, layer_kept, transient_bytes, worst_routing_bytes
-from .compute import Compute, accumulated, embedding_compute, head_compute, layer_compute, module_s, put_off_bytes
+from .compute import (
+    Compute,
+    accumulated,
+    embedding_compute,
+    head_compute,
+    layer_compute,
+    module_s,
+    norm_s,
+    put_off_bytes,
+)
 from .exchange import Exchange, Groups, layer_exchange, region_s
 from .memory import Held, largest_gradient, layer_parameters
 from .rates import Rates
@@ -76,6 +85,12 @@ class ModelCosts:
     layers: tuple[Block, ...]
     embedding: Block
     head: Block
+    shares: tuple[Block, Block] | None = None  # of embedding and head on every rank, where these are spread
+
+    @cached_property
+    def shared(self) -> Held:
+        """Parameters that every pipeline rank has of embedding and head."""
+        return Held(0.0) if self.shares is None else self.shares[0].held + self.shares[1].held
 
     @cached_property
     def forward(self) -> list[float]:
@@ -145,11 +160,33 @@ def model_costs(
     """Price a model under a sharding; each distinct layer once. `modules` are what selective recomputation gives up."""
     sharding, seq_len = shape.sharding, shape.seq_len
     priced = {layer: _layer_block(layer, shape, rates, groups, modules) for layer in dict.fromkeys(model.layers)}
+    ends = tuple(make(model, sharding, seq_len, rates, groups) for make in (_embedding_block, _head_block))
+    embedding, head = ends if sharding.spread == 1 else _kept_ends(model, sharding, seq_len, rates)
     return ModelCosts(
         layers=tuple(priced[layer] for layer in model.layers),
-        embedding=_embedding_block(model, sharding, seq_len, rates, groups),
-        head=_head_block(model, sharding, seq_len, rates, groups),
+        embedding=embedding,
+        head=head,
+        shares=None if sharding.spread == 1 else (_without(ends[0], embedding), _without(ends[1], head)),
     )
+
+
+def _kept_ends(model: Architecture, sharding: Sharding, seq_len: int, rates: Rates) -> tuple[Block, Block]:
+    """What stays on the first and on the last stage where embedding and head are spread over all: learned positions
+    and the final norm, whose input is kept."""
+    projections = 0 if model.tied_embeddings else model.vocab * model.hidden
+    norm = norm_s(model.hidden, sharding, seq_len, rates)
+    own = sharding.tokens(seq_len) / sharding.sequence_split * model.hidden * rates.element_bytes
+    first = Block(Compute(0.0, 0.0), Exchange(), Held(float(model.learned_positions * model.hidden)), 0.0)
+    return first, Block(Compute(norm, 2 * norm), Exchange(), Held(float(model.head_parameters - projections)), own)
+
+
+def _without(whole: Block, kept: Block) -> Block:
+    """The rest of an end block."""
+    forward, backward = (
+        getattr(whole.compute, each) - getattr(kept.compute, each) for each in ("forward_s", "backward_s")
+    )
+    held = Held(whole.held.dense - kept.held.dense)
+    return replace(whole, compute=Compute(forward, backward), held=held, activation_bytes=kept.activation_bytes)
 
 
 def _layer_block(layer: Layer, shape: Shape, rates: Rates, groups: Groups, modules: tuple[Module, ...]) -> Block:
@@ -191,7 +228,7 @@ def _embedding_block(model: Architecture, sharding: Sharding, seq_len: int, rate
     exchange = Exchange(
         tp_forward_s=region if sharding.sp else 2 * region, tp_backward_s=region if sharding.sp else 0.0
     )
-    held = Held((model.vocab / sharding.tp + model.learned_positions) * model.hidden)
+    held = Held((model.vocab / sharding.vocabulary_split + model.learned_positions) * model.hidden)
     compute = accumulated(embedding_compute(model.hidden, sharding, seq_len, rates), rates, held.total)
     return Block(compute, exchange, held, 0.0)
 
@@ -204,7 +241,7 @@ def _head_block(model: Architecture, sharding: Sharding, seq_len: int, rates: Ra
     exchange = Exchange(
         tp_forward_s=region if sharding.sp else 0.0, tp_backward_s=region if sharding.sp else 2 * region
     )
-    projection = model.vocab * model.hidden / sharding.tp
+    projection = model.vocab * model.hidden / sharding.vocabulary_split
     norm_and_bias = model.head_parameters - (0 if model.tied_embeddings else model.vocab * model.hidden)
     return Block(
         compute=accumulated(

@@ -63,9 +63,10 @@ def _reduced_s(configuration: Configuration, work: Work) -> float:
     firsts, backward_s = _first_forwards_s(configuration, work), _backwards_s(configuration, work)
     through = _through_s(configuration, work, firsts[configuration.rank_of(0)])
     reduced, end = [0.0] * ranks, 0.0
+    passes_s = 0.0 if work.passes is None else work.passes.logits_s + work.passes.gradients_s  # before the backwards
     for rank in reversed(range(ranks)):
         stages = configuration.stages_of(rank)
-        busy = sum(work.forward_s[v] + backward_s[v] for v in stages)
+        busy = sum(work.forward_s[v] + backward_s[v] for v in stages) + passes_s
         own = firsts[rank] + configuration.microbatches * busy - work.forward_s[stages[0]]
         after = end + hop_s + work.backward_s[rank] if whole else 0.0  # the last gradient goes back rank by rank
         end = max(own, after, through if stages[0] == 0 else 0.0)

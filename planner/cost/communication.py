@@ -70,6 +70,16 @@ def point_to_point_s(path: Path, moved_bytes: float) -> float:
     return moved_bytes / path.bandwidth_bytes_per_s + path.latency_s
 
 
+def broadcast_s(group: GroupPaths, full_bytes: float) -> float:
+    """From one member to all, or a sum from all to one: in pieces along a chain, so that the slowest link carries all
+    of it once (NCCL's rings), and every member adds a latency."""
+    paths = [
+        (path, members) for path, members in ((group.outer, group.domains), (group.inner, group.per_domain)) if path
+    ]
+    rates = [full_bytes / path.bandwidth_bytes_per_s for path, _ in paths]
+    return max(rates, default=0.0) + sum((members - 1) * path.latency_s for path, members in paths)
+
+
 def pipeline_transfer_s(
     path: Path, tokens: float, hidden: int, element_bytes: int, tp: int, inner: GroupPaths
 ) -> float:

@@ -193,6 +193,18 @@ def embedding_compute(hidden: int, sharding: Sharding, seq_len: int, rates: Rate
     return Compute(forward, elementwise_s(rates, elements * (rates.element_bytes + 8), 1))
 
 
+def head_projection_s(hidden: int, vocab: int, sharding: Sharding, seq_len: int, rates: Rates) -> float:
+    """The logits of a microbatch from its hidden states."""
+    matmul = Matmul(sharding.tokens(seq_len), vocab / sharding.vocabulary_split, hidden)
+    return matmul_s(rates.sixteen_bit or rates, matmul)
+
+
+def norm_s(hidden: int, sharding: Sharding, seq_len: int, rates: Rates) -> float:
+    """The final norm, forward."""
+    own = sharding.tokens(seq_len) / sharding.sequence_split
+    return elementwise_s(rates, 2 * own * hidden * rates.element_bytes, 1)
+
+
 CROSS_ENTROPY_BYTES = (18, 6)
 """Bytes per logit: forward reads it in 16 bits, writes fp32, reads that twice and writes the softmax once;
 backward reads the softmax and writes a 16-bit gradient. In fp32 the same passes are counted."""
@@ -203,9 +215,9 @@ def head_compute(hidden: int, vocab: int, sharding: Sharding, seq_len: int, rate
     predicted takes them once more, after a projection of two hidden states to one (DeepSeek-V3, arXiv:2412.19437,
     section 2.2); its layer is one of the model's."""
     tokens = sharding.tokens(seq_len)
-    columns = vocab / sharding.tp
-    matmul = matmul_s(rates.sixteen_bit or rates, Matmul(tokens, columns, hidden))
-    norm = elementwise_s(rates, 2 * tokens / sharding.sequence_split * hidden * rates.element_bytes, 1)
+    columns = vocab / sharding.vocabulary_split
+    matmul = head_projection_s(hidden, vocab, sharding, seq_len, rates)
+    norm = norm_s(hidden, sharding, seq_len, rates)
     forward, backward = (elementwise_s(rates, each * tokens * columns, 3) for each in CROSS_ENTROPY_BYTES)
     own = Compute(matmul + norm + forward, 2 * matmul + 2 * norm + backward)
     if not further:

@@ -36,11 +36,11 @@ def rank_parameters(costs: ModelCosts, configuration: Configuration, rank: int, 
         dense += costs.dense[layers.stop] - costs.dense[layers.start]
         expert += costs.expert[layers.stop] - costs.expert[layers.start]
     first, last = configuration.rank_of(0) == rank, configuration.holds_last_stage(rank)
-    return _with_ends(Held(dense, expert), costs, configuration, first, last, tied)
+    return _with_ends(Held(dense, expert), costs, configuration, first, last, tied) + costs.shared
 
 
 def stage_parameters(costs: ModelCosts, configuration: Configuration, tied: bool) -> list[Held]:
-    """Parameters of one device, by virtual stage."""
+    """Parameters of one device, by virtual stage; without those that every rank has of a spread vocabulary."""
     found, start, last = [], 0, len(configuration.stage_layers) - 1
     for stage, count in enumerate(configuration.stage_layers):
         stop = start + count
@@ -60,7 +60,7 @@ def _with_ends(
         held += costs.embedding.held
     if last:
         held += costs.head.held
-        if tied and configuration.mesh.pp > 1:
+        if tied and configuration.mesh.pp > 1 and costs.shares is None:
             held += costs.embedding.held
     return held
 
@@ -88,17 +88,24 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
         key: _collectives_s(setting, configuration, each, key[2])
         for key, each in dict(zip(keys, held, strict=True)).items()
     }
-    optimizers, offloads = _after_s(setting, configuration, held)
+    shared = setting.costs(configuration).shared
+    optimizers, offloads = _after_s(setting, configuration, _with_shared(configuration, held, shared))
     reductions = [known[key][1] for key in keys]
     copies = [_copies_s(setting, configuration, each) for each in held]
     if configuration.zero == 1:
         reductions = [each + between for each, between in zip(reductions, copies, strict=True)]
     after = reductions if late else copies if configuration.zero > 1 and any(copies) else []
+    gathers, late_s = [known[key][0] for key in keys], _late_s(configuration, after) if after else ()
+    if shared.total:  # gathered with a rank's first stage, reduced after everything else
+        gather_s, reduce_s = _collectives_s(setting, configuration, shared, 1)
+        reduce_s += _copies_s(setting, configuration, shared)
+        gathers = [each + gather_s * (stage in _firsts(configuration)) for stage, each in enumerate(gathers)]
+        late_s = tuple(each + reduce_s for each in late_s or (0.0,) * configuration.mesh.pp)
     return replace(
         pipeline,
-        gather_s=tuple(known[key][0] for key in keys) if overlaps else (),
+        gather_s=tuple(gathers) if overlaps else (),
         reduce_s=() if late else tuple(reductions),
-        late_reduce_s=_late_s(configuration, after) if after else (),
+        late_reduce_s=late_s,
         pieces=pieces,
         zero=3 if configuration.swap_layers else configuration.zero,
         hides=setting.hides_communication and (configuration.zero < 2 or setting.framework.overlaps_shards),
@@ -108,6 +115,17 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
         regather_s=() if overlaps else _regather_s(setting, configuration),
         steal=setting.execution.steal,
     )
+
+
+def _firsts(configuration: Configuration) -> list[int]:
+    """The first virtual stage of each rank."""
+    return [configuration.stages_of(rank)[0] for rank in range(configuration.mesh.pp)]
+
+
+def _with_shared(configuration: Configuration, held: list[Held], shared: Held) -> list[Held]:
+    """By virtual stage, with what every rank has of a spread vocabulary."""
+    firsts = _firsts(configuration) if shared.total else []
+    return [each + shared if stage in firsts else each for stage, each in enumerate(held)]
 
 
 def _collectives_s(setting: Setting, configuration: Configuration, held: Held, layers: int) -> tuple[float, float]:
@@ -190,6 +208,8 @@ def _adamw_s(setting: Setting, parameters: float) -> float:
 def _tied_s(setting: Setting, configuration: Configuration) -> float:
     """First and last stage sum the gradients of a shared embedding (Megatron's embedding group)."""
     mesh = configuration.mesh
+    if configuration.spread_vocabulary:
+        return 0.0
     if not setting.architecture.tied_embeddings or configuration.holds_last_stage(configuration.rank_of(0)):
         return 0.0
     path = setting.hop(mesh.dp * mesh.cp * mesh.tp, mesh.pp)

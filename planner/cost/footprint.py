@@ -12,6 +12,7 @@ from typing import NamedTuple
 from ..configuration import Configuration
 from ..plan import StageMemory
 from ..schedule import held_of
+from ..schedule.table import waiting_of
 from .blocks import ModelCosts
 from .data_parallel import owned, rank_parameters
 from .memory import Held, Recipe, logits_bytes, recipe_of
@@ -114,7 +115,7 @@ class Moment(NamedTuple):
 def _moments(setting: Setting, configuration: Configuration, costs: ModelCosts, rank: int, held: Held) -> list[Moment]:
     """Those of which one is the fullest of a rank."""
     moments = [_layers_backward(setting, configuration, costs, rank)]
-    if configuration.holds_last_stage(rank):
+    if configuration.holds_last_stage(rank) or configuration.spread_vocabulary:
         moments += [_loss(setting, configuration, costs, rank), _head_backward(setting, configuration, costs, rank)]
     if setting.framework.keeps.weight_gradients == "model":
         moments.append(_end_of_backward(setting, configuration, costs, rank, held))
@@ -128,6 +129,8 @@ def _layers_backward(setting: Setting, configuration: Configuration, costs: Mode
     if configuration.recompute[rank] == "full":
         activations += costs.largest.activation_bytes
     others = _other_losses(configuration) if configuration.holds_last_stage(rank) else 0
+    if configuration.spread_vocabulary:
+        others = waiting_of(configuration)
     passing = costs.largest.transient_bytes + _weight_gradients(setting, costs)
     return Moment(activations, others * _softmax(setting, configuration), passing)
 
@@ -152,7 +155,8 @@ def _head_backward(setting: Setting, configuration: Configuration, costs: ModelC
 
 def _projection(setting: Setting, configuration: Configuration) -> float:
     """Parameters of the output projection on one rank."""
-    return setting.architecture.vocab * setting.architecture.hidden / configuration.mesh.tp
+    rows = setting.architecture.vocab / sharding_of(configuration).vocabulary_split
+    return rows * setting.architecture.hidden
 
 
 def _ahead(setting: Setting, configuration: Configuration) -> float:
@@ -162,7 +166,7 @@ def _ahead(setting: Setting, configuration: Configuration) -> float:
         return 0.0
     tokens = sharding_of(configuration).tokens(setting.job.seq_len)
     hidden = setting.element_bytes * tokens * setting.architecture.hidden
-    return 4 * _projection(setting, configuration) + hidden
+    return hidden + (0.0 if configuration.spread_vocabulary else 4 * _projection(setting, configuration))
 
 
 def _end_of_backward(
@@ -198,11 +202,15 @@ def _kept(costs: ModelCosts, configuration: Configuration, rank: int) -> float:
     chunk = max(sums[layers.stop] - sums[layers.start] for layers in ranges)
     put_off = max(later[layers.stop] - later[layers.start] for layers in ranges)
     kept = max(backward * chunk + weight * put_off for backward, weight in held.moments)
+    if costs.shares is not None:  # hidden states that have come for the output layer
+        kept += waiting_of(configuration) * costs.shares[1].activation_bytes
     return kept + (held.losses * costs.head.activation_bytes if configuration.holds_last_stage(rank) else 0.0)
 
 
 def _other_losses(configuration: Configuration) -> int:
-    """Microbatches whose logits the last stage keeps while another one's go backward."""
+    """Microbatches whose logits a rank keeps while another one's go backward."""
+    if configuration.spread_vocabulary:
+        return waiting_of(configuration) - 1
     return held_of(configuration, configuration.placement[-1]).losses - 1
 
 
@@ -215,16 +223,19 @@ def _softmax(setting: Setting, configuration: Configuration) -> float:
     """What the loss keeps of a microbatch until its backward: in fp32 unless a kernel replaced the logits."""
     if configuration.logits_chunks > 1:
         return _ahead(setting, configuration)
+    if configuration.spread_vocabulary:  # logits stay as they are
+        return _logits(setting, configuration, setting.element_bytes)
     return _logits(setting, configuration, min(4, setting.framework.keeps.logit_bytes))
 
 
 def _buffers(setting: Setting, configuration: Configuration) -> float:
-    """Gathered sequence-parallel inputs, and two receives and two sends of the pipeline."""
+    """Gathered sequence-parallel inputs, and two receives and two sends of the pipeline; of a spread vocabulary what
+    comes and goes for both of its ends."""
     sharding = sharding_of(configuration)
     activation = sharding.tokens(setting.job.seq_len) * setting.architecture.hidden * setting.element_bytes
     gathered = 2 * activation if sharding.sp else 0.0
     transfers = 4 * activation / sharding.sequence_split if configuration.mesh.pp > 1 else 0.0
-    return gathered + transfers
+    return gathered + transfers * (2 if configuration.spread_vocabulary else 1)
 
 
 def _late_gathers(setting: Setting, configuration: Configuration) -> float:

@@ -84,7 +84,7 @@ def _attention_parameters(attention: Attention, hidden: int, sharding: Sharding)
 
 def logits_bytes(vocab: int, sharding: Sharding, seq_len: int, each: int) -> float:
     """`each` bytes for every logit of one microbatch."""
-    return each * sharding.tokens(seq_len) * vocab / sharding.tp
+    return each * sharding.tokens(seq_len) * vocab / sharding.vocabulary_split
 
 
 def largest_gradient(layer: Layer, held: Held, sharding: Sharding) -> float:

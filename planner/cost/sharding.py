@@ -20,11 +20,17 @@ class Sharding:
     ep: int = 1
     etp: int = 1
     microbatch: int = 1
+    spread: int = 1  # pipeline ranks that share out embedding and head, beside those of tp
 
     @property
     def sequence_split(self) -> int:
         """How many ways the tokens outside of tensor-parallel regions are split (Megatron's sp)."""
         return self.tp if self.sp else 1
+
+    @property
+    def vocabulary_split(self) -> int:
+        """How many ways the rows of embedding and head are split."""
+        return self.tp * self.spread
 
     @property
     def cp_heads(self) -> int:
@@ -52,4 +58,5 @@ def sharding_of(configuration: Configuration) -> Sharding:
         ep=mesh.ep,
         etp=mesh.etp,
         microbatch=configuration.microbatch,
+        spread=mesh.pp if configuration.spread_vocabulary else 1,
     )

@@ -9,6 +9,7 @@ from .blocks import Block, ModelCosts
 from .communication import ALONE, pipeline_transfer_s
 from .setting import Setting
 from .sharding import sharding_of
+from .spread import passes_of
 
 RING_WAITS = 5
 """Tensor-parallel collectives of a layer, the mean of both directions: two regions of an all-gather and a
@@ -19,7 +20,14 @@ def stage_times(setting: Setting, configuration: Configuration) -> Work:
     """The pipeline alone: one microbatch through every virtual stage, exposed communication inside a layer included."""
     stages = [_stage_s(setting, configuration, stage) for stage in range(len(configuration.stage_layers))]
     forward, backward, inputs, weights = zip(*stages, strict=True)
-    return Work(forward, backward, transfer_s(setting, configuration), input_s=inputs, weight_s=weights)
+    return Work(
+        forward,
+        backward,
+        transfer_s(setting, configuration),
+        input_s=inputs,
+        weight_s=weights,
+        passes=passes_of(setting, configuration),
+    )
 
 
 def _stage_s(setting: Setting, configuration: Configuration, stage: int) -> tuple[float, float, float, float]:
@@ -29,7 +37,7 @@ def _stage_s(setting: Setting, configuration: Configuration, stage: int) -> tupl
     choice = configuration.recompute[configuration.rank_of(stage)]
     ends = ends_of(costs, stage, len(configuration.stage_layers))
     forward = _of(costs.forward, layers) + sum(block.forward_s for block in ends)
-    if costs.head in ends:
+    if costs.head in ends and costs.shares is None:
         forward += _chunks_s(setting, configuration)
     backward = _of(costs.backward[choice], layers) + sum(block.backward_s("none") for block in ends)
     waits = _of(costs.exposed_forward, layers) + sum(block.exchange.forward_s for block in ends)

@@ -136,6 +136,9 @@ def _exchanged(costs: ModelCosts, configuration: Configuration, rank: int) -> tu
             tp += again * exchange.tp_forward_s + exchange.tp_backward_s
             cp += exchange.cp_forward_s + exchange.cp_backward_s + (again - 1) * costs.layers[index].cp_again_s
             ep += again * exchange.ep_forward_s + exchange.ep_backward_s
-        for block in ends_of(costs, stage, stages):
+        ends = ends_of(costs, stage, stages)
+        if costs.shares is not None and stage == configuration.stages_of(rank)[0]:
+            ends = [*ends, *costs.shares]
+        for block in ends:
             tp += block.exchange.forward_s + block.exchange.backward_s
     return tp, cp, ep

@@ -199,6 +199,7 @@ class Framework(Frozen):
         description="with a pipeline over nodes, tensor-parallel rings pay the network's latency at every step",
     )
     splits_backward: bool = Field(default=False, description="has schedules whose backwards come in two halves")
+    spreads_vocabulary: bool = Field(default=False, description="shares out embedding and head over pipeline ranks")
     chunks_loss: bool = Field(
         default=False, description="head and loss can be computed in chunks of tokens (`logits_chunks`)"
     )

@@ -104,6 +104,13 @@ def _recompute_ranks(setting: Setting, configuration: Configuration) -> Problem 
     return Problem("recompute", given, f"must hold one word for each of {pp} pipeline ranks", f"recompute={word}")
 
 
+def _spread_vocabulary(setting: Setting, configuration: Configuration) -> Problem | None:
+    if not configuration.spread_vocabulary or configuration.mesh.pp > 1:
+        return None
+    rule = "spreads embedding and head over the ranks of a pipeline, and pp is 1"
+    return Problem("--pin spread_vocabulary", True, rule, "pp=2")
+
+
 RULES: tuple[Rule, ...] = (
     Rule("stages", "a stage without a layer computes nothing", _stages),
     Rule("layers", "every layer runs once", _every_layer_once),
@@ -112,5 +119,8 @@ RULES: tuple[Rule, ...] = (
     Rule("whole-groups", "microbatches advance in groups of pp (arXiv:2104.04473)", _whole_groups),
     Rule("in-flight", "a microbatch that cannot go on locks the pipeline", _in_flight),
     Rule("custom", "an action list is for one number of ranks and microbatches", _custom),
+    Rule(
+        "spread-vocabulary", "all ranks of a pipeline share out the vocabulary (arXiv:2411.05288)", _spread_vocabulary
+    ),
     Rule("recompute-ranks", "every pipeline rank knows what it recomputes", _recompute_ranks),
 )

@@ -8,10 +8,6 @@ from ..cost.setting import Setting
 from .rule import Rule
 
 
-def _runtime(field: str, value: object, rule: str, fix: str) -> Problem:
-    return Problem(f"--pin {field}", value, f"the built-in runtime {rule}", fix)
-
-
 def _precision(setting: Setting, configuration: Configuration) -> Problem | None:
     precision = setting.job.precision
     if precision in ("bf16", "fp32"):

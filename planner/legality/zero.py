@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...errors import Problem
-from ..configuration import Configuration
+from ..configuration import CORE, Configuration
 from ..cost.setting import Setting
 from .rule import Rule, divides
 
@@ -42,6 +42,19 @@ def _offload_state(setting: Setting, configuration: Configuration) -> Problem | 
     return Problem("--pin offload", configuration.offload, "is a fraction of the optimizer states", "between 0 and 1")
 
 
+def _nothing_offloaded(setting: Setting, configuration: Configuration) -> Problem | None:
+    if configuration.offload or configuration.offload_to == "cpu":
+        return None
+    return Problem("--pin offload_to", configuration.offload_to, "no states are offloaded", "offload=1")
+
+
+def _operations(setting: Setting, configuration: Configuration) -> Problem | None:
+    if configuration.recompute_operations in (CORE, ()) or "selective" in configuration.recompute:
+        return None
+    named, rule = ",".join(configuration.recompute_operations), "is what selective recomputation repeats"
+    return Problem("--pin recompute_operations", named, rule, "recompute=selective")
+
+
 def _drive(setting: Setting, configuration: Configuration) -> Problem | None:
     if configuration.offload == 0 or configuration.offload_to != "nvme" or setting.has_nvme:
         return None
@@ -75,6 +88,8 @@ RULES: tuple[Rule, ...] = (
     Rule("zero-pipeline", "gradient accumulation across a pipeline", _zero_pipeline),
     Rule("copies", "hybrid sharding: copies of a ZeRO group", _copies),
     Rule("offload", "a fraction", _offload_state),
+    Rule("offload-to", "where offloaded states go", _nothing_offloaded),
+    Rule("operations", "operations are recomputed selectively", _operations),
     Rule("drive", "states go where there is a drive", _drive),
     Rule("swap", "layers come and go one by one", _swapped),
 )

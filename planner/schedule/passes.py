@@ -20,9 +20,10 @@ Any schedule can have them. Its ranks are played, each action in its ticks; a ra
 E before stage 0 begins, T some time after stage 0 has ended. Every row is a part of the order of time of that one play,
 as in `transfers.py`: of all that has not happened yet, what comes first in time has all that it needs.
 
-So that the last stage has something to do until the gradient comes, a schedule of whole backwards goes forward with one
-microbatch more before the first of them (`drawn`; p + 1 inputs in flight, as in section 5.2 of the paper). Where
-backwards come in two halves there is enough to do.
+So that all ranks have something to do while two rounds of messages go by, a schedule goes forward with two microbatches
+more before its first backward (`drawn`; p + 2 inputs in flight under 1F1B, as section 5.2 of the paper has it for two
+barriers), and no pass is listed for the moment in which it could begin: a rank that came to it a little too early would
+wait.
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ KINDS: tuple[PassKind, ...] = ("E", "S", "G", "T")
 TICKS = {"F": 2, "B": 4, "I": 2, "W": 2, "S": 1, "G": 1}
 AHEAD, BEHIND = 4, 2
 """Ticks from E to the forward that needs it (no action takes longer), and from a backward to its T."""
+LATE = 1
+"""Ticks from what S or G needs to when a rank takes it, at the earliest."""
+DRAWN = 2
+"""Both were tried from 0 to 3, in the prices of llama-3.1-8b and 70b: with less, ranks wait for passes, at worst for
+half of the step; more gains nothing."""
 
 
 class Pass(NamedTuple):
@@ -65,17 +71,17 @@ class Played(NamedTuple):
 
 
 def drawn(schedule: Schedule) -> Schedule:
-    """The same schedule with every forward before the backward that it stood behind, where backwards are whole: each
-    rank holds one microbatch more. Itself where backwards are split, or where that would never end."""
-    if schedule.splits:
-        return schedule
-    found = replace(schedule, actions=tuple(map(_drawn, schedule.actions)))
-    try:
-        for _ in executable_order(found):
-            pass
-    except DeadlockError:
-        return schedule
-    return found
+    """The same schedule with every forward before the last DRAWN backwards that it stood behind; with fewer, where that
+    would never end."""
+    for _ in range(DRAWN):
+        found = replace(schedule, actions=tuple(map(_drawn, schedule.actions)))
+        try:
+            for _ in executable_order(found):
+                pass
+        except DeadlockError:
+            break
+        schedule = found
+    return schedule
 
 
 def _drawn(row: tuple[Action, ...]) -> tuple[Action, ...]:
@@ -115,6 +121,13 @@ def played(schedule: Schedule) -> list[Played]:
     return sorted(found, key=lambda each: (each.begin, each.end))
 
 
+Option = tuple[int, int, int, Action | Pass | None]
+"""What a rank could do next: from when on, how urgent it is, on which rank, and what."""
+NOTHING: Option = (1 << 62, 0, 0, None)
+ORDER: tuple[PassKind, PassKind] = ("G", "S")
+"""Of two passes that a rank could take, the first."""
+
+
 class _Play:
     """Ranks that go through their rows, and take S and G when they are free."""
 
@@ -126,15 +139,22 @@ class _Play:
         self.ready: dict[PassKind, list[int]] = {"S": [], "G": []}  # since when every rank can take each loss
         self.taken: dict[PassKind, list[int]] = {"S": [0] * schedule.ranks, "G": [0] * schedule.ranks}
         self.latest: dict[PassKind, dict[int, list[int]]] = {"S": {}, "G": {}}
+        self.changed: list[int] = []  # ranks that may have something else to do next
+        self.all_changed = True
 
     def run(self) -> Iterator[Played]:
         """Play until nothing is left."""
+        ranks = range(self.schedule.ranks)
+        next_of: list[Option] = [NOTHING] * len(ranks)
         while True:
-            options = [option for rank in range(self.schedule.ranks) for option in self._options(rank)]
-            if not options:
+            for rank in ranks if self.all_changed else self.changed:
+                next_of[rank] = min(self._options(rank), default=NOTHING)
+            self.changed, self.all_changed = [], False
+            begin, _, rank, step = min(next_of)
+            if step is None:
                 break
-            begin, _, rank, step = min(options, key=lambda each: each[:3])
             end = self.free[rank] = begin + TICKS[step.kind]
+            self.changed.append(rank)
             if isinstance(step, Pass):
                 self._passed(step, end)
             else:
@@ -143,17 +163,16 @@ class _Play:
         if any(place < len(row) for place, row in zip(self.place, self.schedule.actions, strict=True)):
             raise DeadlockError(self.schedule, [])
 
-    def _options(self, rank: int) -> Iterator[tuple[int, int, int, Action | Pass]]:
-        """What a rank could do next: from when on, how urgent, and what."""
-        row, place = self.schedule.actions[rank], self.place[rank]
+    def _options(self, rank: int) -> Iterator[Option]:
+        """What a rank could do next."""
+        row, place, free = self.schedule.actions[rank], self.place[rank], self.free[rank]
         needed = self._needed(row[place]) if place < len(row) else None
         if needed is not None:
-            yield max(needed, self.free[rank]), 2, rank, row[place]
-        for urgency, kind in enumerate(("G", "S")):
-            number = self.taken[kind][rank]  # type: ignore[index]
-            if number < len(self.ready[kind]):  # type: ignore[index]
-                at = max(self.ready[kind][number], self.free[rank])  # type: ignore[index]
-                yield at, urgency, rank, Pass(kind, self.losses[number], rank)  # type: ignore[arg-type]
+            yield max(needed, free), 2, rank, row[place]
+        for urgency, kind in enumerate(ORDER):
+            number, ready = self.taken[kind][rank], self.ready[kind]
+            if number < len(ready):
+                yield max(ready[number], free), urgency, rank, Pass(kind, self.losses[number], rank)
 
     def _needed(self, action: Action) -> int | None:
         """Since when an action has what it needs; None: it has not yet."""
@@ -171,9 +190,13 @@ class _Play:
         self.place[rank] += 1
         if kind != "W":
             self.ends["F" if kind == "F" else "B", stage, microbatch] = end
+        ahead = stage + 1 if kind == "F" else stage - 1
+        if kind != "W" and 0 <= ahead <= self.last:
+            self.changed.append(self.schedule.rank_of(ahead))
         if kind == "F" and stage == self.last:
+            self.all_changed = True
             self.losses.append(microbatch)
-            self.ready["S"].append(end)
+            self.ready["S"].append(end + LATE)
 
     def _passed(self, step: Pass, end: int) -> None:
         """The last rank to take a pass lets what follows begin."""
@@ -181,7 +204,18 @@ class _Play:
         ends = self.latest[step.kind].setdefault(step.microbatch, [])
         ends.append(end)
         if len(ends) == self.schedule.ranks:
+            self.all_changed = True
             if step.kind == "S":
-                self.ready["G"].append(max(ends))
+                self.ready["G"].append(max(ends) + LATE)
             else:
                 self.ends["G", self.last, step.microbatch] = max(ends)
+
+
+def logits_waiting(schedule: Schedule) -> int:
+    """The most microbatches of which one rank has logits (after S) but no gradients (G) yet."""
+    most, now = 1, [0] * schedule.ranks
+    for step in schedule.steps:
+        if isinstance(step, Pass):
+            now[step.rank] += {"S": 1, "G": -1}.get(step.kind, 0)
+            most = max(most, now[step.rank])
+    return most

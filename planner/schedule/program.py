@@ -10,9 +10,13 @@ from .action import Action
 if TYPE_CHECKING:
     from .schedule import Schedule
 
-FORWARD, BACKWARD, FIRST_FORWARD, LAST_BACKWARD, GRADIENT, HALF = 1, 2, 4, 8, 16, 32
+FORWARD, BACKWARD, FIRST_FORWARD, LAST_BACKWARD, GRADIENT, HALF, PASS = 1, 2, 4, 8, 16, 32, 64
 """What an action is to its stage, as bits: an interpreter asks in one test what it must do beside computing. B, I and W
-are BACKWARD; B and W leave GRADIENTs of weights, the last of a stage LAST_BACKWARD; I and W are each a HALF."""
+are BACKWARD; B and W leave GRADIENTs of weights, the last of a stage LAST_BACKWARD; I and W are each a HALF. PASSes
+belong to no stage (`passes.py`)."""
+
+PASSES = 4
+"""Kinds of passes; each microbatch has a slot of each."""
 
 GROUPS = "FBIW"
 """Times stand in groups: of forwards by stage, then of B, of I, of W."""
@@ -49,7 +53,8 @@ def links_of(schedule: Schedule) -> tuple[Link, ...]:
 
 def slots(schedule: Schedule) -> int:
     """Slots of results, the one that is always there included."""
-    return (3 if schedule.splits else 2) * schedule.stages * schedule.microbatches + 1
+    stages = (3 if schedule.splits else 2) * schedule.stages
+    return (stages + (PASSES if schedule.spread else 0)) * schedule.microbatches + 1
 
 
 def program_of(schedule: Schedule) -> Iterator[Instruction]:

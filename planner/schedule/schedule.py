@@ -8,6 +8,8 @@ from functools import cached_property
 
 from .action import Action, Rows
 from .order import executable_order
+from .pass_program import with_passes
+from .passes import Pass, Played, played
 from .placement import Placement, loop, stages_of
 from .program import Instruction, Link, links_of, program_of
 from .validate import check_complete
@@ -73,4 +75,14 @@ class Schedule:
     @cached_property
     def program(self) -> tuple[Instruction, ...]:
         """The order with everything looked up that an interpreter needs in each step of it."""
-        return tuple(program_of(self))
+        return tuple(with_passes(self) if self.spread else program_of(self))
+
+    @cached_property
+    def steps(self) -> tuple[Action | Pass, ...]:
+        """What the instructions of the program are."""
+        return tuple(step for step, _, _ in self.timed) if self.spread else self.order
+
+    @cached_property
+    def timed(self) -> tuple[Played, ...]:
+        """Actions and passes in the order of time of one play (`passes.py`)."""
+        return tuple(played(self))

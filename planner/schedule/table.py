@@ -13,7 +13,7 @@ from .builder import Builder, Held
 from .csv_file import read_cells
 from .greedy import limited
 from .name import CUSTOM
-from .passes import drawn
+from .passes import drawn, logits_waiting
 from .placement import Placement
 from .schedule import Schedule
 
@@ -131,6 +131,31 @@ _held_by = lru_cache(maxsize=256)(held_by)
 
 def held_of(configuration: Configuration, rank: int) -> Held:
     """What one rank of a configuration holds at its fullest moments."""
+    if configuration.spread_vocabulary:
+        return _held_by(_settled(configuration), rank)
     if configuration.schedule == CUSTOM or configuration.in_flight:
         return _held_by(build(configuration), rank)
     return held(configuration.schedule, configuration.mesh.pp, configuration.microbatches, configuration.vpp, rank)
+
+
+def _settled(configuration: Configuration) -> Schedule:
+    """A spread schedule with as many microbatches as show what it holds: of a rhythm that repeats, two for each stage
+    (forwards are drawn across two backwards); of one that holds all of them, all."""
+    if configuration.schedule == CUSTOM:
+        return build(configuration)
+    name, count = configuration.schedule, configuration.microbatches
+    ranks, chunks = configuration.mesh.pp, configuration.vpp
+    few = min(count, 2 * ranks * chunks)
+    if held(name, ranks, few, chunks, 0) != held(name, ranks, count, chunks, 0):
+        few = count
+    return spread(name, ranks, few, chunks, configuration.in_flight)
+
+
+@lru_cache(maxsize=256)
+def _logits_waiting(schedule: Schedule) -> int:
+    return logits_waiting(schedule)
+
+
+def waiting_of(configuration: Configuration) -> int:
+    """Of a configuration that spreads its vocabulary, microbatches whose logits wait for their gradients, at most."""
+    return _logits_waiting(_settled(configuration))

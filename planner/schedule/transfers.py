@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from .action import Action
-from .passes import Pass, Played, played
+from .passes import Pass, Played
 from .schedule import Schedule
 
 Direction = Literal["F", "B"]
@@ -39,7 +39,7 @@ def with_transfers(schedule: Schedule) -> tuple[tuple[Step, ...], ...]:
     """The rows of a schedule with what its ranks send and receive, and with the passes of a spread vocabulary. Raises
     ValueError where the schedule is not sound."""
     rows: list[list[tuple[tuple[int, int], Step]]] = [[] for _ in range(schedule.ranks)]
-    steps = played(schedule) if schedule.spread else _played(schedule)
+    steps = schedule.timed if schedule.spread else _played(schedule)
     for number, (step, begin, end) in enumerate(steps):
         here = step.rank if isinstance(step, Pass) else schedule.rank_of(step.stage)
         rows[here].append(((begin, len(steps) + number), step))

@@ -25,6 +25,8 @@ from ..plan import MeshDegrees, ModelSpec, Plan, Prediction, Proof, RunnerUp, Sc
 from .bound import Bounded
 from .feasible import Progress, infeasible, survey
 from .polish import CHOICES, polish, polishable
+from .space import recomputations
+from .spread import spread_variants
 
 POLISHED = 3
 """How many of the best distinct meshes are polished."""
@@ -155,14 +157,14 @@ def _with_polished(
 ) -> list[Priced]:
     """Best of each mesh, the first few of them polished; best first."""
     ranked = list(_best_of_each_mesh(priced))
-    choices = (pins.recompute,) if pins.recompute else CHOICES
+    choices = CHOICES if pins.recompute is None and pins.recompute_operations is None else recomputations(pins)
     for place, result in enumerate(ranked[:POLISHED]):
-        if not polishable(setting, result.configuration):
-            continue
-        polished = polish(setting, result.configuration, choices)
-        if polished is not None:
-            better = _price(setting, polished, value_of)
-            if better.value < result.value and better.predicted.fits:
+        tried = list(spread_variants(setting, pins, result.configuration))
+        if polishable(setting, result.configuration):
+            polished = polish(setting, result.configuration, choices)
+            tried += [] if polished is None else [polished]
+        for better in (_price(setting, each, value_of) for each in tried):
+            if better.value < ranked[place].value and better.predicted.fits:
                 ranked[place] = better
     return sorted(ranked, key=lambda result: result.value)
 

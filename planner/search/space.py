@@ -114,7 +114,7 @@ def _recipes(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> Itera
     contexts = choices(setting, pins, mesh, microbatch, sp=sp)
     for schedule, vpp in _schedules(setting, pins, mesh, count):
         for zero, copies in _shardings(setting, pins, mesh):
-            for recompute, choice in product(_recompute(pins), contexts):
+            for recompute, choice in product(recomputations(pins), contexts):
                 yield Configuration(
                     mesh=mesh,
                     stage_layers=even_split(layers, _stages(pins, mesh.pp * vpp)),
@@ -205,6 +205,8 @@ def _zero(pins: Pins, mesh: Mesh) -> list[int]:
     return [0, 1] if mesh.pp > 1 else [0, 1, 2, 3]
 
 
-def _recompute(pins: Pins) -> tuple[Recompute, ...]:
+def recomputations(pins: Pins) -> tuple[Recompute, ...]:
     """Selective recomputation is only priced when pinned: with fused attention it saves next to nothing."""
+    if pins.recompute_operations and not pins.recompute:
+        return ("selective",)
     return (pins.recompute,) if pins.recompute else ("none", "full")

@@ -15,6 +15,8 @@ What is modelled, exactly:
 - Where communication cannot hide (`hides` False: CPUs), a collective takes the cores: gathers before an action,
   reductions after it, when its result has left.
 - Late reductions (frameworks that do not overlap them) follow a rank's last backward.
+- Passes of a spread vocabulary. A rank computes them in their places (`schedule/passes.py`); what they need from other
+  ranks, and what these need of them, is on its way for some time that nothing else shares.
 - After the pipeline. The sum of tied embeddings follows the reductions of the first and the last rank. The norm of all
   gradients is a barrier; then each rank runs its optimizer, then its offload transfers. The step ends with the last.
 
@@ -26,14 +28,25 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ..schedule import Schedule
-from ..schedule.program import GROUPS, slots
+from ..schedule.passes import KINDS
+from ..schedule.program import GROUPS, PASS, slots
 from .data_stream import Collective, DataStreams
 from .timeline import Span, Timeline, spans_of
-from .work import Work, check
+from .work import Passes, Work, check
 
 _ALWAYS_THERE = -math.inf
+
+
+class Passed(NamedTuple):
+    """A pass of a spread vocabulary on one rank, and when it ran."""
+
+    rank: int
+    group: int
+    start_s: float
+    end_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +58,7 @@ class Played:
     arrivals_s: list[float]  # of an action's result, at the rank that needs it
     collectives: list[Collective]
     done_s: list[float]  # compute and collectives of each rank
+    passed: list[Passed]
 
     @property
     def makespan_s(self) -> float:
@@ -77,7 +91,8 @@ def makespan(schedule: Schedule, work: Work) -> float:
 def step_time(schedule: Schedule, work: Work) -> StepTime:
     """Seconds of the whole step by cause. Raises ValueError as `makespan` does."""
     pipeline_s = makespan(schedule, work)
-    transfers_s = pipeline_s - makespan(schedule, replace(work, transfer_s=0.0)) if work.transfer_s else 0.0
+    still = replace(work, transfer_s=0.0, passes=None if work.passes is None else work.passes.still)
+    transfers_s = pipeline_s - makespan(schedule, still) if work.transfer_s else 0.0
     exposed_s = 0.0
     if work.tied_s or any(work.gather_s) or any(work.reduce_s) or any(work.late_reduce_s):
         exposed_s = max(0.0, _reduced_s(schedule, work, play(schedule, work)) - pipeline_s)
@@ -92,6 +107,7 @@ def run(schedule: Schedule, work: Work) -> Timeline:
     reduced_s = _reduced_s(schedule, work, played)
     optimizers_s, after_s = _tails(schedule, work)
     spans = spans_of(schedule, played.starts_s, played.ends_s, played.arrivals_s, played.collectives)
+    spans += [Span(rank, "compute", _kind(schedule, group), start, end) for rank, group, start, end in played.passed]
     spans += _after(schedule, work, _ends_done_s(schedule, played), reduced_s, optimizers_s, after_s)
     ordered = tuple(sorted(spans, key=lambda span: (span.rank, span.stream, span.start_s, span.end_s)))
     total_s = reduced_s + max(after_s) + max(work.regather_s, default=0.0)
@@ -108,9 +124,16 @@ def play(schedule: Schedule, work: Work) -> Played:
     carried = [0.0] * len(hops)  # until when each link is busy
     seconds = _seconds(schedule, work)
     data, stages = DataStreams(schedule, work), schedule.stages
-    turns, act = data.turns, data.act
+    turns, act = data.turns | (PASS if schedule.spread else 0), data.act
+    before, after, passed = *_sent(schedule, work), list[Passed]()
     for slot, needed, group, rank, link, turn in schedule.program:
         begin, ready = free[rank], arrivals[needed]
+        if turn & PASS:
+            begin = max(begin, ready + before[group])
+            free[rank] = end = begin + seconds[group]
+            ends[slot], arrivals[slot] = max(ends[slot], end), max(arrivals[slot], end + after[group])
+            passed.append(Passed(rank, group, begin, end))
+            continue
         if turn & turns:
             begin, end, free[rank] = act(turn, slot, group % stages, rank, seconds[group], begin, ready)
         else:
@@ -121,7 +144,7 @@ def play(schedule: Schedule, work: Work) -> Played:
         sent = carried[link]
         arrivals[slot] = carried[link] = (end if end > sent else sent) + hops[link]
     done = _done_s(work, free, data)
-    return Played(starts, ends, arrivals, data.log, done)
+    return Played(starts, ends, arrivals, data.log, done, passed)
 
 
 def _done_s(work: Work, free: list[float], data: DataStreams) -> list[float]:
@@ -138,11 +161,26 @@ def _seconds(schedule: Schedule, work: Work) -> list[float]:
     """Compute of every group: forwards by stage, then backwards, then where there are halves of each."""
     slow = work.slow.ranks or (1.0,) * schedule.ranks
     by_kind = {"F": work.forward_s, "B": work.backward_s, "I": work.input_s, "W": work.weight_s}
-    return [
+    of_stages = [
         each * slow[schedule.places[stage]]
         for kind in GROUPS
         for stage, each in enumerate(by_kind[kind] or (0.0,) * schedule.stages)
     ]
+    passes = Passes() if work.passes is None else work.passes
+    return of_stages + [each * factor for each in passes.compute_s for factor in slow]
+
+
+def _sent(schedule: Schedule, work: Work) -> tuple[list[float], list[float]]:
+    """By group: seconds from the result that a pass waits for to its beginning, and from its end until all have it."""
+    passes, of_stages = Passes() if work.passes is None else work.passes, [0.0] * len(GROUPS) * schedule.stages
+    ways = (passes.before_s, passes.after_s)
+    before, after = ([each for each in way for _ in range(schedule.ranks)] for way in ways)
+    return of_stages + before, of_stages + after
+
+
+def _kind(schedule: Schedule, group: int) -> str:
+    """Of a pass."""
+    return KINDS[(group - len(GROUPS) * schedule.stages) // schedule.ranks]
 
 
 def busy_s(schedule: Schedule, work: Work) -> tuple[float, ...]:

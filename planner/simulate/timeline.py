@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..schedule import Action, Schedule
+from ..schedule.passes import Pass
 from .data_stream import Collective
 
 Stream = Literal["compute", "data parallel", "pipeline"]
@@ -57,8 +58,10 @@ def spans_of(
     spans: list[Span] = []
     actions: dict[int, Action] = {}
     carried = [0.0] * len(schedule.links)
-    for action, step in zip(schedule.order, schedule.program, strict=True):
+    for action, step in zip(schedule.steps, schedule.program, strict=True):
         slot, rank, link = step.slot, step.rank, step.link
+        if isinstance(action, Pass):
+            continue
         actions[slot] = action
         spans.append(Span(rank, "compute", action.kind, starts_s[slot], ends_s[slot], action))
         if schedule.links[link] != (rank, rank):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..schedule import Schedule
 
@@ -22,6 +22,44 @@ class Slowness:
     data: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passes:
+    """Seconds of what every rank does for embedding and output layer where these are spread over all of them
+    (`schedule/passes.py`): compute of a microbatch on one rank, and what is sent.
+
+    `cast_s`: hidden states from one rank to all; `reduce_s`: sums of as many numbers from all ranks to one;
+    `exchange_s`: three numbers a token from each to all.
+    """
+
+    embed_s: float = 0.0
+    logits_s: float = 0.0
+    gradients_s: float = 0.0
+    scatter_s: float = 0.0
+    cast_s: float = 0.0
+    reduce_s: float = 0.0
+    exchange_s: float = 0.0
+
+    @property
+    def compute_s(self) -> tuple[float, float, float, float]:
+        """By kind: E, S, G, T."""
+        return self.embed_s, self.logits_s, self.gradients_s, self.scatter_s
+
+    @property
+    def before_s(self) -> tuple[float, float, float, float]:
+        """By kind: from what a rank waits for to the beginning of the pass."""
+        return 0.0, self.cast_s, 0.0, self.cast_s
+
+    @property
+    def after_s(self) -> tuple[float, float, float, float]:
+        """By kind: from the end of the pass to what waits for it."""
+        return self.reduce_s, self.exchange_s, self.reduce_s, 0.0
+
+    @property
+    def still(self) -> Passes:
+        """The same, if sending cost nothing."""
+        return replace(self, cast_s=0.0, reduce_s=0.0, exchange_s=0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """Seconds of one step, by virtual stage where not said otherwise; an empty tuple costs nothing.
@@ -29,6 +67,7 @@ class Work:
     `gather_s`, `reduce_s`: one all-gather of the stage's weights and one reduction of its gradients, in `pieces` equal
     parts (layers, buckets). `zero` says when they happen: 0 and 1 gather once before a stage's first forward and reduce
     once beside its last backward; 2 reduces in every backward; 3 also gathers in every forward and every backward.
+    `passes`: where the vocabulary is spread over the ranks.
     `input_s` and `weight_s` are the two halves of `backward_s`, for schedules that split it.
     `hides`: communication runs beside compute. `steal`: the fraction of compute that is lost while a collective is in
     flight on the same rank. `tied_s`: first and last rank sum the gradients of a shared embedding.
@@ -54,6 +93,7 @@ class Work:
     slow: Slowness = field(default_factory=Slowness)
     input_s: tuple[float, ...] = ()
     weight_s: tuple[float, ...] = ()
+    passes: Passes | None = None
 
 
 def check(schedule: Schedule, work: Work) -> None:

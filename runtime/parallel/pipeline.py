@@ -14,6 +14,7 @@ from itertools import count
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.pipelining import PipelineStage
 
@@ -55,24 +56,10 @@ class Pipeline:
         self.weight = 1.0
         self.put_off = PutOff() if schedule.splits else None
         stages = [
-            PipelineStage(
-                part,
-                index,
-                schedule.stages,
-                device,
-                input_args=tokens if index == 0 else hidden,
-                output_args=loss if index == schedule.stages - 1 else hidden,
-                group=meshes.pp.get_group(),
-                dw_builder=None if self.put_off is None else partial(self.put_off.take, part),
-            )
+            self._stage(part, index, schedule.stages, (tokens, hidden, loss), meshes.pp.get_group(), device)
             for index, part in parts.items()
         ]
-        self.runtime = compat.PipelineRuntime(
-            stages,
-            schedule.microbatches,
-            loss_fn=self._loss,
-            scale_grads=False,
-        )
+        self.runtime = compat.PipelineRuntime(stages, schedule.microbatches, loss_fn=self._loss, scale_grads=False)
         rows = with_transfers(schedule)
         steps = {rank: _steps(schedule, rank, row) for rank, row in enumerate(rows)}
         self.runtime._prepare_schedule_with_comms(steps, format="compute_comms")
@@ -80,6 +67,23 @@ class Pipeline:
             own = [each for each in calls(rows[meshes.pp_rank]) if isinstance(each, Call)]
             self.vocabulary.follow(own, {stage.stage_index: stage for stage in stages})
             compat.on_custom_action(self.runtime, self.vocabulary.call)
+
+    def _stage(
+        self, part: Transformer, index: int, stages: int, activations: tuple[Tensor, Tensor, Tensor],
+        group: dist.ProcessGroup, device: torch.device,
+    ) -> PipelineStage:  # fmt: skip
+        """One virtual stage, told what comes in and goes out."""
+        tokens, hidden, loss = activations
+        return PipelineStage(
+            part,
+            index,
+            stages,
+            device,
+            input_args=tokens if index == 0 else hidden,
+            output_args=loss if index == stages - 1 else hidden,
+            group=group,
+            dw_builder=None if self.put_off is None else partial(self.put_off.take, part),
+        )
 
     def step(self, batch: Batch) -> Tensor:
         """As Accumulation.step; ranks without the last stage return zero."""

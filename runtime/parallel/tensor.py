@@ -1,6 +1,6 @@
 """Tensor parallelism: attention and feed-forward shared out over a group (Megatron-LM, arXiv:1909.08053).
 
-What is cut, and how, follows from a block's structure by two rules (after Redco, arXiv:2310.16355, section 3.1), not
+What is cut, and how, follows from a block's structure by two rules (after Redco, arXiv:2310.16355), not
 from a table of names:
 
     the last linear of a block writes to the residual: it is cut along its inputs, and its outputs are summed

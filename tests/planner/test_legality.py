@@ -82,6 +82,8 @@ def test_states_go_to_a_drive_only_where_there_is_one():
         (replace(FOUR, dp_replicate=2, zero=0), "--pin dp_replicate", "zero=1"),
         (replace(FOUR, dp_replicate=2), "", ""),
         (replace(LEGAL, logits_chunks=8193), "--pin logits_chunks", "logits_chunks=8192"),
+        (replace(LEGAL, offload_to="nvme"), "--pin offload_to", "offload=1"),
+        (replace(LEGAL, recompute_operations=("mlp",)), "--pin recompute_operations", "recompute=selective"),
         (replace(LEGAL, swap_layers=4), "--pin swap_layers", "pp=1"),
         (replace(FOUR, swap_layers=1, zero=3), "--pin swap_layers", "swap_layers=2"),
         (replace(FOUR, swap_layers=32, zero=3), "--pin swap_layers", "swap_layers=2"),
@@ -182,16 +184,18 @@ def test_learned_positions_limit_the_sequence():
     assert problems(setting("gpt2", seq_len=2048), base)[0].field == "--seq-len"
 
 
-@pytest.mark.parametrize(
-    ("model", "changes", "field"),
-    [
-        ("llama-3.1-8b", {"spread_vocabulary": True}, "--pin spread_vocabulary"),
-    ],
-)
-def test_what_the_runtime_lacks_is_said(model, changes, field):
-    configuration = replace(LEGAL, **changes)
-    assert problems(setting(model), configuration) == []
-    assert field in {problem.field for problem in runtime_problems(setting(model), configuration)}
+def test_what_the_runtime_lacks_is_said():
+    halves = setting(precision="fp16")
+    assert problems(halves, LEGAL) == []
+    assert [problem.field for problem in runtime_problems(halves, LEGAL)] == ["--precision"]
+
+
+def test_a_vocabulary_is_spread_over_a_pipeline():
+    alone = replace(LEGAL, mesh=Mesh(dp=16), stage_layers=(32,), recompute=("none",), spread_vocabulary=True)
+    found = {problem.field: problem for problem in problems(setting(), alone)}
+    assert found["--pin spread_vocabulary"].fix == "pp=2"
+    assert problems(setting(), replace(LEGAL, spread_vocabulary=True)) == []
+    assert runtime_problems(setting(), replace(LEGAL, spread_vocabulary=True)) == []
 
 
 def test_the_runtime_has_windows():

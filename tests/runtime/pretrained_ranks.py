@@ -19,14 +19,20 @@ from meshwright.runtime.pretrained import load_pretrained
 CPU = torch.device("cpu")
 
 
-def load_everywhere(plans: list[Plan], folder: Path, tokens: Tensor) -> list[tuple[Any, int, int]]:
-    """For each mesh: the logits of `tokens`, what this rank read, and what it holds, in bytes."""
-    return [_load(plan, folder, tokens) for plan in plans]
+def load_everywhere(
+    plans: list[Plan], folder: Path, tokens: Tensor, target: Path | None = None
+) -> list[tuple[Any, int, int]]:
+    """For each mesh: the logits of `tokens`, what this rank read, and what it holds, in bytes. Each mesh exports to a
+    folder of its number in `target`."""
+    targets = [None if target is None else target / str(number) for number in range(len(plans))]
+    return [_load(plan, folder, tokens, where) for plan, where in zip(plans, targets, strict=True)]
 
 
-def _load(plan: Plan, folder: Path, tokens: Tensor) -> tuple[Any, int, int]:
+def _load(plan: Plan, folder: Path, tokens: Tensor, target: Path | None) -> tuple[Any, int, int]:
     model = build_model(plan, CPU, seed=None)
     read = load_pretrained(model, folder)
+    if target is not None:
+        export(model, plan, target, tokenizer=None, shard_bytes=100_000)
     locals_ = [
         p.to_local() if isinstance(p, DTensor) else p for _, p in (*model.named_parameters(), *model.named_buffers())
     ]

@@ -64,32 +64,43 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_logits_are_those_of_transformers_in_every_mesh(family: str, tmp_path: Path) -> None:
-    config = CONFIGS[family]
-    model = save(config, tmp_path, max_shard_size="100KB")
-    assert check_pretrained(tmp_path, config) == []
-    tokens = TOKENS % config["vocab_size"]
+def test_weights_go_into_every_mesh_and_out_again(family: str, tmp_path: Path) -> None:
+    """Logits are those of transformers, a rank reads the bytes that it holds, and bits come out as they went in."""
+    config, tokens, theirs = CONFIGS[family], TOKENS % CONFIGS[family]["vocab_size"], tmp_path / "theirs"
+    model = save(config, theirs, max_shard_size="100KB")
+    assert check_pretrained(theirs, config) == []
     with torch.no_grad():
         expected = model(tokens).logits
     plans = [make_plan(config, **options) for options in (MOE_MESHES if family in MOE else MESHES)]
-    for found in zip(*run_ranks(4, load_everywhere, plans, tmp_path, tokens), strict=True):
+    for found in zip(*run_ranks(4, load_everywhere, plans, theirs, tokens, tmp_path), strict=True):
         for logits, read, held in found:
             assert read == held
             torch.testing.assert_close(torch.tensor(logits), expected, rtol=1e-4, atol=1e-4)
+    before = tensors(theirs)
+    for ours in (tmp_path / str(number) for number in range(len(plans))):
+        after = tensors(ours)
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+    again, report = AutoModelForCausalLM.from_pretrained(tmp_path / "0", output_loading_info=True)
+    assert not any(report.values())
+    assert again.dtype == torch.float32
 
 
-@pytest.mark.parametrize("family", CONFIGS)
-def test_what_was_loaded_is_written_bit_by_bit(family: str, tmp_path: Path) -> None:
-    config = CONFIGS[family]
-    save(config, tmp_path / "theirs")
-    plan = make_plan(config, **(MOE_MESHES[0] if family in MOE else MESHES[1]))
-    run_ranks(4, load_and_export, plan, tmp_path / "theirs", tmp_path / "ours")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pp": 2, "tp": 2, "spread_vocabulary": True, "zero": 0},
+        {"dp": 4, "dp_replicate": 2, "zero": 3, "microbatch": 1},
+        {"dp": 2, "tp": 2, "swap_layers": 2, "zero": 3, "microbatch": 4},
+    ],
+    ids=["spread vocabulary", "hybrid shards", "swapped layers"],
+)
+def test_wherever_a_plan_keeps_weights_they_are_loaded_and_written(options: dict[str, Any], tmp_path: Path) -> None:
+    save(LLAMA, tmp_path / "theirs")
+    run_ranks(4, load_and_export, make_plan(LLAMA, **options), tmp_path / "theirs", tmp_path / "ours")
     theirs, ours = tensors(tmp_path / "theirs"), tensors(tmp_path / "ours")
     assert theirs.keys() == ours.keys()
     assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
-    again, report = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
-    assert not any(report.values())
-    assert again.dtype == torch.float32
 
 
 @pytest.mark.parametrize("config", [LLAMA, GPT2], ids=["llama", "gpt2"])

@@ -25,11 +25,12 @@ class TokenRingCore(ContextCore):
 
     def read(self, query: Tensor, key: Tensor, value: Tensor, view: View) -> tuple[Tensor, Tensor]:
         merged, travelling, returning = block.Merged(query, value), query, []
+        kinds = [(merged.output, query.dtype), (merged.lse, merged.lse.dtype)]
         for shift, step in rounds(view.shifts(-1)):
             following = None if step is None else pass_on([travelling], step, self.group)
             tile = view.tiles[(self.rank - shift) % self.size][self.rank]
             found = block.read(tile, view, travelling, key, value, self.scoring) if tile else ()
-            returning.append(self._give_back(found, (merged.output.to(query.dtype), merged.lse), view, shift))
+            returning.append(self._give_back(found, kinds, view, shift))
             if following is not None:
                 [travelling] = following.wait()
         for tile, pending in returning:
@@ -51,7 +52,7 @@ class TokenRingCore(ContextCore):
                 back = [first.to(own.dtype)]
                 for total, each in zip(found, others, strict=True):
                     total[:, :, tile.columns] += each
-            returning.append(self._give_back(back, (own,), view, shift))
+            returning.append(self._give_back(back, [(own, own.dtype)], view, shift))
             if following is not None:
                 travelling = following.wait()
         for tile, pending in returning:
@@ -61,13 +62,13 @@ class TokenRingCore(ContextCore):
         return own, *found
 
     def _give_back(
-        self, found: Sequence[Tensor], like: Sequence[Tensor], view: View, shift: int
+        self, found: Sequence[Tensor], kinds: Sequence[tuple[Tensor, torch.dtype]], view: View, shift: int
     ) -> tuple[Tile | None, Pending]:
         """Send what the queries of the rank `shift` places before this one found here, and await what this rank's found
-        on the one as far behind; `like` has the shape of all its queries."""
+        on the one as far behind; `kinds` have the shapes for all of its queries, and the dtypes."""
         tile = view.tiles[self.rank][(self.rank + shift) % self.size]
         if shift == 0:
             return tile, Pending(found, list(found))
-        rows = [x[:, :, tile.rows] for x in like] if tile else []
-        into = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in rows]
+        shapes = [(x[:, :, tile.rows].shape, dtype) for x, dtype in kinds] if tile else []
+        into = [torch.empty(shape, dtype=dtype, device=kinds[0][0].device) for shape, dtype in shapes]
         return tile, exchange(found, -shift, into, shift, self.group)

@@ -40,29 +40,25 @@ class OffloadedAdamW(torch.optim.Optimizer):
     def __init__(
         self,
         groups: Iterable[dict[str, Any]],
-        states: Callable[[list[int]], States],
+        states: Callable[[list[range]], States],
         *,
         fraction: float,
         device: torch.device,
         subgroup_elements: int = SUBGROUP_ELEMENTS,
         **options: Any,
     ):
-        """`states` makes room for subgroups of so many elements; `options` are those of torch.optim.AdamW."""
+        """`states` makes room for subgroups of consecutive elements; `options` are those of torch.optim.AdamW."""
         super().__init__(groups, {**options, "fused": True})
         chosen = offloaded([p for group in self.param_groups for p in group["params"]], fraction)
-        self._subgroups = [
-            subgroup
-            for group in self.param_groups
-            for subgroup in subgroups(group, [p for p in group["params"] if p in chosen], subgroup_elements)
-        ]
-        sizes = [subgroup.elements for subgroup in self._subgroups]
-        self._states, self._link = states(sizes), Link(device)
-        most = max(sizes, default=0)
-        count = min(IN_FLIGHT, len(sizes))
+        leaving = [(group, [p for p in group["params"] if p in chosen]) for group in self.param_groups]
+        self._subgroups = subgroups(leaving, subgroup_elements)
+        ranges = [subgroup.elements for subgroup in self._subgroups]
+        self._states, self._link = states(ranges), Link(device)
+        most = max(map(len, ranges), default=0)
+        count = min(IN_FLIGHT, len(ranges))
         self._slots = [Slot(self._link.buffer(most), self._link.buffer(most)) for _ in range(count)]
         self._on_device = self._rest(chosen)
-        for index, subgroup in enumerate(self._subgroups):
-            self._show(index, subgroup)
+        self._show([parameter for _, own in leaving for parameter in own])
 
     def _rest(self, chosen: set[nn.Parameter]) -> list[tuple[dict[str, Any], torch.optim.AdamW]]:
         """For each group of options the optimizer of what stays on the device; it shares this one's states."""
@@ -75,10 +71,11 @@ class OffloadedAdamW(torch.optim.Optimizer):
                 found.append((group, rest))
         return found
 
-    def _show(self, index: int, subgroup: Subgroup) -> None:
+    def _show(self, parameters: list[nn.Parameter]) -> None:
         """Put the host's states where torch's optimizers have theirs, so that checkpoints see one kind."""
-        moments = [[on_its_own(each) for each in views(flat, subgroup.sizes)] for flat in self._states.resident(index)]
-        for parameter, first, second in zip(subgroup.parameters, *moments, strict=True):
+        sizes = [local(parameter).shape for parameter in parameters]
+        moments = [[on_its_own(each) for each in views(flat, sizes)] for flat in self._states.resident()]
+        for parameter, first, second in zip(parameters, *moments, strict=True):
             self.state[parameter] = {
                 "step": torch.zeros((), dtype=torch.float32),
                 "exp_avg": compat.like_sharded(first, parameter),
@@ -110,25 +107,34 @@ class OffloadedAdamW(torch.optim.Optimizer):
         subgroup, slot = self._subgroups[index], self._slots[index % IN_FLIGHT]
         self._states.ahead(index)
         self._link.wait(slot.copied)
-        into = [*views(slot.parameters, subgroup.sizes), *views(slot.gradients, subgroup.sizes)]
-        sources = [local(p) for p in subgroup.parameters] + [local(_gradient(p)) for p in subgroup.parameters]
+        into = [*subgroup.views(slot.parameters), *subgroup.views(slot.gradients)]
+        sources = [piece.of(piece.parameter) for piece in subgroup.pieces]
+        sources += [piece.of(_gradient(piece.parameter)) for piece in subgroup.pieces]
         slot.copied = self._link.copy(list(zip(into, sources, strict=True)))
 
     def _update(self, index: int, subgroup: Subgroup) -> None:
         """On the host, then begin to send the parameters back."""
-        slot, sizes, options = self._slots[index % IN_FLIGHT], subgroup.sizes, subgroup.options
-        first, second = (views(flat, sizes) for flat in self._states.take(index))
+        slot, options = self._slots[index % IN_FLIGHT], subgroup.options
+        first, second = (subgroup.views(flat) for flat in self._states.take(index))
         self._link.wait(slot.copied)
-        parameters = views(slot.parameters, sizes)
+        parameters = subgroup.views(slot.parameters)
         adamw(
-            parameters, views(slot.gradients, sizes), first, second, [],
-            [self.state[parameter]["step"] for parameter in subgroup.parameters],
+            parameters, subgroup.views(slot.gradients), first, second, [], self._steps(subgroup),
             fused=True, amsgrad=False, beta1=options["betas"][0], beta2=options["betas"][1],
             lr=options["lr"], weight_decay=options["weight_decay"], eps=options["eps"], maximize=False,
         )  # fmt: skip
         self._states.put(index)
-        targets = [local(parameter) for parameter in subgroup.parameters]
+        targets = [piece.of(piece.parameter) for piece in subgroup.pieces]
         slot.copied = self._link.copy(list(zip(targets, parameters, strict=True)))
+
+    def _steps(self, subgroup: Subgroup) -> list[Tensor]:
+        """Of the pieces: counted once a parameter, at its last piece."""
+        steps = []
+        for piece in subgroup.pieces:
+            step = self.state[piece.parameter]["step"]
+            last = piece.elements.stop == local(piece.parameter).numel()
+            steps.append(step if last else step.clone())
+        return steps
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

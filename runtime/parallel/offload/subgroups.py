@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,20 +15,28 @@ SUBGROUP_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """Consecutive elements of what this rank holds of a parameter."""
+
+    parameter: nn.Parameter
+    elements: range
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """Those of the parameter, or of its gradient; writing to them changes a tensor without gaps."""
+        return local(tensor).reshape(-1)[self.elements.start : self.elements.stop]
+
+
+@dataclass(frozen=True, slots=True)
 class Subgroup:
-    """Some parameters of one group of options (learning rate, decay) whose states live on the host."""
+    """Some pieces of one group of options (learning rate, decay); their states are `elements` of all offloaded ones."""
 
     options: dict[str, Any]  # the optimizer's own group: what changes there counts here
-    parameters: tuple[nn.Parameter, ...]
+    pieces: tuple[Piece, ...]
+    elements: range
 
-    @property
-    def sizes(self) -> list[torch.Size]:
-        """Of what this rank holds."""
-        return [local(parameter).shape for parameter in self.parameters]
-
-    @property
-    def elements(self) -> int:
-        return sum(size.numel() for size in self.sizes)
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """A buffer cut into the pieces."""
+        return views(flat, [torch.Size([len(piece.elements)]) for piece in self.pieces])
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -66,15 +74,31 @@ def offloaded(parameters: list[nn.Parameter], fraction: float) -> set[nn.Paramet
     return chosen
 
 
-def subgroups(options: dict[str, Any], parameters: list[nn.Parameter], most: int = SUBGROUP_ELEMENTS) -> list[Subgroup]:
-    """Parameters of one group of options in order, at most so many elements together or a single parameter."""
-    found: list[list[nn.Parameter]] = []
-    size = most
-    for parameter in parameters:
-        own = local(parameter).numel()
-        if size + own > most:
-            found.append([])
-            size = 0
-        found[-1].append(parameter)
-        size += own
-    return [Subgroup(options, tuple(each)) for each in found]
+def subgroups(
+    groups: Iterable[tuple[dict[str, Any], Sequence[nn.Parameter]]], most: int = SUBGROUP_ELEMENTS
+) -> list[Subgroup]:
+    """Parameters in order, at most so many elements together. Only a parameter with more is cut, where vector
+    instructions cut it anyhow (`most` is a multiple of 64), so that the update of every element stays the same."""
+    found: list[Subgroup] = []
+    for options, parameters in groups:
+        pieces: list[Piece] = []
+        for piece in (each for parameter in parameters for each in _cut(parameter, most)):
+            if pieces and sum(len(each.elements) for each in pieces) + len(piece.elements) > most:
+                found.append(_after(found, options, pieces))
+                pieces = []
+            pieces.append(piece)
+        if pieces:
+            found.append(_after(found, options, pieces))
+    return found
+
+
+def _cut(parameter: nn.Parameter, most: int) -> list[Piece]:
+    assert local(parameter).is_contiguous()  # or writing to its pieces would not reach it
+    size = local(parameter).numel()
+    return [Piece(parameter, range(start, min(start + most, size))) for start in range(0, max(size, 1), most)]
+
+
+def _after(earlier: Sequence[Subgroup], options: dict[str, Any], pieces: Sequence[Piece]) -> Subgroup:
+    start = earlier[-1].elements.stop if earlier else 0
+    size = sum(len(piece.elements) for piece in pieces)
+    return Subgroup(options, tuple(pieces), range(start, start + size))

@@ -25,11 +25,12 @@ class Ends(nn.Module):
             embedding = Embedding(shape.vocab, shape.hidden, dtype, shape.embedding_scale)
             head = Head(shape.vocab, shape.hidden, shape.logit_softcap)
         self.boundary = axis.boundary
-        self.model = nn.ModuleDict({"embed_tokens": VocabularyEmbedding(embedding, axis)})
+        rows = VocabularyEmbedding(embedding, axis)
+        self.model = nn.ModuleDict({"embed_tokens": rows})
         self.lm_head = VocabularyHead(head, axis)
         self.first = self.lm_head.first  # the first token whose row is here
         if shape.tied_embeddings:
-            self.lm_head.weight = self.model["embed_tokens"].weight
+            self.lm_head.weight = rows.weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Ids [batch, tokens] to what this rank adds to their embeddings; hidden states [tokens, hidden] to the logits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,7 +31,7 @@ element of that gradient | {BARS["first_gradient"]:.0e} |
 same plan with a model four times as wide and sequences of 256 tokens, one in a microbatch | |
 | predicted | what `plan` says of it: weights, gradients, optimizer, activations, logits and buffers, without the \
 context of the device | |
-| ratio | peak over predicted | |
+| ratio | peak over predicted; empty where a plan moves things to the host, which is the same memory on a CPU | |
 
 Equal runs drift apart: rounding (1e-7) is divided by the size of a gradient in AdamW, however small that is. That is
 why the bar of {STEPS} steps is wider than that of the first, where nothing has been divided yet.
@@ -54,8 +53,9 @@ def document(rows: Sequence[Row], outcomes: Mapping[str, Outcome]) -> str:
 
 def _cells(row: Row, outcome: Outcome) -> list[str]:
     errors = (outcome.loss, outcome.first_gradient, outcome.gradient, outcome.parameter)
-    memory = (f"{size / 2**20:.1f}" for size in (outcome.peak_bytes, outcome.predicted_bytes))
-    return [row.name, str(row.world), *(f"{error:.0e}" for error in errors), *memory, f"{outcome.ratio:.2f}"]
+    sizes = (outcome.peak_bytes, outcome.predicted_bytes)
+    memory = [*(f"{size / 2**20:.1f}" for size in sizes), f"{outcome.ratio:.2f}"] if all(sizes) else [""] * 3
+    return [row.name, str(row.world), *(f"{error:.0e}" for error in errors), *memory]
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -75,6 +75,10 @@ def _apart() -> list[str]:
 
 def read_table(text: str) -> dict[str, dict[str, str]]:
     """Cells of a written table by row and column."""
-    found = [re.split(r" \| ", line.strip("| \n")) for line in text.splitlines() if line.startswith("| ")]
+    found = [
+        [cell.strip() for cell in line.strip().strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("| ")
+    ]
     start = next(number for number, cells in enumerate(found) if tuple(cells) == _COLUMNS)
     return {cells[0]: dict(zip(_COLUMNS, cells, strict=True)) for cells in found[start + 2 :]}

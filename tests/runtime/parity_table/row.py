@@ -33,9 +33,12 @@ class Row:
         return make_plan(self.config, **self._plan_options)
 
     @property
-    def wide_plan(self) -> Plan:
+    def wide_plan(self) -> Plan | None:
         """The plan whose memory is compared: the same with a model and a sequence that fill some MiB,
-        in as many microbatches, of one sequence each."""
+        in as many microbatches, of one sequence each. None where the plan moves things to the host: on a CPU that is
+        the very memory that they come from."""
+        if self.options.get("offload") or self.options.get("swap_layers"):
+            return None
         size = self.options.get("microbatch", 2)
         return make_plan(
             widened(self.config), **{**self._plan_options, "seq_len": 256, "microbatch": 1, "global_batch": 8 // size}

@@ -12,7 +12,7 @@ DIMENSIONS: tuple[Dimension, ...] = (
     context.DIMENSION,
     experts.DIMENSION,
     recompute.DIMENSION,
-    vocabulary.DIMENSION,
     offload.DIMENSION,
+    vocabulary.DIMENSION,
     families.DIMENSION,
 )

@@ -10,6 +10,7 @@ DIMENSION = Dimension(
         "untied": {},
         "tied": {"tied": True},
         "loss in 4 chunks": {"logits_chunks": 4},
+        "vocabulary over all stages": {"spread_vocabulary": True},
     },
     rows={"pp3 tp2 sp tied": {"pp": 3, "tp": 2, "sp": True, "microbatch": 4, "tied": True}},
 )

@@ -1,0 +1,47 @@
+"""Spread vocabularies: the same mesh with embedding and head over all pipeline ranks, where that could be faster.
+
+Tried for the best meshes alone, once these are known: of the schedules that the mesh could have, its own and those in
+which ranks seldom wait for a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ..configuration import Configuration
+from ..cost.setting import Setting
+from ..legality import is_legal
+from ..pins import Pins
+from ..schedule.table import table
+from .bound import Balancer, holds
+
+BESIDE = ("zb-v", "zb-h1")
+
+
+def spread_variants(setting: Setting, pins: Pins, configuration: Configuration) -> Iterator[Configuration]:
+    """Legal ones that fit, with layers balanced anew. None where an output layer takes less than a layer does: it is
+    balanced then by a layer more or less."""
+    costs = setting.costs(configuration)
+    small = costs.head.forward_s < min(block.forward_s for block in costs.layers)
+    asked = pins.spread_vocabulary is not None or configuration.spread_vocabulary
+    if asked or small or configuration.mesh.pp == 1 or not setting.framework.spreads_vocabulary:
+        return
+    balancer = Balancer(setting)
+    for schedule, vpp in _schedules(pins, configuration):
+        recompute = (configuration.recompute[0],) * configuration.mesh.pp
+        spread = replace(configuration, schedule=schedule, vpp=vpp, recompute=recompute, spread_vocabulary=True)
+        if configuration.stages > len(costs.layers) or configuration.mesh.pp * vpp > len(costs.layers):
+            continue
+        found = balancer.balanced(spread)
+        if is_legal(setting, found) and holds(setting, found):
+            yield found
+
+
+def _schedules(pins: Pins, configuration: Configuration) -> Iterator[tuple[str, int]]:
+    """Names and virtual stages a rank."""
+    yield configuration.schedule, configuration.vpp
+    for name in BESIDE if pins.schedule is None else ():
+        chunks = table()[name].chunks.start
+        if name != configuration.schedule and pins.vpp in (None, chunks):
+            yield name, chunks
