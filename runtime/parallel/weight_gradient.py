@@ -65,7 +65,7 @@ class PutOff:
             return F.linear(x, weight)
         gradients: list[Tensor] = []
         y = F.linear(_keep(x, gradients, get_gradient_edge(weight), self), weight.detach())
-        y.register_hook(gradients.append)
+        y.register_hook(gradients.append)  # type: ignore[no-untyped-call]
         return y
 
     @contextmanager
