@@ -1,7 +1,7 @@
 """Pipeline parallelism: PyTorch's pipeline runtime executes the action lists of `planner.schedule`.
 
-Sends and receives stand where `planner/schedule/transfers.py` puts them, which proves that they never lock. Sharded
-weights are gathered once a step, when it begins, and gradients reduced after the last backward of their stage.
+Sends and receives stand where `planner/schedule/transfers.py` puts them; that they never lock is proven of each plan.
+Sharded weights are gathered once a step, when it begins, and gradients reduced after the last backward of their stage.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from itertools import count
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.pipelining import PipelineStage
 
 from ...planner.configuration import Configuration
 from ...planner.schedule import Schedule, build
-from ...planner.schedule.transfers import Step, Transfer, with_transfers
+from ...planner.schedule.rows import proven_rows
+from ...planner.schedule.transfers import Step, Transfer
 from .. import compat
 from ..blocks.shape import Shape
 from ..blocks.transformer import Transformer
@@ -55,31 +57,34 @@ class Pipeline:
         self.weight = 1.0
         self.put_off = PutOff() if schedule.splits else None
         stages = [
-            PipelineStage(
-                part,
-                index,
-                schedule.stages,
-                device,
-                input_args=tokens if index == 0 else hidden,
-                output_args=loss if index == schedule.stages - 1 else hidden,
-                group=meshes.pp.get_group(),
-                dw_builder=None if self.put_off is None else partial(self.put_off.take, part),
-            )
+            self._stage(part, index, schedule.stages, (tokens, hidden, loss), meshes.pp.get_group(), device)
             for index, part in parts.items()
         ]
-        self.runtime = compat.PipelineRuntime(
-            stages,
-            schedule.microbatches,
-            loss_fn=self._loss,
-            scale_grads=False,
-        )
-        rows = with_transfers(schedule)
+        self.runtime = compat.PipelineRuntime(stages, schedule.microbatches, loss_fn=self._loss, scale_grads=False)
+        rows = proven_rows(schedule)
         steps = {rank: _steps(schedule, rank, row) for rank, row in enumerate(rows)}
         self.runtime._prepare_schedule_with_comms(steps, format="compute_comms")
         if self.vocabulary is not None:
             own = [each for each in calls(rows[meshes.pp_rank]) if isinstance(each, Call)]
             self.vocabulary.follow(own, {stage.stage_index: stage for stage in stages})
             compat.on_custom_action(self.runtime, self.vocabulary.call)
+
+    def _stage(
+        self, part: Transformer, index: int, stages: int, activations: tuple[Tensor, Tensor, Tensor],
+        group: dist.ProcessGroup, device: torch.device,
+    ) -> PipelineStage:  # fmt: skip
+        """One virtual stage, told what comes in and goes out."""
+        tokens, hidden, loss = activations
+        return PipelineStage(
+            part,
+            index,
+            stages,
+            device,
+            input_args=tokens if index == 0 else hidden,
+            output_args=loss if index == stages - 1 else hidden,
+            group=group,
+            dw_builder=None if self.put_off is None else partial(self.put_off.take, part),
+        )
 
     def step(self, batch: Batch) -> Tensor:
         """As Accumulation.step; ranks without the last stage return zero."""
