@@ -14,6 +14,5 @@ DIMENSIONS: tuple[Dimension, ...] = (
     recompute.DIMENSION,
     offload.DIMENSION,
     vocabulary.DIMENSION,
-    offload.DIMENSION,
     families.DIMENSION,
 )
