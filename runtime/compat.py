@@ -174,7 +174,7 @@ def default_timeout() -> timedelta:
 
 def device_of(group: dist.ProcessGroup) -> torch.device:
     """Where tensors must be that `group` exchanges."""
-    if dist.get_backend(group) == "nccl":
+    if "nccl" in dist.get_backend(group):  # or "cpu:gloo,cuda:nccl": groups of such a world carry both names
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
 
@@ -241,7 +241,7 @@ def flash_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values; output and log-sum-exp may be those of more keys than these."""
-    given = (gradient, query, key, value, output, lse)
+    given = (gradient, query, key, value, output, lse.contiguous())  # the CUDA kernel reads its memory without strides
     if query.device.type == "cpu":
         fused: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         gradients = fused(*given, 0.0, causal, attn_mask=bias, scale=scale)

@@ -23,7 +23,7 @@ from ..planner.plan import Plan
 from .blocks.transformer import EMBEDDING
 from .files import sync_folder, write_text
 from .model import ParallelModel
-from .names import pieces, stored_sizes
+from .names import Piece, pieces, stored_sizes
 
 SHARD_BYTES = 5 * 10**9  # transformers' own default for save_pretrained
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -38,7 +38,7 @@ def export(
     """Write `folder`, complete or not at all. Called by all ranks together.
 
     Weights are stored in the precision of the products that training computed with: bf16 jobs as bfloat16,
-    else float32.
+    else float32. Buffers keep their own.
     """
     dtype = _DTYPES.get(plan.job.precision, torch.float32)
     temporary = folder.with_name(f"{folder.name}.tmp")
@@ -65,14 +65,20 @@ class Outgoing:
     """The tensors of this stage as a checkpoint of the family has them, made one after another."""
 
     def __init__(self, model: ParallelModel, dtype: torch.dtype):
-        self.dtype = dtype
+        self._wanted = dtype
         self.writes = model.meshes.rank % model.meshes.stage_size == 0  # one rank of each stage
         states = chain(model.named_parameters(), model.named_buffers())
         self._states = {name: tensor for name, tensor in states if not _is_written_elsewhere(name, model)}
         self._pieces = pieces(model.shape, self._states)
         sizes = stored_sizes(model.shape, {name: tuple(tensor.shape) for name, tensor in self._states.items()})
-        self.sizes_bytes = {name: math.prod(size) * dtype.itemsize for name, size in sizes.items()}
+        dtypes = {name: self._dtype(own) for name, own in self._pieces.items()}
+        self.sizes_bytes = {name: math.prod(size) * dtypes[name].itemsize for name, size in sizes.items()}
         self._gathered: dict[str, torch.Tensor] = {}
+
+    def _dtype(self, own: list[Piece]) -> torch.dtype:
+        """Of a tensor of these pieces. Buffers keep theirs: transformers has a router's corrections in float32."""
+        state = self._states[own[0].parameter]
+        return self._wanted if isinstance(state, torch.nn.Parameter) else state.dtype
 
     def make(self, name: str) -> torch.Tensor | None:
         """One tensor, on the rank that writes; all ranks of the stage call this in the same order."""
@@ -81,7 +87,7 @@ class Outgoing:
         self._gathered = {each: held for each, held in self._gathered.items() if each in parameters}
         for each in parameters:
             if each not in self._gathered:
-                self._gathered[each] = self._gather(each)
+                self._gathered[each] = self._gather(each, self._dtype(own))
         if not self.writes:
             return None
         parts = [self._gathered[piece.parameter] for piece in own]
@@ -92,11 +98,11 @@ class Outgoing:
         whole = torch.cat(parts) if len(parts) > 1 else parts[0]
         return (whole.T if own[0].source.transposed else whole).contiguous().clone()
 
-    def _gather(self, name: str) -> torch.Tensor:
+    def _gather(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         tensor = self._states[name].detach()
         if isinstance(tensor, DTensor):  # on the device: shards of swapped layers are on the host
             tensor = tensor.to(tensor.device_mesh.device_type).full_tensor()  # type: ignore[attr-defined]
-        return tensor.to(device="cpu", dtype=self.dtype) if self.writes else tensor.new_empty(0)
+        return tensor.to(device="cpu", dtype=dtype) if self.writes else tensor.new_empty(0)
 
 
 def _is_written_elsewhere(name: str, model: ParallelModel) -> bool:

@@ -34,6 +34,7 @@ from .. import __version__
 from ..errors import InputError, Problem
 from ..planner.plan import Plan, load_plan
 from ..schema import dump_yaml
+from .expert_recipe import DEFAULT
 from .files import write_text
 from .recipe import Recipe, load_recipe
 
@@ -159,16 +160,20 @@ def in_use(folder: RunFolder) -> Iterator[None]:
         yield
 
 
-_FIXED = ("data", "suffixes", "tokenizer", "seed", "init_from")  # of a recipe
+_FIXED = ("data", "suffixes", "tokenizer", "separate_documents", "seed", "init_from", "dropout")  # of a recipe
+_FREE_OF_EXPERTS = "record_every"  # a habit, as the log
 
 
 def differences(old_plan: Plan, plan: Plan, old: Recipe, recipe: Recipe) -> list[Problem]:
-    """What may not change in a run: the model, the data and their order, the batch. The mesh may."""
+    """What may not change in a run: the model, the data and their order, the batch, and what is dropped out, balanced
+    or limited: the loss would be another function. The mesh may, and so may the optimizer's numbers."""
     pairs: list[tuple[str, Any, Any]] = [
         ("job.seq_len", old_plan.job.seq_len, plan.job.seq_len),
         ("job.global_batch", old_plan.job.global_batch, plan.job.global_batch),
         *((f"recipe.{name}", getattr(old, name), getattr(recipe, name)) for name in _FIXED),
     ]
+    experts, others = ((each.experts or DEFAULT).model_dump(exclude={_FREE_OF_EXPERTS}) for each in (old, recipe))
+    pairs += [(f"recipe.experts.{name}", experts[name], others[name]) for name in experts]
     was, now = old_plan.model.config, plan.model.config
     pairs += [(f"model.config.{key}", was.get(key), now.get(key)) for key in sorted(was.keys() | now.keys())]
     return [

@@ -47,7 +47,8 @@ def _incomplete(schedule: Schedule, rows: Rows) -> list[str]:
             *(Pass(k, m, rank) for k, m in product(KINDS, range(schedule.microbatches))),
         ]
         found += [f"{step} is {times[step]} times on rank {rank}" for step in wanted if times[step] != 1]
-        found += [f"{step} is on rank {rank}, which has stages {stages}" for step in times if step not in set(wanted)]
+        strange = times.keys() - set(wanted)
+        found += [f"{step} is on rank {rank}, which has stages {stages}" for step in times if step in strange]
     return found
 
 

@@ -4,14 +4,14 @@ Actions are played at one second each (two for a whole backward), and a result i
 time that gives, every transfer stands between the action that made it and the action that needs it, and each rank's
 row is a part of that order. Therefore no two ranks can wait for each other: of all that has not happened yet, what
 comes first in time stands first in the rows of all that take part in it. `check_transfers` proves it of the rows
-themselves.
+themselves, and no step runs from rows that it has not seen (`rows.py`).
 """
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from .action import Action
+from .action import SECONDS, Action
 from .passes import Pass, Played
 from .schedule import Schedule
 
@@ -32,7 +32,6 @@ class Transfer(NamedTuple):
 
 
 Step = Action | Transfer | Pass
-SECONDS = {"F": 1, "B": 2, "I": 1, "W": 1}
 
 
 def with_transfers(schedule: Schedule) -> tuple[tuple[Step, ...], ...]:

@@ -1,7 +1,7 @@
 """Pipeline parallelism: PyTorch's pipeline runtime executes the action lists of `planner.schedule`.
 
-Sends and receives stand where `planner/schedule/transfers.py` puts them, which proves that they never lock. Sharded
-weights are gathered once a step, when it begins, and gradients reduced after the last backward of their stage.
+Sends and receives stand where `planner/schedule/transfers.py` puts them; that they never lock is proven of each plan.
+Sharded weights are gathered once a step, when it begins, and gradients reduced after the last backward of their stage.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from torch.distributed.pipelining import PipelineStage
 
 from ...planner.configuration import Configuration
 from ...planner.schedule import Schedule, build
-from ...planner.schedule.transfers import Step, Transfer, with_transfers
+from ...planner.schedule.rows import proven_rows
+from ...planner.schedule.transfers import Step, Transfer
 from .. import compat
 from ..blocks.shape import Shape
 from ..blocks.transformer import Transformer
@@ -60,7 +61,7 @@ class Pipeline:
             for index, part in parts.items()
         ]
         self.runtime = compat.PipelineRuntime(stages, schedule.microbatches, loss_fn=self._loss, scale_grads=False)
-        rows = with_transfers(schedule)
+        rows = proven_rows(schedule)
         steps = {rank: _steps(schedule, rank, row) for rank, row in enumerate(rows)}
         self.runtime._prepare_schedule_with_comms(steps, format="compute_comms")
         if self.vocabulary is not None:

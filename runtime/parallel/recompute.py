@@ -1,7 +1,7 @@
 """Activation recomputation (arXiv:1604.06174): keep inputs, run operations again in the backward pass.
 
-Of a whole layer, or selectively (arXiv:2205.05198, section 5) of the operations that the plan names. Nothing that is
-recomputed is random, so no generator state is kept.
+Of a whole layer, or selectively (arXiv:2205.05198, section 5) of the operations that the plan names. What is
+recomputed draws nothing (dropout follows from counters), so no generator state is kept.
 """
 
 from __future__ import annotations

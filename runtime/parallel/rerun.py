@@ -122,13 +122,14 @@ class Scope:
     def _know(self, result: Any, call: Call) -> None:
         for number, output in enumerate(_several(result)):
             plain = compat.waited(output).detach()
-            self._known[plain.untyped_storage().data_ptr()] = plain, call, number
+            if plain.numel():  # all empty ones lie at 0
+                self._known[plain.untyped_storage().data_ptr()] = plain, call, number
 
     def _note(self, tensor: Tensor) -> Tensor | Note:
         if isinstance(tensor, DTensor):
             return tensor
         plain = compat.waited(tensor)
-        known = self._known.get(plain.untyped_storage().data_ptr())
+        known = self._known.get(plain.untyped_storage().data_ptr()) if plain.numel() else None
         return tensor if known is None else known[1].note(known[2], plain)
 
 

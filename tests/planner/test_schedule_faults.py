@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from schedules import schedules
 
 from meshwright.planner.schedule import Action, Schedule, check, faults, gpipe, one_forward_one_backward, zero_bubble_h1
+from meshwright.planner.schedule import rows as module
 from meshwright.planner.schedule.action import KINDS
 from meshwright.planner.schedule.transfers import Transfer, check_transfers, with_transfers
 
@@ -111,6 +112,15 @@ def test_transfers_in_another_order_lock() -> None:
         row.insert([str(step) for step in row].index(first) + 1, moved)
     with pytest.raises(ValueError, match="transfers never end; rank 0 at send F s0 m1, rank 1 at send B s1 m0"):
         check_transfers(schedule, tuple(tuple(row) for row in rows))
+
+
+def test_rows_that_lock_are_never_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = gpipe(2, 1)
+    late = [sorted(row, key=lambda step: isinstance(step, Transfer)) for row in with_transfers(schedule)]
+    monkeypatch.setattr(module, "with_transfers", lambda _: tuple(map(tuple, late)))
+    for spread, wrong in ((False, "stands before what it needs"), (True, "is 0 times on rank 0")):
+        with pytest.raises(ValueError, match=wrong):
+            module.proven_rows(replace(schedule, spread=spread))
 
 
 def test_an_action_before_what_it_receives() -> None:

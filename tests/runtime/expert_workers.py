@@ -25,6 +25,7 @@ from meshwright.runtime.optimizer import build_optimizer
 from meshwright.runtime.parallel.expert.control import ExpertControl, expert_blocks
 from meshwright.runtime.parallel.expert.sharding import shard_moe
 from meshwright.runtime.parallel.expert.statistics import RoutingRecorder
+from meshwright.runtime.parallel.rerun import Scope
 
 CPU = torch.device("cpu")
 
@@ -51,12 +52,21 @@ def train(
 
 
 def route_with_capacity(
-    folder: Path, block: dict[str, Any], config: dict[str, Any], x: Tensor, degrees: dict[str, int], recipe: Any
+    folder: Path,
+    block: dict[str, Any],
+    config: dict[str, Any],
+    x: Tensor,
+    degrees: dict[str, int],
+    recipe: Any,
+    recompute: bool = False,
 ) -> None:
-    """Save output and gradients, whole, of one block of experts with a capacity; every rank has its part of `x`."""
+    """Save output and gradients, whole, of one block of experts with a capacity; every rank has its part of `x`.
+    `recompute`: nothing of their activation is kept."""
     moe, meshes = Moe(read_shape(config)), build_meshes(Mesh(**degrees), CPU, tied=False)
     moe.load_state_dict(block)
     shard_moe(moe, meshes, None)
+    if recompute:
+        Scope(moe).forget(moe.experts, "activate")
     ExpertControl({0: moe}, expert_shape(config), ExpertRecipe.model_validate(recipe), meshes, 1, CPU)
     own = x.chunk(meshes.world_size)[meshes.rank].clone().requires_grad_()
     output = moe(own)

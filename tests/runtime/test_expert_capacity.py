@@ -102,7 +102,8 @@ def test_capacity_does_not_depend_on_where_experts_are() -> None:
 
 
 @pytest.mark.parametrize("degrees", [{"dp": 2, "ep": 2}, {"dp": 2, "etp": 2}, {"dp": 4, "ep": 2, "etp": 2}], ids=str)
-def test_ranks_that_nobody_sends_to(degrees: dict[str, int], tmp_path: Path) -> None:
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "moe_act"])
+def test_ranks_that_nobody_sends_to(degrees: dict[str, int], recompute: bool, tmp_path: Path) -> None:
     """All tokens choose the first three experts: the others' ranks get none, and their weights gradients of zero."""
     block = random_block(DEEPSEEK_V3)
     with torch.no_grad():
@@ -111,7 +112,7 @@ def test_ranks_that_nobody_sends_to(degrees: dict[str, int], tmp_path: Path) -> 
     x = torch.randn(4, 10, 32, generator=torch.Generator().manual_seed(1))
     output = block(x)
     output.square().sum().backward()
-    arguments = (tmp_path, block.state_dict(), DEEPSEEK_V3, x, degrees, {"balance": "none"})
+    arguments = (tmp_path, block.state_dict(), DEEPSEEK_V3, x, degrees, {"balance": "none"}, recompute)
     run_ranks(degrees["dp"], expert_workers.route_with_capacity, *arguments)
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(degrees["dp"])]
     torch.testing.assert_close(torch.cat([rank["output"] for rank in found]), output, rtol=1e-4, atol=1e-4)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from harness import run_ranks
+from moe_families import DEEPSEEK_V3
 from oracle import reference_model
 from plans import LLAMA, make_plan
 from safetensors import safe_open
@@ -61,3 +62,15 @@ def test_a_bf16_job_is_stored_in_bf16(tmp_path: Path) -> None:
     with safe_open(tmp_path / "final" / "model.safetensors", framework="pt") as file:
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "final").dtype == torch.bfloat16
+
+
+def test_corrections_of_routers_are_stored_as_transformers_has_them(tmp_path: Path) -> None:
+    plan = make_plan(DEEPSEEK_V3, microbatch=8, precision="bf16")
+    run_ranks(1, export_untrained, tmp_path / "final", plan, 50_000)
+    folder = tmp_path / "final"
+    stored = {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).state_dict()
+    assert torch.float32 in {loaded[name].dtype for name in stored if name in loaded}
+    assert all(stored[name].dtype == loaded[name].dtype for name in stored if name in loaded)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in stored.values())

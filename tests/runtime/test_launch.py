@@ -188,6 +188,16 @@ def test_a_run_folder_refuses_another_training_and_takes_another_mesh(tmp_path: 
     assert fields == {"model.config.hidden_size", "job.seq_len", "recipe.seed", "recipe.tokenizer"}
 
 
+def test_a_run_folder_keeps_its_loss(tmp_path: Path, text: Path) -> None:
+    plan = make_plan(LLAMA, dp=2)
+    open_run(tmp_path, plan, recipe(text))
+    open_run(tmp_path, plan, recipe(text, experts={"record_every": 5}))
+    with pytest.raises(InputError) as caught:
+        open_run(tmp_path, plan, recipe(text, separate_documents=True, dropout=False, experts={"aux_loss": 0.1}))
+    fields = {problem.field for problem in caught.value.problems}
+    assert fields == {"recipe.separate_documents", "recipe.dropout", "recipe.experts.aux_loss"}
+
+
 def test_everything_is_refused_before_a_worker_starts(tmp_path: Path, text: Path) -> None:
     plan = make_plan(LLAMA, dp=2)
     cluster = plan.cluster.model_dump(mode="json", by_alias=True)
