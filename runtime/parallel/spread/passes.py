@@ -100,7 +100,11 @@ class Vocabulary:
     def _embed(self, microbatch: int) -> None:
         with torch.no_grad():
             found = self.ends(self.parts[microbatch].tokens).contiguous()
-        self.embedded[microbatch] = self._reduce("E", found, self.first)
+        sent = self._reduce("E", found, self.first)
+        if self.rank == self.first:
+            self.embedded[microbatch] = sent
+        else:
+            self._let_go(sent)
 
     def _arrive(self, microbatch: int) -> None:
         """Stage 0 begins with the sum of what all ranks found."""
@@ -114,14 +118,11 @@ class Vocabulary:
     def _embedding_gradients(self, microbatch: int) -> None:
         if self.rank == self.first:  # sent when it was there; whoever receives it may come later
             sent = self.input_gradients.pop(microbatch)
-            self.leaving = [each for each in (*self.leaving, sent) if not each.work.is_completed()]
             gradient = sent.tensor
+            self._let_go(sent)
         else:
             gradient = self._broadcast("T", self._buffer(), self.first).wait()
         torch.autograd.backward(self.ends(self.parts[microbatch].tokens), gradient)
-        for done in (self.embedded.pop(microbatch, None), self.output_gradients.pop(microbatch, None)):
-            if done is not None:  # all ranks had sent theirs before the backward whose gradient this is
-                done.wait()
 
     def handed_over(self, hidden: Tensor, microbatch: int) -> Tensor:
         """What the last stage goes backward from, once G is done everywhere: a zero whose gradient by `hidden` is that
@@ -143,11 +144,19 @@ class Vocabulary:
         loss, gradient = self.layers.pop(microbatch).gradients(self.weight)
         self.outputs.pop(microbatch).wait()
         self.losses.append(loss)
-        self.output_gradients[microbatch] = self._reduce("G", gradient.contiguous(), self.last)
+        sent = self._reduce("G", gradient.contiguous(), self.last)
+        if self.rank == self.last:
+            self.output_gradients[microbatch] = sent
+        else:
+            self._let_go(sent)
 
     def output_gradient(self, microbatch: int) -> Tensor:
         """Of the loss by the last stage's hidden states, from all ranks."""
         return self.output_gradients.pop(microbatch).wait()
+
+    def _let_go(self, sent: Sent) -> None:
+        """Keep what nobody here needs any more until it has left."""
+        self.leaving = [each for each in (*self.leaving, sent) if not each.work.is_completed()]
 
     def _buffer(self) -> Tensor:
         return torch.empty(self.hidden.shape, dtype=self.hidden.dtype, device=self.device)
