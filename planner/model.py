@@ -37,6 +37,7 @@ class Attention:
     qk_norm_parameters: int = 0  # of the query and key norms together
     window: int | None = None  # sliding window in tokens, None: full causal
     latent: Latent | None = None
+    capped: bool = False  # scores are bounded by a tanh
 
     @property
     def query_width(self) -> int:

@@ -143,7 +143,9 @@ def gradients(config: dict[str, Any], **options: Any) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("family", WHOLE)
-@pytest.mark.parametrize("operations", [("core_attn", "moe"), (*get_args(Module)[:3], "moe_act", "mla_up_proj")], ids="+".join)
+@pytest.mark.parametrize(
+    "operations", [("mlp", "moe"), (*get_args(Module)[:3], "moe_act", "mla_up_proj")], ids="+".join
+)
 def test_every_family_is_recomputed_exactly(operations: tuple[Module, ...], family: str) -> None:
     """Sandwiched norms, experts, shared experts, latent attention."""
     expected = gradients(WHOLE[family])
