@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from workers import OPTIMIZER
+
 from parity_table.outcome import BARS, Outcome
 from parity_table.products import PLAIN, all_pairs, covered_pairs, refusal
 from parity_table.row import Row
 from parity_table.run import STEPS
-from workers import OPTIMIZER
 
 PATH = Path(__file__).parents[3] / "docs" / "parity.md"
 
@@ -35,9 +36,9 @@ context of the device | |
 | ratio | peak over predicted; empty where a plan moves things to the host, which is the same memory on a CPU | |
 
 Equal runs drift apart: rounding (1e-7) is divided by the size of a gradient in AdamW, however small that is, and a
-router that is undecided between two experts may choose the other one. That is why the bar of {STEPS} steps is wider than
-that of the first, where nothing has been divided yet, and why AdamW has eps {OPTIMIZER["eps"]:.0e} here on both sides, not
-its default of 1e-8: with that the drift of some rows is up to ten times larger, at equal first gradients.
+router that is undecided between two experts may choose the other one. That is why the bar of {STEPS} steps is wider
+than that of the first, where nothing has been divided yet, and why AdamW has eps {OPTIMIZER["eps"]:.0e} here on both
+sides, not its default of 1e-8: with that the drift is up to ten times larger, at equal first gradients.
 
 Rows are every value of every dimension alone, some of their own, and products in which every two values of two
 dimensions meet wherever a legal plan has both (a greedy cover; `tests/runtime/parity_table/products.py`). Every run of
