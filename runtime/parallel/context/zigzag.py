@@ -16,8 +16,6 @@ from torch import Tensor
 
 from ....planner.sequence import local_tokens
 
-IGNORED = -100  # a target that adds nothing to the loss
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Zigzag:
