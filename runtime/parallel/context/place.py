@@ -51,4 +51,4 @@ class Place:
     def _positions(self, length: int, device: torch.device) -> Tensor:
         if length != self.layout.local:
             raise ValueError(f"{length} tokens, not the {self.layout.local} of one rank")
-        return self.layout.positions(self.rank).to(device)
+        return self.layout.positions(self.rank, device)
