@@ -37,6 +37,7 @@ class Attention:
     qk_norm_parameters: int = 0  # of the query and key norms together
     window: int | None = None  # sliding window in tokens, None: full causal
     latent: Latent | None = None
+    capped: bool = False  # scores are bounded by a tanh
 
     @property
     def query_width(self) -> int:
@@ -60,13 +61,15 @@ class Attention:
         output = self.output_width * hidden
         if self.latent is None:
             return hidden * (self.query_width + self.key_width + self.value_width) + output
-        latent = self.latent
-        query = hidden * self.query_width
-        if latent.q_rank is not None:
-            query = hidden * latent.q_rank + latent.q_rank * self.query_width
-        down = hidden * (latent.kv_rank + latent.rope_dim)
-        up = latent.kv_rank * self.heads * (latent.nope_dim + self.value_dim)
-        return query + down + up + output
+        down = hidden * (self.latent.kv_rank + self.latent.rope_dim + (self.latent.q_rank or 0))
+        return down + self.up_parameters(hidden) + output
+
+    def up_parameters(self, hidden: int) -> int:
+        """Of these, what makes queries, keys and values of latents (of the hidden states queries without one)."""
+        if self.latent is None:
+            return 0
+        key_value = self.latent.kv_rank * self.heads * (self.latent.nope_dim + self.value_dim)
+        return (self.latent.q_rank or hidden) * self.query_width + key_value
 
     def other_parameters(self, hidden: int) -> int:
         """Biases and norms inside attention."""

@@ -210,7 +210,8 @@ def has_flash(query: Tensor, *, masked: bool) -> bool:
     """Whether `flash` takes such queries. On CUDA the kernel has no masks and computes in 16 bits."""
     if query.device.type == "cpu":
         return True
-    return not masked and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0
+    width = query.shape[-1]
+    return not masked and query.dtype in (torch.float16, torch.bfloat16) and width % 8 == 0 and width <= 256
 
 
 def flash(
@@ -248,7 +249,7 @@ def flash_backward(
         random = torch.empty(2, dtype=torch.uint64, device=query.device)  # unread: nothing is dropped
         lengths = (None, None, query.shape[2], key.shape[2])
         fused = torch.ops.aten._scaled_dot_product_flash_attention_backward
-        gradients = fused(*given, *lengths, 0.0, causal, random, random, scale=scale)
+        gradients = fused(*(each.contiguous() for each in given), *lengths, 0.0, causal, random, random, scale=scale)
     return gradients[0], gradients[1], gradients[2]
 
 

@@ -13,6 +13,7 @@ from ..configuration import Module
 from ..frameworks.framework import Keeps
 from ..model import Layer, Mlp, Moe
 from .context import blocks_of, copies, passing_bytes
+from .scores import are_held, held_bytes
 from .sharding import Sharding
 
 
@@ -64,6 +65,7 @@ class Shape:
     element: int
     keeps: Keeps
     fp8: bool = False
+    on_cpu: bool = True
 
     @property
     def tokens(self) -> float:
@@ -179,12 +181,20 @@ def layer_input_bytes(layer: Layer, shape: Shape) -> float:
 
 def transient_bytes(layer: Layer, shape: Shape) -> float:
     """What stands beside the saved activations while a layer goes backward: through its feed-forward block, or later
-    through an attention that passes blocks between ranks, when what the feed-forward block kept is freed."""
+    through an attention that passes blocks between ranks or holds scores, when what the feed-forward block kept is
+    freed."""
+    attention, sharding = layer.attention, shape.sharding
+    inside = 0.0
+    if shape.keeps.score_blocks and are_held(attention, sharding, on_cpu=shape.on_cpu, fp32=shape.element == 4):
+        inside = held_bytes(attention, sharding, shape.seq_len)
+    if sharding.cp > 1:
+        blocks = blocks_of(attention, sharding, shape.seq_len, shape.element)
+        inside += passing_bytes(sharding.cp_algorithm, blocks)
     feed_forward = _feed_forward_transient(layer, shape)
-    if shape.sharding.cp == 1:
+    if not inside:
         return feed_forward
-    kept, blocks = layer_kept(layer, shape), blocks_of(layer.attention, shape.sharding, shape.seq_len, shape.element)
-    return max(feed_forward, passing_bytes(shape.sharding.cp_algorithm, blocks) - kept.mlp - kept.moe)
+    kept = layer_kept(layer, shape)
+    return max(feed_forward, inside - kept.mlp - kept.moe)
 
 
 def _feed_forward_transient(layer: Layer, shape: Shape) -> float:

@@ -169,8 +169,7 @@ def module_s(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, modul
     if module == "layernorm":
         return elementwise_s(rates, layer.norms * 2 * own * hidden * rates.element_bytes, layer.norms)
     if module == "mla_up_proj":
-        latent = attention_matmuls(layer.attention, hidden, sharding, seq_len)
-        return matmul_s(rates, latent[-2]) if layer.attention.latent else 0.0
+        return _up_projections_s(layer, sharding, seq_len, rates)
     if isinstance(ffn, Mlp):
         return _block_s(rates, ffn, hidden, tokens, sharding.tp) if module == "mlp" else 0.0
     routed = routed_tokens(ffn, sharding, seq_len)
@@ -179,6 +178,15 @@ def module_s(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, modul
     return (
         _block_s(rates, ffn.expert, hidden, routed, sharding.etp, ffn.experts / sharding.ep) if module == "moe" else 0.0
     )
+
+
+def _up_projections_s(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates) -> float:
+    """Queries, and keys and values, from their latents (queries without one from the hidden states), as Megatron-Core
+    repeats them; latents stay."""
+    if layer.attention.latent is None:
+        return 0.0
+    *_, queries, _, keys_and_values, _ = attention_matmuls(layer.attention, layer.hidden, sharding, seq_len)
+    return matmul_s(rates, queries) + matmul_s(rates, keys_and_values)
 
 
 def _block_s(rates: Rates, mlp: Mlp, hidden: int, tokens: float, split: int, experts: float = 0) -> float:

@@ -178,7 +178,8 @@ def _ring_s(blocks: Blocks, ring: GroupPaths, attention_s: tuple[float, float]) 
 
 
 def _token_ring_s(blocks: Blocks, group: GroupPaths, attention_s: tuple[float, float]) -> Exposed:
-    """Both directions at once, beside the attention of the queries at hand; with the last return nothing runs."""
+    """Queries and returns one after the other, as messages of one group go (NCCL has one stream for them), beside the
+    attention of the queries at hand; with the last return nothing runs."""
     if blocks.steps == 0:
         return Exposed()
     there, back = _directions(blocks)
@@ -187,9 +188,9 @@ def _token_ring_s(blocks: Blocks, group: GroupPaths, attention_s: tuple[float, f
         (there.forward, back.forward, attention_s[0]),
         (there.backward, back.backward, attention_s[1]),
     ):
-        hop = ring_exchange_s(group, max(out, home))
-        exposed_s = blocks.steps * max(0.0, hop - seconds / (blocks.steps + 1))
-        found.append(exposed_s + ring_exchange_s(group, home))
+        hop, last, beside = ring_exchange_s(group, out), ring_exchange_s(group, home), seconds / (blocks.steps + 1)
+        both = (blocks.steps - 1) * max(0.0, hop + last - beside)  # nothing returns beside the first hop
+        found.append(max(0.0, hop - beside) + both + last)
     return Exposed(*found)
 
 

@@ -134,7 +134,9 @@ def _collectives_s(setting: Setting, configuration: Configuration, held: Held, l
     gather = _over_data(setting, configuration, held, element, all_gather_s, layers) if zero else 0.0
     collective = reduce_scatter_s if zero else all_reduce_s
     reduction = _over_data(setting, configuration, held, _wire_bytes(setting), collective, layers)
-    link = swap_s(setting, owned(held, configuration)) if configuration.swap_layers else 0.0
+    link = 0.0
+    if configuration.swap_layers:
+        link = swap_s(setting, owned(held - of_ends(setting.costs(configuration)), configuration))
     return gather + link, reduction + link
 
 

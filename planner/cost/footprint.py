@@ -53,6 +53,8 @@ def offloaded_bytes(setting: Setting, configuration: Configuration) -> float:
     """What the busiest device keeps on its host, or on the drive."""
     costs, tied = setting.costs(configuration), setting.architecture.tied_embeddings
     held = (rank_parameters(costs, configuration, rank, tied) for rank in range(configuration.mesh.pp))
+    if configuration.swap_layers:
+        held = (each - of_ends(costs) for each in held)
     return host_bytes(setting, configuration, max(owned(each, configuration) for each in held))
 
 

@@ -57,6 +57,9 @@ class Held:
     def __add__(self, other: Held) -> Held:
         return Held(self.dense + other.dense, self.expert + other.expert)
 
+    def __sub__(self, other: Held) -> Held:
+        return Held(self.dense - other.dense, self.expert - other.expert)
+
     @property
     def total(self) -> float:
         return self.dense + self.expert

@@ -187,6 +187,7 @@ class Setting:
             element=self.element_bytes,
             keeps=self.framework.keeps,
             fp8=self.job.precision == "fp8",
+            on_cpu=self.device.kind == "cpu",
         )
 
     def costs(self, configuration: Configuration) -> ModelCosts:

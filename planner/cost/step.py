@@ -101,6 +101,8 @@ def _operations_flops(layer: Layer, operations: Collection[Module], seq_len: int
         total += 2.0 * ffn.active_matmul_parameters(layer.hidden) * seq_len
     if isinstance(ffn, Mlp) and "mlp" in operations:
         total += 2.0 * ffn.matmul_parameters(layer.hidden) * seq_len
+    if "mla_up_proj" in operations:
+        total += 2.0 * layer.attention.up_parameters(layer.hidden) * seq_len
     return total
 
 

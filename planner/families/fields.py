@@ -90,9 +90,9 @@ class Fields:
         if not holds and not self._wrong & {*names, *given}:
             self._report(names, self._value(names, None), rule, str(fix))
 
-    def has(self, *names: str) -> bool:
-        """Whether the file gives the field a value other than null."""
-        return self._value(names, None) is not None
+    def has(self, *names: str, default: object = None) -> bool:
+        """Whether the field has a value other than null: the file's, or where it gives none the default."""
+        return self._value(names, default) is not None
 
     def report_misspelt(self) -> None:
         """A key that nobody reads, but is almost one that is absent, would silently become a default."""

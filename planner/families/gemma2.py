@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..model import Architecture, Layer
 from .common import (
     decoder,
@@ -22,6 +24,7 @@ def read(fields: Fields) -> Architecture:
     attention = grouped_attention(
         fields, hidden, heads=8, kv_heads=4, head_dim=256, qkv_bias=bias, out_bias=bias, always_even_split=True
     )
+    attention = replace(attention, capped=fields.has("attn_logit_softcapping", default=50.0))
     windows = typed_windows(fields, count, sliding_window(fields, 4096), [i % 2 == 0 for i in range(count)])
     mlp = gated_mlp(fields, 9216)
     layers = [Layer(hidden=hidden, attention=block, ffn=mlp, norms=4) for block in windowed(attention, windows)]

@@ -54,6 +54,9 @@ class Keeps(Frozen):
         default=1, ge=1, le=2, description="hidden-wide copies of a routed token: 2 where experts' outputs are weighted"
     )
     scores: bool = Field(default=False, description="attention that is not fused keeps its score matrices")
+    score_blocks: bool = Field(
+        default=False, description="what no fused kernel computes holds a block of fp32 scores (planner/cost/scores.py)"
+    )
     dropout: bool = Field(default=False, description="masks of a byte per element (and dropped scores) are kept")
     attention: bool = Field(
         default=False,

@@ -68,6 +68,8 @@ def _in_flight(setting: Setting, configuration: Configuration) -> Problem | None
         return None
     needed = [len(configuration.stages_of(rank)) for rank in range(pp)]
     fix = f"in_flight={max(needed)}"
+    if pp == 1:
+        return Problem("--pin in_flight", given, "limits what ranks of a pipeline hold, and pp is 1", "pp=2")
     if configuration.schedule == CUSTOM:
         return Problem("--pin in_flight", given, "a custom schedule says itself what ranks hold", "leave it out")
     if len(given) not in (1, pp):

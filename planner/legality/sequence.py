@@ -52,11 +52,16 @@ def _product(setting: Setting, configuration: Configuration) -> Problem | None:
     cp, ulysses = configuration.mesh.cp, configuration.cp_ulysses
     if ulysses > 1 and configuration.cp_algorithm != "usp":
         return Problem("--pin cp_ulysses", ulysses, "is the part of usp that shares out heads", "cp_algorithm=usp")
+    if cp > 1 and ulysses == 1 and configuration.cp_algorithm == "usp":
+        return Problem(
+            "--pin cp_algorithm", "usp", "with cp_ulysses=1 shares out no heads: a ring", "cp_algorithm=ring"
+        )
     return divides("cp_ulysses", ulysses, cp, "the context-parallel ranks")
 
 
 def _parts(setting: Setting, configuration: Configuration) -> Problem | None:
-    tokens = configuration.microbatch * setting.job.seq_len // configuration.mesh.cp
+    mesh, sp = configuration.mesh, configuration.sp
+    tokens = configuration.microbatch * local_tokens(setting.job.seq_len, mesh.cp, mesh.tp if sp else 1)
     if configuration.logits_chunks <= tokens:
         return None
     rule = f"a microbatch has {tokens} tokens on a rank, and a chunk one or more"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ...errors import Problem
-from ..configuration import CORE, Configuration
+from ..configuration import CORE, Configuration, Module
 from ..cost.setting import Setting
+from ..model import Layer, Moe
 from .rule import Rule, divides
 
 
@@ -55,6 +58,26 @@ def _operations(setting: Setting, configuration: Configuration) -> Problem | Non
     return Problem("--pin recompute_operations", named, rule, "recompute=selective")
 
 
+def _no_such_operation(setting: Setting, configuration: Configuration) -> Problem | None:
+    operations, has = configuration.recompute_operations, {each for layer in setting.kinds for each in _has(layer)}
+    if "selective" not in configuration.recompute or has & set(operations):
+        return None
+    known = ", ".join(sorted(has))
+    rule = f"no layer of this model has such operations; they have {known}"
+    return Problem("--pin recompute_operations", ",".join(operations), rule, "recompute_operations=core_attn")
+
+
+def _has(layer: Layer) -> Iterator[Module]:
+    """Operations that selective recomputation can give up in a layer."""
+    yield from ("core_attn", "layernorm")
+    if not isinstance(layer.ffn, Moe) or layer.ffn.shared:
+        yield "mlp"
+    if isinstance(layer.ffn, Moe):
+        yield from ("moe", "moe_act")
+    if layer.attention.latent is not None:
+        yield "mla_up_proj"
+
+
 def _drive(setting: Setting, configuration: Configuration) -> Problem | None:
     if configuration.offload == 0 or configuration.offload_to != "nvme" or setting.has_nvme:
         return None
@@ -90,6 +113,7 @@ RULES: tuple[Rule, ...] = (
     Rule("offload", "a fraction", _offload_state),
     Rule("offload-to", "where offloaded states go", _nothing_offloaded),
     Rule("operations", "operations are recomputed selectively", _operations),
+    Rule("no-operation", "a layer gives up what it has", _no_such_operation),
     Rule("drive", "states go where there is a drive", _drive),
     Rule("swap", "layers come and go one by one", _swapped),
 )

@@ -9,6 +9,9 @@ Kind = Literal["F", "B", "I", "W"]
 KINDS: dict[str, Kind] = {"F": "F", "B": "B", "I": "I", "W": "W"}
 """Forward; full backward; backward for the input alone; and for the weights alone, any time after it."""
 
+SECONDS: dict[Kind, int] = {"F": 1, "B": 2, "I": 1, "W": 1}
+"""How long each takes where a schedule is laid out before anybody has priced it."""
+
 
 class Action(NamedTuple):
     """One microbatch through one virtual stage: forward (F), backward (B), or its two halves (I, then W)."""

@@ -15,7 +15,7 @@ import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from .action import Action, Kind
+from .action import SECONDS, Action, Kind
 from .placement import Placement
 from .schedule import Schedule
 
@@ -47,9 +47,6 @@ def limited(schedule: Schedule, caps: Sequence[int]) -> Schedule:
     return greedy(
         schedule.name, schedule.microbatches, schedule.places, caps, seconds, lambda each: (places[each],), whole
     )
-
-
-SECONDS: dict[Kind, float] = {"F": 1.0, "B": 2.0, "I": 1.0, "W": 1.0}
 
 
 @dataclass(slots=True)

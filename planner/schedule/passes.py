@@ -32,7 +32,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from .action import Action
+from .action import SECONDS, Action
 from .order import DeadlockError, executable_order
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 PassKind = Literal["E", "S", "G", "T"]
 KINDS: tuple[PassKind, ...] = ("E", "S", "G", "T")
 
-TICKS = {"F": 2, "B": 4, "I": 2, "W": 2, "S": 1, "G": 1}
+TICKS: dict[str, int] = {**{kind: 2 * each for kind, each in SECONDS.items()}, "S": 1, "G": 1}
+"""Halves of the seconds of actions; a pass takes one."""
 AHEAD, BEHIND = 4, 2
 """Ticks from E to the forward that needs it (no action takes longer), and from a backward to its T."""
 LATE = 1

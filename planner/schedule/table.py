@@ -139,12 +139,16 @@ def held_of(configuration: Configuration, rank: int) -> Held:
 
 
 def _settled(configuration: Configuration) -> Schedule:
-    """A spread schedule with as many microbatches as show what it holds."""
+    """A spread schedule with as many microbatches as show what it holds: of a rhythm that repeats, two for each stage
+    (forwards are drawn across two backwards); of one that holds all of them, all."""
     if configuration.schedule == CUSTOM:
         return build(configuration)
+    name, count = configuration.schedule, configuration.microbatches
     ranks, chunks = configuration.mesh.pp, configuration.vpp
-    few = min(configuration.microbatches, 2 * ranks * chunks)  # beyond the stages: it warms up for longer
-    return spread(configuration.schedule, ranks, few, chunks, configuration.in_flight)
+    few = min(count, 2 * ranks * chunks)
+    if held(name, ranks, few, chunks, 0) != held(name, ranks, count, chunks, 0):
+        few = count
+    return spread(name, ranks, few, chunks, configuration.in_flight)
 
 
 @lru_cache(maxsize=256)

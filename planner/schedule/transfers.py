@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from .action import Action
+from .action import SECONDS, Action
 from .passes import Pass, Played
 from .schedule import Schedule
 
@@ -32,7 +32,6 @@ class Transfer(NamedTuple):
 
 
 Step = Action | Transfer | Pass
-SECONDS = {"F": 1, "B": 2, "I": 1, "W": 1}
 
 
 def with_transfers(schedule: Schedule) -> tuple[tuple[Step, ...], ...]:

@@ -158,8 +158,12 @@ def _with_polished(
     """Best of each mesh, the first few of them polished; best first."""
     ranked = list(_best_of_each_mesh(priced))
     choices = CHOICES if pins.recompute is None and pins.recompute_operations is None else recomputations(pins)
+
+    def better_than_all(each: Bounded) -> bool:
+        return value_of(each.configuration, each.bound_s) < min(one.value for one in ranked)
+
     for place, result in enumerate(ranked[:POLISHED]):
-        tried = list(spread_variants(setting, pins, result.configuration))
+        tried = list(spread_variants(setting, pins, result.configuration, better_than_all))
         if polishable(setting, result.configuration):
             polished = polish(setting, result.configuration, choices)
             tried += [] if polished is None else [polished]

@@ -16,6 +16,7 @@ from ..pins import Pins
 from ..schedule.builder import Builder
 from ..schedule.name import CUSTOM
 from ..schedule.table import custom, table
+from ..sequence import local_tokens
 from .context import choices
 from .partition import even_split
 
@@ -110,7 +111,8 @@ def _recipes(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> Itera
     """Schedule, ZeRO stage and recomputation over one mesh."""
     count = max(1, setting.job.global_batch // (mesh.dp * microbatch))
     layers = len(setting.architecture.layers)
-    sp, chunks = _sp(setting, pins, mesh), _logits_chunks(setting, pins, mesh, microbatch)
+    sp = _sp(setting, pins, mesh)
+    chunks = _logits_chunks(setting, pins, mesh, microbatch, sp=sp)
     contexts = choices(setting, pins, mesh, microbatch, sp=sp)
     for schedule, vpp in _schedules(setting, pins, mesh, count):
         for zero, copies in _shardings(setting, pins, mesh):
@@ -186,12 +188,12 @@ def _shardings(setting: Setting, pins: Pins, mesh: Mesh) -> Iterator[tuple[int, 
 BINDING, CHUNK_TOKENS = 1 / 8, 2048
 
 
-def _logits_chunks(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> int:
+def _logits_chunks(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int, *, sp: bool) -> int:
     """As few as keep the logits of a microbatch below an eighth of the device, of 2048 tokens or more: each adds up a
     gradient of the whole output projection."""
     if pins.logits_chunks or not setting.framework.chunks_loss:
         return pins.logits_chunks or 1
-    tokens = microbatch * setting.job.seq_len // mesh.cp
+    tokens = microbatch * local_tokens(setting.job.seq_len, mesh.cp, mesh.tp if sp else 1)
     logits = setting.framework.keeps.logit_bytes * tokens * setting.architecture.vocab / mesh.tp
     wanted = logits / (BINDING * setting.memory_limit_bytes)
     return max(1, min(1 << max(0, math.ceil(math.log2(wanted))), tokens // CHUNK_TOKENS))

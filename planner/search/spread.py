@@ -6,7 +6,7 @@ which ranks seldom wait for a pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from ..configuration import Configuration
@@ -14,34 +14,37 @@ from ..cost.setting import Setting
 from ..legality import is_legal
 from ..pins import Pins
 from ..schedule.table import table
-from .bound import Balancer, holds
+from .bound import Balancer, Bounded, bounded, holds
 
 BESIDE = ("zb-v", "zb-h1")
 
 
-def spread_variants(setting: Setting, pins: Pins, configuration: Configuration) -> Iterator[Configuration]:
-    """Legal ones that fit, with layers balanced anew. None where an output layer takes less than a layer does: it is
-    balanced then by a layer more or less."""
+def spread_variants(
+    setting: Setting, pins: Pins, configuration: Configuration, worthwhile: Callable[[Bounded], bool]
+) -> Iterator[Configuration]:
+    """Legal ones that fit, with layers balanced anew. None where an output layer takes less than a layer does (it is
+    balanced then by a layer more or less), nor of a schedule that somebody asked for: it would hold more. `worthwhile`
+    judges by the lower bound."""
     costs = setting.costs(configuration)
     small = costs.head.forward_s < min(block.forward_s for block in costs.layers)
-    asked = pins.spread_vocabulary is not None or configuration.spread_vocabulary
+    asked = (pins.spread_vocabulary, pins.schedule, pins.actions, pins.in_flight) != (None,) * 4
     if asked or small or configuration.mesh.pp == 1 or not setting.framework.spreads_vocabulary:
         return
     balancer = Balancer(setting)
     for schedule, vpp in _schedules(pins, configuration):
         recompute = (configuration.recompute[0],) * configuration.mesh.pp
         spread = replace(configuration, schedule=schedule, vpp=vpp, recompute=recompute, spread_vocabulary=True)
-        if configuration.stages > len(costs.layers) or configuration.mesh.pp * vpp > len(costs.layers):
+        if configuration.mesh.pp * vpp > len(costs.layers):
             continue
         found = balancer.balanced(spread)
-        if is_legal(setting, found) and holds(setting, found):
+        if is_legal(setting, found) and worthwhile(bounded(setting, found)) and holds(setting, found):
             yield found
 
 
 def _schedules(pins: Pins, configuration: Configuration) -> Iterator[tuple[str, int]]:
     """Names and virtual stages a rank."""
     yield configuration.schedule, configuration.vpp
-    for name in BESIDE if pins.schedule is None else ():
+    for name in BESIDE:
         chunks = table()[name].chunks.start
         if name != configuration.schedule and pins.vpp in (None, chunks):
             yield name, chunks

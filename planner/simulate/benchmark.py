@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from ..schedule import Schedule, gpipe, interleaved, one_forward_one_backward
+from ..schedule import Schedule, gpipe, interleaved, one_forward_one_backward, zero_bubble_v
 from .engine import run, step_time
 from .work import Work
 
@@ -19,6 +19,7 @@ CASES: dict[str, Callable[[], Schedule]] = {
     "gpipe, 8 ranks, 640 microbatches": partial(gpipe, 8, 640),
     "1f1b, 8 ranks, 640 microbatches": partial(one_forward_one_backward, 8, 640),
     "interleaved x4, 8 ranks, 160 microbatches": partial(interleaved, 8, 160, 4),
+    "zb-v, 8 ranks, 213 microbatches": partial(zero_bubble_v, 8, 213),
     "1f1b, 64 ranks, 80 microbatches": partial(one_forward_one_backward, 64, 80),
 }
 
@@ -41,7 +42,8 @@ def _work(schedule: Schedule, steal: float = 0.0) -> Work:
     """Ten layers a stage, with collectives that just hide."""
     stages = schedule.stages
     forward, backward, gather, reduce = ((each,) * stages for each in (1.0, 2.0, 0.5, 1.0))
-    return Work(forward, backward, 0.01, gather, reduce, (10,) * stages, steal=steal)
+    pieces = (10,) * stages
+    return Work(forward, backward, 0.01, gather, reduce, pieces, steal=steal, input_s=forward, weight_s=forward)
 
 
 def _made(make: Callable[[], Schedule]) -> object:

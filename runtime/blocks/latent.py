@@ -44,30 +44,39 @@ class LatentAttention(nn.Module):
         self.q_b_proj = None if rank is None else Linear(rank, width, bias=False, unit=self.head_dim)
 
     def forward(self, x: Tensor, documents: Tensor | None = None) -> Tensor:
-        key, value = self._key_value(x)
-        mixed: Tensor = self.core(self._query(x), key, value, documents)
+        key, value = self._key_value(*self._compressed(x))
+        mixed: Tensor = self.core(self._query(self._query_input(x)), key, value, documents)
         output: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
         return output
 
+    def _query_input(self, x: Tensor) -> Tensor:
+        """What queries are projected from: their latent, or the hidden states."""
+        if self.q_a_proj is None:
+            return x
+        assert self.q_a_layernorm is not None
+        latent: Tensor = self.q_a_layernorm(self.q_a_proj(x))
+        return latent
+
     def _query(self, x: Tensor) -> Tensor:
         """[batch, heads, seq_len, nope_dim + rope_dim]."""
-        if self.q_a_proj is None:
-            assert self.q_proj is not None
-            whole = self.q_proj(x)
-        else:
-            assert self.q_b_proj is not None
-            assert self.q_a_layernorm is not None
-            whole = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
+        up = self.q_proj if self.q_b_proj is None else self.q_b_proj
+        assert up is not None
+        whole = up(x)
         heads = whole.view(x.shape[0], x.shape[1], -1, self.head_dim).transpose(1, 2)
         plain, placed = heads.split((self.latent.nope_dim, self.latent.rope_dim), dim=-1)
         return torch.cat((plain, *self.rotary.turn(placed)), dim=-1)
 
-    def _key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _compressed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The latent of keys and values [batch, seq_len, kv_rank], and the key of all heads [batch, seq_len,
+        rope_dim]."""
+        compressed, shared = self.kv_a_proj_with_mqa(x).split((self.latent.kv_rank, self.latent.rope_dim), dim=-1)
+        return self.kv_a_layernorm(compressed), shared
+
+    def _key_value(self, compressed: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
         """[batch, heads, seq_len, nope_dim + rope_dim], [batch, heads, seq_len, value_dim]."""
         latent = self.latent
-        compressed, shared = self.kv_a_proj_with_mqa(x).split((latent.kv_rank, latent.rope_dim), dim=-1)
         (placed,) = self.rotary.turn(shared.unsqueeze(1))
-        both = self.kv_b_proj(self.kv_a_layernorm(compressed))
-        heads = both.view(x.shape[0], x.shape[1], -1, latent.nope_dim + self.value_dim).transpose(1, 2)
+        both = self.kv_b_proj(compressed)
+        heads = both.view(both.shape[0], both.shape[1], -1, latent.nope_dim + self.value_dim).transpose(1, 2)
         plain, value = heads.split((latent.nope_dim, self.value_dim), dim=-1)
         return torch.cat((plain, placed.expand(-1, heads.shape[1], -1, -1)), dim=-1), value

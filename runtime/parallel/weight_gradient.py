@@ -63,7 +63,10 @@ class PutOff:
         """x [..., in] times weight [out, in]; its backward leaves a note instead of the weight gradient."""
         if not (torch.is_grad_enabled() and x.requires_grad and weight.requires_grad):
             return F.linear(x, weight)
-        return _product(x, weight.detach(), get_gradient_edge(weight), self)
+        gradients: list[Tensor] = []
+        y = F.linear(_keep(x, gradients, get_gradient_edge(weight), self), weight.detach())
+        y.register_hook(gradients.append)  # type: ignore[no-untyped-call]
+        return y
 
     @contextmanager
     def used(self) -> Iterator[None]:
@@ -75,20 +78,21 @@ class PutOff:
             use_product(before)
 
 
-class _Product(torch.autograd.Function):
-    """A product whose weight is no input to autograd."""
+class _Keep(torch.autograd.Function):
+    """The input of a product, on its way there. Backward it comes after the product, whose output gradient is in
+    `gradients` by then. (A product of its own kind would be repeated by recomputation, which stops at the last thing
+    that is kept: PyTorch's keeps before it computes, one in here would after.)"""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, edge: GradientEdge, put_off: PutOff) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.edge, ctx.put_off = edge, put_off
-        return F.linear(x, weight)
+    def forward(ctx: Any, x: Tensor, gradients: list[Tensor], edge: GradientEdge, put_off: PutOff) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.gradients, ctx.edge, ctx.put_off = gradients, edge, put_off
+        return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        x, weight = ctx.saved_tensors
-        ctx.put_off.notes.append(Note(ctx.edge, x, gradients[0]))
-        return gradients[0] @ weight, None, None, None
+        ctx.put_off.notes.append(Note(ctx.edge, ctx.saved_tensors[0], ctx.gradients.pop()))
+        return gradients[0], None, None, None
 
 
-_product: Callable[[Tensor, Tensor, GradientEdge, PutOff], Tensor] = _Product.apply
+_keep: Callable[[Tensor, list[Tensor], GradientEdge, PutOff], Tensor] = _Keep.apply

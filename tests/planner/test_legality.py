@@ -84,6 +84,13 @@ def test_states_go_to_a_drive_only_where_there_is_one():
         (replace(LEGAL, logits_chunks=8193), "--pin logits_chunks", "logits_chunks=8192"),
         (replace(LEGAL, offload_to="nvme"), "--pin offload_to", "offload=1"),
         (replace(LEGAL, recompute_operations=("mlp",)), "--pin recompute_operations", "recompute=selective"),
+        (
+            replace(LEGAL, recompute=("selective",) * 2, recompute_operations=("moe", "mla_up_proj")),
+            "--pin recompute_operations",
+            "core_attn",
+        ),
+        (replace(LEGAL, recompute=("selective",) * 2, recompute_operations=("moe", "mlp")), "", ""),
+        (replace(FOUR, in_flight=(1,)), "--pin in_flight", "pp=2"),
         (replace(LEGAL, swap_layers=4), "--pin swap_layers", "pp=1"),
         (replace(FOUR, swap_layers=1, zero=3), "--pin swap_layers", "swap_layers=2"),
         (replace(FOUR, swap_layers=32, zero=3), "--pin swap_layers", "swap_layers=2"),
@@ -121,6 +128,14 @@ def test_context_parallelism_pads_an_uneven_sequence_and_runs(algorithm):
         assert runtime_problems(setting(seq_len=seq_len), context(algorithm)) == []
 
 
+def test_a_rank_of_padding_has_tokens():
+    """3 tokens over 8 ranks: two each, most of them padding."""
+    eight = replace(context(), mesh=Mesh(cp=8, tp=2), stage_layers=(32,), recompute=("none",))
+    assert problems(setting(seq_len=3), eight) == []
+    found = problems(setting(seq_len=3), replace(eight, logits_chunks=3))
+    assert [problem.fix for problem in found] == ["logits_chunks=2"]
+
+
 def test_padding_is_no_token_to_route():
     base = replace(context(), stage_layers=(16, 16))
     assert problems(setting("mixtral-8x7b"), base) == []
@@ -135,6 +150,8 @@ def test_padding_is_no_token_to_route():
         (context("usp", cp=4, ulysses=4), "", ""),
         (context("usp", cp=4, ulysses=3), "--pin cp_ulysses", "cp_ulysses=2"),
         (context("ring", cp=4, ulysses=2), "--pin cp_ulysses", "cp_algorithm=usp"),
+        (context("usp", cp=4), "--pin cp_algorithm", "cp_algorithm=ring"),
+        (replace(context("usp", cp=1), zero=0), "", ""),
         (context("ulysses", cp=4), "", ""),
     ],
 )

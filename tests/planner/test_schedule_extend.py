@@ -47,7 +47,7 @@ def test_one_file_adds_a_schedule(tmp_path: Path) -> None:
     (tmp_path / "one_at_a_time.py").write_text(ONE_AT_A_TIME)
     plan, written, again = (tmp_path / name for name in ("plan.yaml", "schedule.csv", "again.yaml"))
     asked = ["llama-3.2-1b", "dgx-h100:1", "--seq-len", "2048", "--global-batch", "8", "--pin", "pp=2"]
-    asked += ["--pin", "microbatch=1"]
+    asked += ["--pin", "microbatch=1", "--pin", "spread_vocabulary=false"]
     _meshwright(tmp_path, "plan", *asked, "--pin", "schedule=one-at-a-time", "--out", str(plan))
     _meshwright(tmp_path, "simulate", str(plan), "--schedule-out", str(written))
     _meshwright(tmp_path, "plan", *asked, "--schedule-file", str(written), "--out", str(again))

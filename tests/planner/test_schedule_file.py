@@ -101,7 +101,8 @@ def test_a_file_prices_as_the_schedule_of_the_same_name(
 ) -> None:
     source, ours, named = (tmp_path / name for name in ("mine.csv", "ours.yaml", "named.yaml"))
     write_csv(zero_bubble_v(2, 3), source)
-    pins = ["--pin", "dp=4", "--pin", "tp=1", "--pin", "microbatch=1", "--pin", "pp=2"]
+    pins = ["dp=4", "tp=1", "microbatch=1", "pp=2", "spread_vocabulary=false"]
+    pins = [word for pin in pins for word in ("--pin", pin)]
     assert _run([*PLAN, *pins, "--schedule-file", str(source), "--out", str(ours)], monkeypatch) == 0
     assert _run([*PLAN, *pins, "--pin", "schedule=zb-v", "--out", str(named)], monkeypatch) == 0
     assert load_plan(ours).predicted == load_plan(named).predicted

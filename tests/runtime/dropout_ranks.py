@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from workers import batches, full, own_sequences
+from worst import worst
 
 from meshwright.kernels.dropout import draw
 from meshwright.planner.plan import Plan
@@ -31,5 +32,5 @@ def dropped(plans: list[Plan], expected: Path) -> list[tuple[float, float]]:
         own = draws().chunk(model.meshes.dp_size)[model.meshes.dp_rank]
         loss = model.forward_backward(own_sequences(model, batch), draws=own)
         errors = [(full(p.grad) - gradients[name]).abs().max() for name, p in model.named_parameters() if p is not None]
-        found.append((loss.item(), max(errors).item() / largest))
+        found.append((loss.item(), worst(error.item() for error in errors) / largest))
     return found

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 from families import DENSE, LATENT
+from harness import run_ranks
 from parity_table.outcome import BARS, Outcome
 from parity_table.row import Row
 from parity_table.run import run_rows
+from plans import LLAMA, make_plan
+from workers import short_run
 
 RING = {"cp": 2}
 ULYSSES = {"cp": 2, "cp_algorithm": "ulysses"}
@@ -58,3 +61,13 @@ def test_positions_windows_caps_and_latents(row: Row, first_steps: dict[str, Out
     found = first_steps[row.name]
     assert found.error == ""
     assert (found.loss < BARS["loss"], found.first_gradient < BARS["first_gradient"]) == (True, True), found
+
+
+@pytest.mark.parametrize("algorithm", ["ring", "ulysses", "token-ring", "allgather"])
+def test_bf16_trains_with_float32_sums(algorithm: str) -> None:
+    exact = run_ranks(1, short_run, make_plan(LLAMA))[0][0]
+    plan = make_plan(LLAMA, cp=2, cp_algorithm=algorithm, precision="bf16")
+    for losses, dtypes in run_ranks(2, short_run, plan):
+        assert dtypes == {"torch.float32"}
+        assert losses == pytest.approx(exact, rel=2e-2)
+        assert losses != exact

@@ -166,14 +166,16 @@ def test_offload_with_zero3_equals_one_device(tmp_path: Path) -> None:
         ({"dp": 2, "zero": 3, "offload": 1.0}, {"pp": 2}),
         ({"dp": 2, "zero": 1}, {"tp": 2, "offload": 1.0, "offload_to": "nvme"}),
         ({"dp": 2, "offload": 0.5, "offload_to": "nvme"}, {"dp": 2, "offload": 1.0}),
+        ({"dp": 4, "dp_replicate": 2, "zero": 3, "offload": 1.0}, {"pp": 2, "tp": 2}),
     ],
     ids=str,
 )
 def test_states_go_anywhere_from_anywhere(before: dict[str, Any], after: dict[str, Any], tmp_path: Path) -> None:
     """Train, save, go on elsewhere: as if nothing had moved."""
     first, then = make_plan(LLAMA, **before), make_plan(LLAMA, **after)
-    expected = run_ranks(2, offload_ranks.moved, first, None, tmp_path / "stay")
-    found = run_ranks(2, offload_ranks.moved, first, then, tmp_path / "move")
+    world = first.configuration.mesh.world
+    expected = run_ranks(world, offload_ranks.moved, first, None, tmp_path / "stay")
+    found = run_ranks(world, offload_ranks.moved, first, then, tmp_path / "move")
     assert found == [pytest.approx(losses, rel=1e-4) for losses in expected]
 
 

@@ -1,5 +1,4 @@
-"""Every schedule trains as one device does: with uneven stages, odd microbatches, data and tensor parallelism,
-recompute."""
+"""Schedules train as one device does beyond what the parity table has: uneven, split, recomputed, listed by hand."""
 
 from __future__ import annotations
 
@@ -18,7 +17,6 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "gpipe": {"schedule": "gpipe", "stage_layers": (3, 4)},
     "1f1b": {"schedule": "1f1b", "stage_layers": (6, 1)},
     "interleaved": {"schedule": "interleaved", "vpp": 2, "stage_layers": (1, 3, 1, 2)},
-    "looped-bfs": {"schedule": "looped-bfs", "vpp": 3},
     "zb-h1": {"schedule": "zb-h1", "stage_layers": (5, 2)},
     "zb-v": {"schedule": "zb-v", "vpp": 2, "stage_layers": (1, 3, 1, 2)},
     "dualpipev": {"schedule": "dualpipev", "vpp": 2, "stage_layers": (2, 1, 1, 3)},
@@ -26,12 +24,12 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 SPLIT = ("zb-h1", "zb-v", "dualpipev")
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", ["interleaved", *SPLIT])
 def test_two_ranks_with_uneven_stages(name: str, tmp_path: Path) -> None:
     assert_same(SEVEN, {"pp": 2, "microbatch": 1, **SCHEDULES[name]}, STEPS, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["looped-bfs", *SPLIT])
+@pytest.mark.parametrize("name", SPLIT)
 def test_two_ranks_beside_data_parallel(name: str, tmp_path: Path) -> None:
     """Two replicas of ZeRO 1, four microbatches."""
     assert_same(SEVEN, {"pp": 2, "dp": 2, "zero": 1, "microbatch": 1, **SCHEDULES[name]}, STEPS, tmp_path)
@@ -101,7 +99,7 @@ MIXED = (
 
 
 def test_a_list_of_actions(tmp_path: Path) -> None:
-    plan = {"pp": 2, "vpp": 2, "schedule": "custom", "actions": MIXED, "global_batch": 6, "microbatch": 2}
+    plan = {"pp": 2, "vpp": 2, "schedule": "custom", "actions": MIXED, "global_batch": 3, "microbatch": 1}
     assert_same(SEVEN, {**plan, "stage_layers": (1, 2, 3, 1)}, STEPS, tmp_path)
 
 

@@ -37,7 +37,7 @@ OPERATIONS: list[tuple[Module, ...]] = [
     ("layernorm",),
     ("mlp",),
     ("core_attn", "layernorm", "mlp"),
-    ("moe", "moe_act", "mla_up_proj"),  # a dense layer has none of them
+    ("core_attn", "moe", "moe_act", "mla_up_proj"),  # a dense layer has only the first
 ]
 AGAIN = {"core_attn": {"attention": 1}, "layernorm": {"rsqrt": 2}, "mlp": {"silu": 1, "mm": 2}}
 """The last product of a feed-forward block is not repeated: nobody needs what it made."""
@@ -72,6 +72,34 @@ def test_a_layer_keeps_what_the_planner_says(operations: tuple[Module, ...]) -> 
     recompute = "selective" if operations else "none"
     kept, _, _ = ran(recompute=recompute, recompute_operations=operations)
     assert kept == pytest.approx(KEPT.total - KEPT.given_up(operations), rel=0.003)
+
+
+@pytest.mark.parametrize("q_lora_rank", [None, 24])
+def test_up_projections_keep_their_latents(q_lora_rank: int | None) -> None:
+    """As Megatron-Core's do, and the planner says: queries, keys and values are given up, and made of what stays."""
+    fused = {"v_head_dim": 12}  # as wide as keys: the CPU's fused kernel keeps what it is given
+    config = {**moe_families.DEEPSEEK_V2, **fused, "q_lora_rank": q_lora_rank, "num_hidden_layers": 2}
+    layer = architecture(make_plan(config).model).layers[0]
+    (plain, before), (kept, after) = (latent_ran(config, **each) for each in ({}, UP))
+    beside = 4 * 2 * 32 * 4 * 8  # values are a view, which holds 8 entries of a key in each of 4 heads too
+    assert plain - kept == layer_kept(layer, SHAPE).given_up(["mla_up_proj"]) + beside
+    assert after["mm"] - before["mm"] == 2
+
+
+UP: dict[str, Any] = {"recompute": "selective", "recompute_operations": ("mla_up_proj",)}
+
+
+def latent_ran(config: dict[str, Any], **options: Any) -> tuple[int, Counter[str]]:
+    """Bytes that the first layer keeps, and the operators of its backward."""
+    layer = build_model(make_plan(config, **options), torch.device("cpu")).parts[0].model.layers["0"]  # type: ignore
+    x = torch.randn(2, 32, config["hidden_size"]).requires_grad_()
+    layer(x)
+    with Alive() as alive:
+        output = layer(x)
+        kept = alive.bytes
+        alive.operators.clear()
+        output.square().sum().backward()
+    return kept, Counter(name.split(".")[1] for name in alive.operators)
 
 
 def test_full_recomputation_keeps_the_input() -> None:
@@ -115,7 +143,9 @@ def gradients(config: dict[str, Any], **options: Any) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("family", WHOLE)
-@pytest.mark.parametrize("operations", [("moe",), (*get_args(Module)[:3], "moe_act", "mla_up_proj")], ids="+".join)
+@pytest.mark.parametrize(
+    "operations", [("mlp", "moe"), (*get_args(Module)[:3], "moe_act", "mla_up_proj")], ids="+".join
+)
 def test_every_family_is_recomputed_exactly(operations: tuple[Module, ...], family: str) -> None:
     """Sandwiched norms, experts, shared experts, latent attention."""
     expected = gradients(WHOLE[family])

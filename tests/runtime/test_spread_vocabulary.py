@@ -15,7 +15,7 @@ from parity_table.outcome import Outcome
 from parity_table.row import Row
 from parity_table.run import run_rows
 from plans import LLAMA, make_plan
-from training_ranks import export_untrained
+from training_ranks import export_untrained, save_then_change
 from transformers import AutoModelForCausalLM
 
 from meshwright.runtime.build import build_model
@@ -25,7 +25,8 @@ ODD = {**LLAMA, "vocab_size": 251}
 FEW = {**LLAMA, "vocab_size": 10}  # over four ranks: 3, 3, 3, 1
 GPT2 = DENSE["gpt2"]
 GEMMA2 = {**DENSE["gemma2"], "pad_token_id": None}  # transformers keeps the row of padding as it is
-V: dict[str, Any] = {"schedule": "zb-v", "vpp": 2, "stage_layers": (1, 1, 1, 2)}
+IN_A_V: dict[str, Any] = {"vpp": 2, "stage_layers": (1, 1, 1, 2)}
+V: dict[str, Any] = {"schedule": "zb-v", **IN_A_V}
 
 ROWS: dict[str, dict[str, Any]] = {
     "pp2": {"pp": 2},
@@ -34,6 +35,15 @@ ROWS: dict[str, dict[str, Any]] = {
     "pp2 zb-h1, chunks": {"pp": 2, "schedule": "zb-h1", "microbatch": 1, "logits_chunks": 3, "config": ODD},
     "pp2 zb-v tied": {"pp": 2, "microbatch": 1, "tied": True, **V},
     "pp2 gpipe": {"pp": 2, "schedule": "gpipe"},
+    "pp2 dualpipev": {"pp": 2, "microbatch": 1, "schedule": "dualpipev", **IN_A_V},
+    "pp2 looped-bfs, selective": {
+        "pp": 2,
+        "microbatch": 1,
+        "schedule": "looped-bfs",
+        "vpp": 2,
+        "recompute": "selective",
+    },
+    "pp2 offload": {"pp": 2, "offload": 1.0},
     "pp2 gpt2": {"pp": 2, "config": GPT2},
     "pp2 gemma2, fewer held": {"pp": 2, "config": GEMMA2, "microbatch": 1, "in_flight": (2,)},
     "pp3 1f1b, fewer microbatches than stages": {"pp": 3, "microbatch": 4},
@@ -43,6 +53,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "pp2 tp2 sp gpt2": {"pp": 2, "tp": 2, "sp": True, "config": GPT2},
     "pp2 dp2 zero1": {"pp": 2, "dp": 2, "zero": 1, "config": ODD},
     "pp2 dp2 zero0 tied": {"pp": 2, "dp": 2, "zero": 0, "tied": True},
+    "pp2 dp2 experts": {"pp": 2, "dp": 2, "ep": 2, "zero": 1, "model": "mixtral"},
     "pp2 cp2": {"pp": 2, "cp": 2, "zero": 1},
     "pp2 cp2 zb-v, recompute": {"pp": 2, "cp": 2, "zero": 0, "recompute": "full", "microbatch": 1, **V},
 }
@@ -77,6 +88,11 @@ def test_a_checkpoint_moves_to_other_plans_and_back(tied: bool, tmp_path: Path) 
         for found in run_ranks(4, workers.load, after, tmp_path / str(number)):
             for name, value in found:
                 assert torch.equal(torch.tensor(value), alone[name]), name
+
+
+def test_moments_are_saved_and_restored(tmp_path: Path) -> None:
+    plan = make_plan(ODD, pp=2, dp=2, spread_vocabulary=True)
+    assert all(run_ranks(4, save_then_change, tmp_path, plan))
 
 
 @pytest.mark.parametrize("options", [{"pp": 2}, {"pp": 2, "tp": 2, "tied": True}, {"pp": 2, "dp": 2}], ids=str)

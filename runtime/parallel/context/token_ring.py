@@ -1,8 +1,8 @@
 """TokenRing: queries travel, keys and values stay (arXiv:2412.20501).
 
-Queries go round one way; what they found on a rank goes back to their own rank the other way, at the same time, with
-its log-sum-exp: both directions of a link carry something. Pays where queries and outputs are smaller than keys and
-values, or where links lie idle in one direction.
+Queries go round one way; what they found on a rank goes back to their own rank the other way, with its log-sum-exp.
+Both are messages of one group and take turns (NCCL has one stream for them). Pays where queries and outputs are smaller
+than keys and values, and their gradients.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import pytest
 
 from meshwright.planner.configuration import Configuration, Mesh
 from meshwright.planner.cost.data_parallel import rank_parameters, stage_parameters, with_data_parallelism
+from meshwright.planner.cost.footprint import offloaded_bytes
 from meshwright.planner.cost.rates import PLAIN
 from meshwright.planner.cost.step import work_of
 from meshwright.planner.schedule import build
@@ -78,3 +79,18 @@ def test_when_collectives_happen_follows_the_zero_stage(make_setting):
         configuration = replace(sharded(8, zero), microbatches=3)
         work = with_data_parallelism(setting, configuration, Work((0.0,), (0.0,)))
         assert step_time(build(configuration), work).exposed_s == pytest.approx(exposed)
+
+
+def test_embedding_and_head_stay_on_the_device_when_layers_are_swapped(make_setting):
+    """Only layers pass the host link, 4 bytes a parameter each way, and only they take room on the host (16 bytes)."""
+    setting = make_setting("llama-3.2-1b", "dgx-h100:1", 4096, 8)
+    swapped = Configuration(
+        mesh=Mesh(), stage_layers=(16,), microbatch=1, microbatches=8, zero=0, swap_layers=2, recompute=("none",)
+    )
+    architecture = setting.architecture
+    layers = sum(layer.parameters for layer in architecture.layers)
+    assert layers < architecture.parameters
+    work = with_data_parallelism(setting, swapped, Work((0.0,), (0.0,)))
+    link_s = 4 * layers / setting.host_link_bytes_per_s
+    assert (work.gather_s, work.reduce_s) == (pytest.approx((link_s,)), pytest.approx((link_s,)))
+    assert offloaded_bytes(setting, swapped) == pytest.approx(16 * layers)

@@ -146,11 +146,28 @@ def test_the_published_memory_of_175b_is_found(make_setting, configure):
     assert counted / GIB == pytest.approx(57.9, rel=0.1)
 
 
+def test_chunks_of_the_loss_hold_a_part_of_the_logits_and_gradients_made_ahead(make_setting, configure):
+    setting = make_setting("llama-3.2-1b", "dgx-h100:1", 8192, 8)
+    pins = "tp=1 pp=1 zero=0 microbatch=1 recompute=full"
+    vocab, hidden = setting.architecture.vocab, 2048
+    whole, parts = (footprint(setting, configure(setting, f"{pins} logits_chunks={n}"))[0] for n in (1, 4))
+    ahead = 4 * vocab * hidden + 2 * 8192 * hidden  # of the projection in fp32, of the hidden states
+    assert (parts.logits, parts.buffers) == (whole.logits / 4, whole.buffers + ahead)
+    assert parts.total < whole.total
+
+
+def test_the_search_takes_the_chunks_that_bind(make_setting, configure):
+    """12 bytes of 128256 logits a token: 12.6 GB of 8192 tokens are more than an eighth of 85 GB, 6.3 GB are not."""
+    setting = make_setting("llama-3.2-1b", "dgx-h100:1", 8192, 8)
+    for tp, chunks in ((1, 2), (2, 1)):
+        assert configure(setting, f"tp={tp} pp=1 microbatch=1").logits_chunks == chunks
+
+
 def test_logits_are_gone_before_a_layer_goes_backward(make_setting, configure):
     """A vocabulary so large that the loss is the fullest moment: what layers need for their backward is not beside it.
     A small one: the layer's backward is, and no logits are left. Either way a larger vocabulary never takes less."""
     setting = make_setting("llama-3.2-1b", "dgx-h100:1", 8192, 8)
-    configuration = configure(setting, "tp=1 pp=1 zero=0 microbatch=1 recompute=full")
+    configuration = configure(setting, "tp=1 pp=1 zero=0 microbatch=1 recompute=full logits_chunks=1")
     logits = 8192 * setting.architecture.vocab * (4 + 4 + 4)  # log-softmax, its gradient, that of the logits
     inputs = (16 + 2) * 8192 * 2048 * 2  # of every layer, of the final norm and of the head
     memory = footprint(setting, configuration)[0]

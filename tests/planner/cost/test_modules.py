@@ -58,6 +58,16 @@ def test_the_feed_forward_block_is_two_matmuls_and_an_activation(rates: Rates) -
     assert module_s(last_layer(DENSE), Sharding(), SEQ_LEN, flat, "mlp") == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize(("name", "rank"), [("deepseek-v3", 1536), ("deepseek-v2-lite", 2048)])
+def test_up_projections_make_queries_too(name: str, rank: int, rates: Rates) -> None:
+    """Queries of 192 a head from a latent (of Lite from 2048 hidden states), keys and values of 128 each from 512."""
+    layer = last_layer(name)
+    flat = replace(rates, matmul=((0.0, 0.5),), bandwidth_bytes_per_s=1e30)
+    flops = 2 * SEQ_LEN * layer.attention.heads * (rank * 192 + 512 * 256)
+    wanted = flops / (flat.peak_flops * 0.5) + 2 * flat.launch_s
+    assert module_s(layer, Sharding(), SEQ_LEN, flat, "mla_up_proj") == pytest.approx(wanted)
+
+
 def test_accumulation_adds_its_traffic_to_the_backward_alone(rates: Rates) -> None:
     compute = layer_compute(last_layer(DENSE), Sharding(), SEQ_LEN, rates)
     adding = replace(rates, accumulate_bytes=10.0, bandwidth_bytes_per_s=2e12)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from meshwright.planner.configuration import Configuration
+from meshwright.planner.configuration import Configuration, Mesh
 from meshwright.planner.cost.bound import lower_bound_s
 from meshwright.planner.cost.communication import ALONE, broadcast_s
 from meshwright.planner.cost.data_parallel import rank_parameters, with_data_parallelism
@@ -18,6 +18,8 @@ from meshwright.planner.cost.stage import stage_times
 from meshwright.planner.cost.step import price
 from meshwright.planner.families import load_model
 from meshwright.planner.pins import parse_pins
+from meshwright.planner.schedule.passes import logits_waiting
+from meshwright.planner.schedule.table import build, held_by, held_of, waiting_of
 from meshwright.planner.search.bound import Balancer
 from meshwright.planner.search.search import Request, find_plan
 
@@ -95,6 +97,25 @@ def test_the_bound_is_below_the_price(schedule, chunks, make_setting, configure)
     predicted = price(setting, spread)
     assert 0.8 * predicted.step_time_s < lower_bound_s(setting, spread) <= predicted.step_time_s
     assert predicted.breakdown_s.total == pytest.approx(predicted.step_time_s)
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "gpipe", "zb-h1", "zb-v", "interleaved", "looped-bfs", "dualpipev"])
+@pytest.mark.parametrize("microbatches", [4, 16, 24])
+def test_what_ranks_hold_is_that_of_the_whole_list(schedule, microbatches) -> None:
+    """Memory is asked of a few microbatches."""
+    vpp = 1 if schedule in ("1f1b", "gpipe", "zb-h1") else 2
+    spread = Configuration(
+        mesh=Mesh(pp=4),
+        stage_layers=(1,) * 4 * vpp,
+        microbatch=1,
+        microbatches=microbatches,
+        schedule=schedule,
+        vpp=vpp,
+        spread_vocabulary=True,
+    )
+    whole = build(spread)
+    assert [held_of(spread, rank) for rank in range(4)] == [held_by(whole, rank) for rank in range(4)]
+    assert waiting_of(spread) == logits_waiting(whole)
 
 
 def test_a_large_vocabulary_is_worth_spreading(make_setting, configure) -> None:

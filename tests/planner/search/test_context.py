@@ -52,6 +52,12 @@ def test_heads_limit_what_is_shared_out():
     assert Choice("ulysses") not in choices(few, Pins(), Mesh(cp=8, tp=8), 1, sp=True)
 
 
+def test_more_ranks_than_tokens_are_planned():
+    """3 tokens over 8 ranks are padded to 16: the space has chunks for the logits of each rank."""
+    found = candidates(setting(seq_len=3), Pins(cp=8))
+    assert {each.logits_chunks for each in found} == {1}
+
+
 def test_other_frameworks_have_rings_alone():
     given = replace(setting(), framework=framework("megatron-core"))
     assert tried(given, Mesh(cp=8)) == [Choice("ring")]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from worst import worst
+
 from parity_table.ranks import Found
 
 BARS = {"loss": 1e-5, "first_gradient": 1e-5, "gradient": 1e-3, "parameter": 5e-4}
@@ -43,13 +45,14 @@ def outcome(ranks: Sequence[Found], losses: Sequence[float], names: set[str], pr
     """Of what all ranks have seen, beside the losses and parameter names of the reference."""
     gradients = [(error, name) for found in ranks for step in found.gradients for name, error in step.items()]
     seen = {name for _, name in gradients}
-    worst, name = max(gradients)
+    largest = worst(error for error, _ in gradients)
+    name = next(name for error, name in gradients if not error < largest)
     return Outcome(
-        loss=max(_relative(found.losses, losses) for found in ranks),
-        first_gradient=max(error for found in ranks for error in found.gradients[0].values()),
-        gradient=worst,
+        loss=worst(_relative(found.losses, losses) for found in ranks),
+        first_gradient=worst(error for found in ranks for error in found.gradients[0].values()),
+        gradient=largest,
         gradient_of=name,
-        parameter=max(error for found in ranks for error in found.parameters.values()),
+        parameter=worst(error for found in ranks for error in found.parameters.values()),
         peak_bytes=max(found.peak_bytes for found in ranks),
         predicted_bytes=predicted_bytes,
         error="" if seen == names else f"parameters differ: {sorted(seen ^ names)}",
@@ -57,4 +60,4 @@ def outcome(ranks: Sequence[Found], losses: Sequence[float], names: set[str], pr
 
 
 def _relative(found: Sequence[float], expected: Sequence[float]) -> float:
-    return max(abs(one - other) / abs(other) for one, other in zip(found, expected, strict=True))
+    return worst(abs(one - other) / abs(other) for one, other in zip(found, expected, strict=True))
