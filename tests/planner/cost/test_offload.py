@@ -46,7 +46,7 @@ def test_swapped_layers_hold_a_window(setting, configure):
     assert narrow.optimizer == pytest.approx(12 * (2 * 128256 * 4096 + 4096) / 8)
     assert narrow.total < resident.total
     away = configure(setting, f"{PINS} zero=3 swap_layers=2")
-    assert offloaded_bytes(setting, away) == pytest.approx(16 * ELEMENTS / 8)
+    assert offloaded_bytes(setting, away) == pytest.approx(16 * 32 * layer / 8)
 
 
 def test_copies_keep_gathers_inside_a_domain(make_setting, configure):
