@@ -22,6 +22,7 @@ from .mesh import Meshes, build_meshes
 from .model import Executor, Layout, ParallelModel, named
 from .parallel.accumulation import Accumulation
 from .parallel.chunks import chunk_loss
+from .parallel.compiled import compile_layer
 from .parallel.context.place import Place
 from .parallel.context.zigzag import Zigzag
 from .parallel.data import shard_unit
@@ -40,12 +41,18 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def build_model(
-    plan: Plan, device: torch.device, *, seed: int | None = 0, experts: ExpertRecipe = UNBALANCED
+    plan: Plan,
+    device: torch.device,
+    *,
+    seed: int | None = 0,
+    experts: ExpertRecipe = UNBALANCED,
+    compiler: str | None = None,
 ) -> ParallelModel:
     """Build this rank's part of the model, initialised from `seed` alike for every plan; None leaves it to be loaded.
 
-    `experts` says how experts are balanced, if the model has any. Several ranks need the default process group; a
-    single one does not. Raises InputError for a plan that the runtime cannot execute.
+    `experts` says how experts are balanced, if the model has any; `compiler`, a backend of torch.compile, makes layers
+    compiled ones (`recipe_checks.compile_problems` says where that does not run). Several ranks need the default
+    process group; a single one does not. Raises InputError for a plan that the runtime cannot execute.
     """
     found = problems(plan, dist.get_world_size() if dist.is_initialized() else 1)
     if found:
@@ -59,7 +66,7 @@ def build_model(
         cp_ulysses=configuration.cp_ulysses,
         spread_vocabulary=configuration.spread_vocabulary,
     )
-    builder = Builder(plan, shape, meshes, device, seed)
+    builder = Builder(plan, shape, meshes, device, seed, compiler)
     parts = {stage: builder.part(stage) for stage in configuration.stages_of(meshes.pp_rank)}
     ends = builder.ends() if configuration.spread_vocabulary else None
     modules = [*([] if ends is None else [ends]), *parts.values()]
@@ -79,6 +86,7 @@ class Builder:
     meshes: Meshes
     device: torch.device
     seed: int | None
+    compiler: str | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -156,6 +164,8 @@ class Builder:
     def _dress(self, unit: nn.Module, alone: set[nn.Parameter], *, root: bool) -> None:
         """What surrounds a layer, or what a stage has beside its layers (the root): recomputation, data parallelism."""
         choice = self.plan.recompute[self.meshes.pp_rank]
+        if isinstance(unit, Layer) and self.compiler is not None:
+            compile_layer(unit, self.compiler)
         if isinstance(unit, Layer) and choice == "full":
             recompute_layer(unit, noop_context_fn if self.place is None else kept.contexts)
         elif isinstance(unit, Layer) and choice == "selective":

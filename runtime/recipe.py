@@ -29,6 +29,7 @@ class Recipe(Frozen):
     separate_documents: bool = Field(False, description="tokens see only those of their own document")
     init_from: str | None = Field(None, description="folder of pretrained weights (safetensors); none: from the seed")
     dropout: bool = Field(True, description="drop out what the model's config says; false: nothing")
+    compile: bool = Field(False, description="torch.compile every layer")
     lr: float = Field(3e-4, gt=0, description="learning rate after warm-up")
     min_lr: float = Field(3e-5, ge=0, description="learning rate at the last step; a tenth of lr if not given")
     warmup_steps: int = Field(0, ge=0)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import Problem
 from ..planner.plan import Plan
+from ..planner.schedule.table import splits
 from .blocks.moe_shape import read_moe
 from .config_checks import dropout_problems
 from .manifest import complete_checkpoints
@@ -14,12 +15,24 @@ from .run_folder import RunFolder
 
 
 def recipe_problems(plan: Plan, recipe: Recipe, run: RunFolder) -> list[Problem]:
-    """Dropout that does not run, experts that are not there, and pretrained weights that are not those of the model;
-    a run that has checkpoints needs these no more."""
+    """Dropout that does not run, layers that cannot be compiled, experts that are not there, and pretrained weights
+    that are not those of the model; a run that has checkpoints needs these no more."""
     found = recipe.expert_problems(read_moe(plan.model.config))
     found += dropout_problems(plan.model.config) if recipe.dropout else []
+    found += compile_problems(plan) if recipe.compile else []
     if recipe.init_from is None or complete_checkpoints(run.checkpoints):
         return found
     from .pretrained import check_pretrained
 
     return found + check_pretrained(Path(recipe.init_from), plan.model.config)
+
+
+def compile_problems(plan: Plan) -> list[Problem]:
+    """Where layers are not compiled: what forgets, puts off or moves things in the middle of one."""
+    configuration = plan.configuration
+    reasons = {
+        "layers that are recomputed are not compiled": set(configuration.recompute) != {"none"},
+        f"the {configuration.schedule} schedule takes the backward of a layer apart": splits(configuration),
+        "layers that are swapped are not compiled": configuration.swap_layers > 0,
+    }
+    return [Problem("compile", True, reason, "compile=false") for reason, holds in reasons.items() if holds]

@@ -27,6 +27,7 @@ from .manifest import complete_checkpoints
 from .mesh import set_timeouts
 from .model import ParallelModel
 from .optimizer import build_optimizer
+from .parallel.compiled import INDUCTOR
 from .parallel.expert.statistics import RoutingRecorder
 from .pretrained import load_pretrained
 from .recipe import BYTES, Recipe
@@ -80,7 +81,8 @@ def _model(run: RunFolder, plan: Plan, recipe: Recipe, device: torch.device) -> 
     """Initialised from the seed, or by pretrained weights; a run that has checkpoints goes on from these."""
     pretrained = recipe.init_from
     seed = recipe.seed if pretrained is None else None
-    model = build_model(plan, device, seed=seed, experts=recipe.experts or DEFAULT)
+    compiler = INDUCTOR if recipe.compile else None
+    model = build_model(plan, device, seed=seed, experts=recipe.experts or DEFAULT, compiler=compiler)
     if pretrained is not None and not complete_checkpoints(run.checkpoints):
         load_pretrained(model, Path(pretrained))
     return model

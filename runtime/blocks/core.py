@@ -33,7 +33,7 @@ class Core(nn.Module):
     def _read(self, stripe: Stripe, query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None) -> Tensor:
         rows, columns = slice(stripe.start, stripe.end), slice(stripe.first, stripe.end)
         query, key, value = query[:, :, rows], key[:, :, columns], value[:, :, columns]
-        if self.scoring.softcap is not None or kept.is_kept():
+        if self.scoring.softcap is not None or (not torch.compiler.is_compiling() and kept.is_kept()):
             return _attention(query, key, value, documents, stripe, self.scoring)
         mask = stripe.mask(documents, query.device)
         return F.scaled_dot_product_attention(

@@ -14,6 +14,7 @@ from meshwright.runtime.build import build_model
 from meshwright.runtime.checkpoint import Position
 from meshwright.runtime.data import Samples
 from meshwright.runtime.optimizer import build_optimizer
+from meshwright.runtime.parallel.compiled import INDUCTOR
 from meshwright.runtime.parallel.expert.statistics import RoutingRecorder
 from meshwright.runtime.recipe import Recipe
 from meshwright.runtime.train import Loop
@@ -37,10 +38,12 @@ def config_of(size: Size) -> dict[str, Any]:
     }
 
 
-def make_loop(plan: Plan, tokens: np.ndarray[Any, np.dtype[Any]], device: torch.device, folder: Path) -> Loop:
+def make_loop(
+    plan: Plan, tokens: np.ndarray[Any, np.dtype[Any]], device: torch.device, folder: Path, *, compiles: bool = False
+) -> Loop:
     """A training loop without checkpoints and reports, which a run does not write in every step either."""
     recipe = Recipe(steps=10**9)
-    model = build_model(plan, device)
+    model = build_model(plan, device, compiler=INDUCTOR if compiles else None)
     optimizer = build_optimizer(
         model, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, eps=recipe.eps
     )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from plans import LLAMA, make_plan
 
 from meshwright.errors import InputError
 from meshwright.runtime.recipe import Recipe, load_recipe
+from meshwright.runtime.recipe_checks import recipe_problems
+from meshwright.runtime.run_folder import RunFolder
 from meshwright.schema import parse
 
 
@@ -33,3 +37,20 @@ def test_every_problem_is_reported_at_once() -> None:
     assert "must be below steps = 10" in text
     assert "must not be above lr = 0.0001" in text
     assert "did you mean 'clip'" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({}, ""),
+        ({"dp": 2, "zero": 3}, ""),
+        ({"recompute": "full"}, "recomputed"),
+        ({"pp": 2, "schedule": "zb-h1"}, "takes the backward of a layer apart"),
+        ({"swap_layers": 2}, "swapped"),
+    ],
+    ids=str,
+)
+def test_what_is_not_compiled_is_refused(options: dict[str, Any], word: str, tmp_path: Path) -> None:
+    found = recipe_problems(make_plan(LLAMA, **options), Recipe(steps=1, compile=True), RunFolder(tmp_path))
+    assert [problem.field for problem in found] == ["compile"][: len(word)]
+    assert all(word in problem.rule for problem in found)

@@ -35,6 +35,7 @@ class Task:
     reference: Path
     steps: int
     fault: Fault | None = None
+    compiler: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def train_beside(task: Task) -> tuple[list[float], list[float], list[dict[str, f
     """Losses, norms and errors of gradients of all steps, and errors of parameters after the last; relative to the
     largest value that the reference has in the tensor."""
     expected, job = torch.load(task.reference, mmap=True), task.plan.job
-    model = build_model(task.plan, torch.device("cpu"))
+    model = build_model(task.plan, torch.device("cpu"), compiler=task.compiler)
     drive = task.reference.with_suffix(".drive")
     optimizer = build_optimizer(model, weight_decay=WEIGHT_DECAY, scratch=drive, **OPTIMIZER)
     losses, norms, gradients = [], [], []

@@ -12,11 +12,14 @@ from meshwright.planner.plan import Plan
 from parity_table.models import MODELS, widened
 
 Options = Mapping[str, Any]
+_OF_ROWS = ("model", "config", "tied", "compiler")
+"""Options that plans.make_plan does not have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`options` are those of plans.make_plan, and `model` (a name of models.MODELS) or `config`, and `tied`."""
+    """`options` are those of plans.make_plan, and `model` (a name of models.MODELS) or `config`, `tied`, and
+    `compiler` (of torch.compile)."""
 
     name: str
     options: Options = field(default_factory=dict)
@@ -35,9 +38,9 @@ class Row:
     @property
     def wide_plan(self) -> Plan | None:
         """The plan whose memory is compared: the same with a model and a sequence that fill some MiB,
-        in as many microbatches, of one sequence each. None where the plan moves things to the host: on a CPU that is
-        the very memory that they come from."""
-        if self.options.get("offload") or self.options.get("swap_layers"):
+        in as many microbatches, of one sequence each. None where the plan moves things to the host (on a CPU that is
+        the very memory that they come from), and for compilers, which are proven beside the plan."""
+        if self.options.get("offload") or self.options.get("swap_layers") or self.options.get("compiler"):
             return None
         size = self.options.get("microbatch", 2)
         return make_plan(
@@ -50,7 +53,9 @@ class Row:
 
     @property
     def _plan_options(self) -> dict[str, Any]:
-        return {name: value for name, value in self.options.items() if name not in ("model", "config", "tied")}
+        return {
+            name: value for name, value in self.options.items() if name not in ("model", "config", "tied", "compiler")
+        }
 
 
 @dataclass(frozen=True, slots=True)

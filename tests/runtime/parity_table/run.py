@@ -74,7 +74,8 @@ def _run_world(world: int, rows: Sequence[Row], tasks: list[Task], folder: Path)
 
 
 def _task(row: Row, folder: Path, steps: int, memory: bool, fault: Fault | None) -> Task:
-    return Task(row.plan, row.wide_plan if memory else None, _saved(row, steps, folder), steps, fault)
+    wide, compiler = row.wide_plan if memory else None, row.options.get("compiler")
+    return Task(row.plan, wide, _saved(row, steps, folder), steps, fault, compiler)
 
 
 def _saved(row: Row, steps: int, folder: Path) -> Path:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from parity_table.dimensions import context, data, experts, families, offload, pipeline, recompute, tensor, vocabulary
+from parity_table.dimensions import (
+    compilation,
+    context,
+    data,
+    experts,
+    families,
+    offload,
+    pipeline,
+    recompute,
+    tensor,
+    vocabulary,
+)
 from parity_table.row import Dimension
 
 DIMENSIONS: tuple[Dimension, ...] = (
@@ -14,5 +25,6 @@ DIMENSIONS: tuple[Dimension, ...] = (
     recompute.DIMENSION,
     offload.DIMENSION,
     vocabulary.DIMENSION,
+    compilation.DIMENSION,
     families.DIMENSION,
 )
