@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .vocabulary import columns_of, counted, gradient, over_shares, summary
+
 
 def linear_cross_entropy(
     hidden: Tensor,
@@ -27,7 +29,7 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Sum of the losses in nats of `hidden` [..., width] times `weight` [vocab, width] against ids `targets` [...].
 
-    Negative targets are ignored. `softcap` c bounds logits to c tanh(logit / c). With `group`, this rank holds the
+    Targets below zero count nothing. `softcap` c bounds logits to c tanh(logit / c). With `group`, this rank holds the
     vocabulary's rows from `first` on, perhaps none; every rank passes the same hidden states and targets and gets the
     same loss, and the gradient of `hidden` is its own part of a sum. Three numbers a token are exchanged, once a chunk.
     Losses and the gradient of the weight are added up in float32 (float64 for such inputs).
@@ -57,38 +59,11 @@ def _chunk(logits: Tensor, targets: Tensor, softcap: float | None, share: Share)
         logits = logits.div_(softcap).tanh_()
         slope = 1 - logits.square()
         logits = logits.mul_(softcap)
-    rows = logits.shape[-1]
-    if rows == 0:  # fewer tokens than ranks: one that is never likely
-        logits = logits.new_full((len(logits), 1), torch.finfo(logits.dtype).min)
-    own = targets - share.first
-    here = (own >= 0) & (own < rows) & (targets >= 0)
-    column = own.masked_fill(~here, 0).unsqueeze(-1)
-
-    highest = logits.max(dim=-1).values
-    target = logits.gather(-1, column).squeeze(-1).masked_fill(~here, 0.0)
-    exponentials = logits.sub_(highest.unsqueeze(-1)).exp_()
-    total, most, target = _over_shares(exponentials.sum(-1), highest, target, share.group)
-
-    counted = targets >= 0
-    losses = (total.log() + most - target).masked_fill(~counted, 0.0)
-    scale = ((highest - most).exp() / total).masked_fill(~counted, 0.0)
-    gradient = exponentials.mul_(scale.unsqueeze(-1))
-    gradient = gradient.scatter_add_(-1, column, -here.to(gradient.dtype).unsqueeze(-1))[:, :rows]
-    return _Chunk(losses.sum(), gradient if slope is None else gradient.mul_(slope))
-
-
-def _over_shares(
-    total: Tensor, highest: Tensor, target: Tensor, group: dist.ProcessGroup | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of exponentials, largest logits and target logits of the whole vocabulary, from those of each share."""
-    if group is None:
-        return total, highest, target
-    own = torch.stack([total, highest, target])
-    every = [torch.empty_like(own) for _ in range(group.size())]
-    dist.all_gather(every, own, group=group)
-    totals, maxima, targets = torch.stack(every, dim=1)
-    most = maxima.max(dim=0).values
-    return (totals * (maxima - most).exp()).sum(0), most, targets.sum(0)
+    columns = columns_of(targets, share.first)
+    own = summary(logits, columns)
+    totals = over_shares(own, share.group)
+    found = gradient(logits, columns, totals.probability(own), counted(targets).to(logits.dtype))
+    return _Chunk(totals.losses(targets).sum(), found if slope is None else found.mul_(slope))
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -113,9 +88,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             piece = _chunk((part @ matrix.t()).to(wide), label, softcap, share)
             loss += piece.loss
             if to_hidden is not None and to_weight is not None:
-                gradient = piece.gradient.to(hidden.dtype)
-                torch.mm(gradient, matrix, out=to_hidden[start : start + len(part)])
-                to_weight += gradient.t() @ part
+                slopes = piece.gradient.to(hidden.dtype)
+                torch.mm(slopes, matrix, out=to_hidden[start : start + len(part)])
+                to_weight += slopes.t() @ part
             start += len(part)
         ctx.save_for_backward(None if to_hidden is None else to_hidden.view_as(hidden), to_weight)
         ctx.dtype = weight.dtype

@@ -36,6 +36,8 @@ class Core(nn.Module):
         if self.scoring.softcap is not None or (not torch.compiler.is_compiling() and kept.is_kept()):
             return _attention(query, key, value, documents, stripe, self.scoring)
         mask = stripe.mask(documents, query.device)
+        if mask is not None and query.device.type != "cpu":  # no fused kernel there has masks and groups of heads both
+            key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
         return F.scaled_dot_product_attention(
             query,
             key,

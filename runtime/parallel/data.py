@@ -8,8 +8,8 @@
 
 A unit is a layer; embedding, final norm and head together are one more, which zero 3 gathers once a microbatch only.
 Hybrid sharding has copies of such a group: all of this inside of each, and one all-reduce a unit and step between them,
-of gradients that are scattered already. Under a pipeline gradients are always scattered at the end of the step:
-plans with zero 2 are refused there.
+of gradients that are scattered already. Under a pipeline all stays whole until the end of the step: plans with
+zero 2 or 3 are refused there.
 """
 
 from __future__ import annotations

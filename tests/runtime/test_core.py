@@ -96,3 +96,19 @@ def test_kept_results_are_freed_with_their_graph() -> None:
     del output
     gc.collect()
     assert graph() is None
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_masks_and_groups_of_heads_are_never_asked_for_together(masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device whose fused kernels have one or the other: without one, scores grow with the square."""
+    asked: list[tuple[bool, bool]] = []
+
+    def kernel(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        asked.append((options["attn_mask"] is not None, options["enable_gqa"]))
+        assert key.shape[1] == value.shape[1] == (2 if options["enable_gqa"] else 4)
+        return query
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", kernel)
+    query, key = torch.empty(1, 4, 16, 8, device="meta"), torch.empty(1, 2, 16, 8, device="meta")
+    Core()(query, key, key, torch.zeros(1, 16, dtype=torch.int64, device="meta") if masked else None)
+    assert asked == [(masked, not masked)]

@@ -22,8 +22,9 @@ def test_vocabulary_cross_entropy_equals_the_whole(vocab: int) -> None:
     """Also where the last rank has fewer tokens than the others, or none."""
     logits = torch.randn(3, 7, vocab, generator=torch.Generator().manual_seed(0)).mul_(30).requires_grad_()
     targets = torch.randint(0, vocab, (3, 7), generator=torch.Generator().manual_seed(1))
-    targets[1, 2:5] = IGNORED
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    targets[1, 2:5], targets[2, 0] = IGNORED, -1
+    real = targets.flatten() >= 0
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1)[real], targets.flatten()[real], reduction="sum")
     loss.backward()
     assert logits.grad is not None
     ranks = run_ranks(4, workers.vocabulary_loss, logits.detach(), targets)

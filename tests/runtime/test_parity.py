@@ -40,10 +40,12 @@ def test_the_reference_learns() -> None:
 
 
 def test_the_written_table_has_these_rows_within_the_bars(outcomes: dict[str, Outcome]) -> None:
-    if os.environ.get(WRITE) and len(outcomes) == len(ROWS):
-        PATH.write_text(document(ROWS, outcomes))
+    """All that a usual run takes, in the order of the rows; the slow ones where somebody has run them."""
+    if os.environ.get(WRITE):
+        PATH.write_text(document([row for row in ROWS if row.name in outcomes], outcomes))
     written = read_table(PATH.read_text())
-    assert list(written) == [row.name for row in ROWS]
+    assert {row.name for row in ROWS if not row.slow} <= set(written)
+    assert list(written) == [row.name for row in ROWS if row.name in written]
     for cells in written.values():
         assert all(float(cells[name.replace("_", " ")]) <= bar for name, bar in BARS.items())
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from meshwright.planner.sequence import halves, hops, local_tokens, reach
+from meshwright.runtime.parallel.context import zigzag
 from meshwright.runtime.parallel.context.tiles import Sight, View
 from meshwright.runtime.parallel.context.zigzag import Zigzag, joined, order, parted
 
@@ -81,6 +82,25 @@ def test_the_planner_counts_the_same_chunks(scene: Scene) -> None:
     chunks = [[0 if tile is None else (tile.rows.stop - tile.rows.start) * 2 // local for tile in row] for row in table]
     assert [list(row) for row in halves(size, far)] == chunks
     assert hops(size, far) == len(view.shifts(1)) - 1 == len(view.shifts(-1)) - 1
+
+
+def test_the_host_orders_tokens_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every layer asks, for masks, rotations and dropout: on a GPU each copy of a host's tensor would be waited for."""
+    made: list[tuple[int, int]] = []
+
+    def counting(local: int, size: int) -> Tensor:
+        made.append((local, size))
+        return order(local, size)
+
+    monkeypatch.setattr(zigzag, "order", counting)
+    zigzag.order_on.cache_clear()
+    device, view = torch.device("cpu"), View.of(2, 12, 3, None)
+    masks = [view.mask(tile, device) for row in view.tiles for tile in row if tile is not None]
+    layout = Zigzag(seq_len=24, size=2)
+    for rank in (0, 1, 0):
+        layout.positions(rank, device)
+    assert sum(mask is not None for mask in masks) > 1
+    assert made == [(12, 2)]
 
 
 @pytest.mark.parametrize("size", [2, 3, 8])

@@ -20,7 +20,7 @@ from meshwright.runtime.model import ParallelModel
 from meshwright.runtime.optimizer import build_optimizer
 
 # eps is far above the rounding of a gradient: with 1e-8 AdamW would make steps of what is zero but for rounding.
-OPTIMIZER: dict[str, Any] = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-6}
+OPTIMIZER: dict[str, Any] = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-5}
 WEIGHT_DECAY = 0.1
 MAX_NORM = 1.0
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ....kernels.cross_entropy import IGNORED
 from ....planner.configuration import CpAlgorithm
 from ...blocks.core import Core
 from ...blocks.transformer import Layer, Transformer
 from ...mesh import Meshes
 from ..batch import Batch
 from .algorithms import CORES, Groups
-from .zigzag import IGNORED, Zigzag
+from .zigzag import Zigzag
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,4 +51,4 @@ class Place:
     def _positions(self, length: int, device: torch.device) -> Tensor:
         if length != self.layout.local:
             raise ValueError(f"{length} tokens, not the {self.layout.local} of one rank")
-        return self.layout.positions(self.rank).to(device)
+        return self.layout.positions(self.rank, device)

@@ -12,7 +12,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from .zigzag import chunk_of, order
+from .zigzag import chunk_of, order_on
 
 
 class Sight(Enum):
@@ -69,7 +69,7 @@ class View:
         """Which pairs of a tile see each other, bool [1 or batch, 1, rows, columns]; None where its sight says it."""
         if tile.sight is not Sight.SOME:
             return None
-        positions = order(self.local, self.size).view(self.size, -1).to(device)
+        positions = order_on(self.local, self.size, device).view(self.size, -1)
         distance = positions[tile.queries, tile.rows].unsqueeze(1) - positions[tile.keys, tile.columns].unsqueeze(0)
         seen = distance >= 0
         if self.window is not None:

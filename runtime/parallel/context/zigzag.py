@@ -9,6 +9,7 @@ A sequence that does not divide is padded at its end: no real query sees what co
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ....planner.sequence import local_tokens
 
-IGNORED = -100  # a target that adds nothing to the loss
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +38,13 @@ class Zigzag:
     def padded(self) -> int:
         return self.local * self.size
 
-    def order(self) -> Tensor:
-        """Global positions [padded] of all ranks' tokens, rank after rank."""
-        return order(self.local, self.size)
+    def order(self, device: torch.device = CPU) -> Tensor:
+        """Global positions [padded] of all ranks' tokens, rank after rank; not to be written to."""
+        return order_on(self.local, self.size, device)
 
-    def positions(self, rank: int) -> Tensor:
+    def positions(self, rank: int, device: torch.device = CPU) -> Tensor:
         """Global positions [local] of one rank's tokens. Padding repeats the last one: tables end there."""
-        return self.order().view(self.size, -1)[rank].clamp(max=self.seq_len - 1)
+        return self.order(device).view(self.size, -1)[rank].clamp(max=self.seq_len - 1)
 
     def share(self, rows: Tensor, rank: int, padding: int) -> Tensor:
         """What one rank has of [batch, seq_len]: [batch, local]."""
@@ -52,7 +53,7 @@ class Zigzag:
     def spread(self, rows: Tensor, padding: int) -> Tensor:
         """[batch, seq_len] as all ranks have it, rank after rank: [batch, padded]."""
         whole = F.pad(rows, (0, self.padded - self.seq_len), value=padding)
-        return whole.index_select(1, self.order().to(rows.device))
+        return whole.index_select(1, self.order(rows.device))
 
 
 def order(local: int, size: int) -> Tensor:
@@ -61,6 +62,12 @@ def order(local: int, size: int) -> Tensor:
         return torch.arange(local)
     chunks = torch.arange(local * size).view(2 * size, -1)
     return torch.stack([chunks[:size], chunks[size:].flip(0)], dim=1).flatten()
+
+
+@lru_cache(maxsize=16)
+def order_on(local: int, size: int, device: torch.device) -> Tensor:
+    """`order`, copied to a device once: whoever asks for it in every layer must not wait for the host."""
+    return order(local, size).to(device)
 
 
 def chunk_of(rank: int, half: int, size: int) -> int:

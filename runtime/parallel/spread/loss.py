@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ....kernels.cross_entropy import IGNORED
+from ....kernels.vocabulary import columns_of, counted, exponentials, gradient, summary, totals
 from .ends import Ends
 
 
@@ -25,66 +25,43 @@ class OutputLayer:
         rows = self.entered.detach().flatten(0, -2)
         self.pieces = [each.requires_grad_() for each in rows.tensor_split(min(chunks, max(1, len(rows))))]
         self.logits = ends(self.pieces[0]) if len(self.pieces) == 1 else None
-        own = torch.cat([_summary(self._logits(n), each) for n, each in enumerate(self._own_targets())], dim=1)
-        self.every = [torch.empty_like(own) for _ in range(group.size())]
-        self.exchange = dist.all_gather(self.every, own, group=group, async_op=True)
+        parts = [summary(_wide(self._logits(n)), columns) for n, columns in enumerate(self._columns())]
+        self.own = torch.cat(parts, dim=1)
+        self.every = [torch.empty_like(self.own) for _ in range(group.size())]
+        self.exchange = dist.all_gather(self.every, self.own, group=group, async_op=True)
 
     @torch.no_grad()
     def _logits(self, piece: int) -> Tensor:
         logits: Tensor = self.ends(self.pieces[piece]) if self.logits is None else self.logits.detach()
         return logits
 
-    def _own_targets(self) -> list[Tensor]:
+    def _columns(self) -> list[Tensor]:
         """Of each piece, the column of the target among the logits of this rank; below zero where another has it."""
-        found = []
-        for targets in self.targets.tensor_split(len(self.pieces)):
-            found.append((targets - self.ends.first).masked_fill(targets == IGNORED, -1))
-        return found
+        return [columns_of(targets, self.ends.first) for targets in self.targets.tensor_split(len(self.pieces))]
 
     def gradients(self, weight: float) -> tuple[Tensor, Tensor]:
         """G: the sum of the losses (equal on all ranks) and this rank's part of the gradient of `hidden`, both over
         `weight`; gradients of the rank's rows are added to those they have."""
         assert self.exchange is not None
         self.exchange.wait()
-        totals, maxima, targets = torch.stack(self.every, dim=1)
-        most = maxima.max(dim=0).values
-        log_sum = (totals * (maxima - most).exp()).sum(0).log() + most
-        counted = self.targets != IGNORED
-        loss = (log_sum - targets.sum(0)).masked_fill(~counted, 0.0).sum()
-        scale = counted.to(log_sum.dtype) / weight
-        parts = zip(
-            self._own_targets(), *(each.tensor_split(len(self.pieces)) for each in (log_sum, scale)), strict=True
-        )
-        for number, (columns, sums, scales) in enumerate(parts):
+        whole = totals(self.every)
+        scale = counted(self.targets).to(self.own.dtype) / weight
+        each_token = (self.own[1], whole.probability(self.own), scale)
+        parts = zip(self._columns(), *(each.tensor_split(len(self.pieces)) for each in each_token), strict=True)
+        for number, (columns, largest, probability, scales) in enumerate(parts):
             logits = self.ends(self.pieces[number]) if self.logits is None else self.logits
-            torch.autograd.backward(logits, _gradient(logits, columns, sums, scales))
+            powers = exponentials(_wide(logits), largest)
+            torch.autograd.backward(logits, gradient(powers, columns, probability, scales).to(logits.dtype))
             self.logits = None if len(self.pieces) > 1 else logits
         entered = torch.cat([_grad(piece) for piece in self.pieces]).view_as(self.entered)
         torch.autograd.backward(self.entered, entered)
-        return loss / weight, _grad(self.hidden)
+        return whole.losses(self.targets).sum() / weight, _grad(self.hidden)
 
 
 def _grad(tensor: Tensor) -> Tensor:
     return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
 
 
-def _summary(logits: Tensor, columns: Tensor) -> Tensor:
-    """[3, tokens]: sum of the exponentials over the largest, the largest, and the target's logit where it is here."""
-    wide = logits.float()
-    if wide.shape[-1] == 0:  # fewer rows than ranks
-        nothing = wide.new_zeros(len(wide))
-        return torch.stack([nothing, nothing + torch.finfo(wide.dtype).min, nothing])
-    highest = wide.max(dim=-1).values
-    here = (columns >= 0) & (columns < wide.shape[-1])
-    target = wide.gather(-1, columns.masked_fill(~here, 0).unsqueeze(-1)).squeeze(-1).masked_fill(~here, 0.0)
-    return torch.stack([(wide - highest.unsqueeze(-1)).exp().sum(-1), highest, target])
-
-
-@torch.no_grad()
-def _gradient(logits: Tensor, columns: Tensor, log_sum: Tensor, scale: Tensor) -> Tensor:
-    """Of the losses by these logits: probabilities, less one at the target, times `scale`."""
-    found = (logits.float() - log_sum.unsqueeze(-1)).exp_()
-    here = (columns >= 0) & (columns < found.shape[-1])
-    if found.shape[-1]:
-        found.scatter_add_(-1, columns.masked_fill(~here, 0).unsqueeze(-1), -here.to(found.dtype).unsqueeze(-1))
-    return found.mul_(scale.unsqueeze(-1)).to(logits.dtype)
+def _wide(logits: Tensor) -> Tensor:
+    """A copy to write to."""
+    return logits.detach().to(torch.float32, copy=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from workers import OPTIMIZER
+
 from parity_table.outcome import BARS, Outcome
 from parity_table.products import PLAIN, all_pairs, covered_pairs, refusal
 from parity_table.row import Row
@@ -15,7 +17,7 @@ PATH = Path(__file__).parents[3] / "docs" / "parity.md"
 _HEAD = f"""\
 # Parity: every way to run a plan trains the same model
 
-Made by `scripts/parity`, which runs all of `tests/runtime/test_parity.py`; not edited by hand. Every row is a plan, run
+Made by `scripts/parity`, which runs `tests/runtime/test_parity.py`; not edited by hand. Every row is a plan, run
 by as many processes as its mesh has, on CPU with gloo, in float32, for {STEPS} steps. Beside it stands one process that
 knows nothing of Meshwright: the model of `transformers` with `torch.optim.AdamW` and `clip_grad_norm_`, on the whole
 batch at once. Both start from the same weights. A row is named by what differs from a plain run.
@@ -33,8 +35,10 @@ same plan with a model four times as wide and sequences of 256 tokens, one in a 
 context of the device | |
 | ratio | peak over predicted; empty where a plan moves things to the host, which is the same memory on a CPU | |
 
-Equal runs drift apart: rounding (1e-7) is divided by the size of a gradient in AdamW, however small that is. That is
-why the bar of {STEPS} steps is wider than that of the first, where nothing has been divided yet.
+Equal runs drift apart: rounding (1e-7) is divided by the size of a gradient in AdamW, however small that is, and a
+router that is undecided between two experts may choose the other one. That is why the bar of {STEPS} steps is wider
+than that of the first, where nothing has been divided yet, and why AdamW has eps {OPTIMIZER["eps"]:.0e} here on both
+sides, not its default of 1e-8: with that the drift is up to ten times larger, at equal first gradients.
 
 Rows are every value of every dimension alone, some of their own, and products in which every two values of two
 dimensions meet wherever a legal plan has both (a greedy cover; `tests/runtime/parity_table/products.py`). Every run of
