@@ -88,6 +88,11 @@ class ModelCosts:
     shares: tuple[Block, Block] | None = None  # of embedding and head on every rank, where these are spread
 
     @cached_property
+    def kinds(self) -> tuple[Block, ...]:
+        """Each once: equal layers are one object."""
+        return tuple({id(block): block for block in self.layers}.values())
+
+    @cached_property
     def shared(self) -> Held:
         """Parameters that every pipeline rank has of embedding and head."""
         return Held(0.0) if self.shares is None else self.shares[0].held + self.shares[1].held
@@ -143,10 +148,7 @@ class ModelCosts:
         return max((block.held for block in self.layers), key=lambda held: held.total)
 
     def _sums(self, of: Callable[[Block], float]) -> list[float]:
-        values: dict[int, float] = {}
-        for block in self.layers:  # equal layers are one object
-            if id(block) not in values:
-                values[id(block)] = of(block)
+        values = {id(block): of(block) for block in self.kinds}
         return list(accumulate((values[id(block)] for block in self.layers), initial=0.0))
 
 

@@ -60,29 +60,55 @@ def offloaded_bytes(setting: Setting, configuration: Configuration) -> float:
 
 def rank_memory(setting: Setting, configuration: Configuration, rank: int) -> StageMemory:
     """Memory of one pipeline rank at its fullest moment, by cause."""
-    costs, recipe = setting.costs(configuration), _recipe(setting, configuration)
-    mesh, zero, keeps = configuration.mesh, configuration.zero, setting.framework.keeps
-    held = rank_parameters(costs, configuration, rank, setting.architecture.tied_embeddings)
-    if configuration.swap_layers:
-        held = of_ends(costs)
-    shard = owned(held, configuration)
-    buckets = keeps.bucket_bytes * held.total if mesh.dp * mesh.cp > 1 and zero < 2 else 0.0
+    costs, recipe, keeps = setting.costs(configuration), _recipe(setting, configuration), setting.framework.keeps
+    held = _stays(setting, configuration, costs, rank)
     moment = max(_moments(setting, configuration, costs, rank, held), key=sum)
-    buffers = moment.passing + _buffers(setting, configuration) + _zero_buffers(costs, configuration, recipe, shard)
+    buffers = (
+        moment.passing
+        + _buffers(setting, configuration)
+        + _zero_buffers(costs, configuration, recipe, owned(held, configuration))
+    )
     comes_and_goes = moment.activations + moment.logits + buffers
     fragments = keeps.fragments * comes_and_goes + _late_gathers(setting, configuration)
-    memory = StageMemory(
-        weights=round(recipe.weight * (held.total if zero < 3 else shard)),
-        gradients=round(recipe.gradient * (held.total if zero < 2 else shard) + buckets),
-        optimizer=round((recipe.states - configuration.offload * states_bytes(setting)) * shard),
-        activations=round(moment.activations),
-        logits=round(moment.logits),
-        buffers=round(buffers),
+    resident = _resident(setting, configuration, recipe, held)
+    passes = Moment(round(moment.activations), round(moment.logits), round(buffers))
+    room = setting.memory_limit_bytes - setting.context_bytes - sum(resident) - sum(passes)
+    reserve = min(fragments, max(STUCK * comes_and_goes, room))
+    weights, gradients, optimizer = resident
+    return StageMemory(
+        weights=weights,
+        gradients=gradients,
+        optimizer=optimizer,
+        activations=round(passes.activations),
+        logits=round(passes.logits),
+        buffers=round(passes.passing),
+        reserve=round(reserve),
         context=setting.context_bytes,
     )
-    room = setting.memory_limit_bytes - setting.context_bytes - memory.allocated
-    reserve = min(fragments, max(STUCK * comes_and_goes, room))
-    return memory.model_copy(update={"reserve": round(reserve)})
+
+
+def resident_bytes(setting: Setting, configuration: Configuration, rank: int) -> int:
+    """What one pipeline rank holds at any moment: a part of `rank_memory`, sooner known."""
+    held = _stays(setting, configuration, setting.costs(configuration), rank)
+    return sum(_resident(setting, configuration, _recipe(setting, configuration), held)) + setting.context_bytes
+
+
+def _stays(setting: Setting, configuration: Configuration, costs: ModelCosts, rank: int) -> Held:
+    """Parameters of a rank that do not come and go."""
+    if configuration.swap_layers:
+        return of_ends(costs)
+    return rank_parameters(costs, configuration, rank, setting.architecture.tied_embeddings)
+
+
+def _resident(setting: Setting, configuration: Configuration, recipe: Recipe, held: Held) -> tuple[int, int, int]:
+    """Bytes of weights, gradients and optimizer states."""
+    mesh, zero, shard = configuration.mesh, configuration.zero, owned(held, configuration)
+    buckets = setting.framework.keeps.bucket_bytes * held.total if mesh.dp * mesh.cp > 1 and zero < 2 else 0.0
+    return (
+        round(recipe.weight * (held.total if zero < 3 else shard)),
+        round(recipe.gradient * (held.total if zero < 2 else shard) + buckets),
+        round((recipe.states - configuration.offload * states_bytes(setting)) * shard),
+    )
 
 
 def worst_routing_bytes(setting: Setting, configuration: Configuration) -> tuple[int, ...]:

@@ -59,8 +59,11 @@ def _operations(setting: Setting, configuration: Configuration) -> Problem | Non
 
 
 def _no_such_operation(setting: Setting, configuration: Configuration) -> Problem | None:
-    operations, has = configuration.recompute_operations, {each for layer in setting.kinds for each in _has(layer)}
-    if "selective" not in configuration.recompute or has & set(operations):
+    operations = configuration.recompute_operations
+    if "selective" not in configuration.recompute or "core_attn" in operations:
+        return None
+    has = {each for layer in setting.kinds for each in _has(layer)}
+    if has & set(operations):
         return None
     known = ", ".join(sorted(has))
     rule = f"no layer of this model has such operations; they have {known}"

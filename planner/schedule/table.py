@@ -105,10 +105,9 @@ def build(configuration: Configuration) -> Schedule:
     """The schedule that a configuration names, within its limits; or the one that it lists."""
     if configuration.schedule == CUSTOM:
         return replace(custom(configuration.actions), spread=configuration.spread_vocabulary)
-    key = configuration.schedule, configuration.mesh.pp, configuration.microbatches, configuration.vpp
     if configuration.spread_vocabulary:
-        return spread(*key, configuration.in_flight)
-    return within(*key, configuration.in_flight) if configuration.in_flight else make(*key)
+        return spread(*_key(configuration))
+    return within(*_key(configuration)) if configuration.in_flight else make(*_key(configuration)[:4])
 
 
 @lru_cache(maxsize=64)
@@ -131,31 +130,36 @@ _held_by = lru_cache(maxsize=256)(held_by)
 
 def held_of(configuration: Configuration, rank: int) -> Held:
     """What one rank of a configuration holds at its fullest moments."""
-    if configuration.spread_vocabulary:
-        return _held_by(_settled(configuration), rank)
+    if configuration.spread_vocabulary and configuration.schedule != CUSTOM:
+        return _held_spread(*_key(configuration), rank)
     if configuration.schedule == CUSTOM or configuration.in_flight:
         return _held_by(build(configuration), rank)
     return held(configuration.schedule, configuration.mesh.pp, configuration.microbatches, configuration.vpp, rank)
 
 
-def _settled(configuration: Configuration) -> Schedule:
-    """A spread schedule with as many microbatches as show what it holds: of a rhythm that repeats, two for each stage
-    (forwards are drawn across two backwards); of one that holds all of them, all."""
-    if configuration.schedule == CUSTOM:
-        return build(configuration)
-    name, count = configuration.schedule, configuration.microbatches
-    ranks, chunks = configuration.mesh.pp, configuration.vpp
-    few = min(count, 2 * ranks * chunks)
-    if held(name, ranks, few, chunks, 0) != held(name, ranks, count, chunks, 0):
-        few = count
-    return spread(name, ranks, few, chunks, configuration.in_flight)
-
-
-@lru_cache(maxsize=256)
-def _logits_waiting(schedule: Schedule) -> int:
-    return logits_waiting(schedule)
+@lru_cache(maxsize=4096)
+def _held_spread(name: str, ranks: int, microbatches: int, chunks: int, in_flight: tuple[int, ...], rank: int) -> Held:
+    """Of a rhythm that repeats, two microbatches for each stage show all (forwards are drawn across two backwards); of
+    a schedule that holds all of them, all do."""
+    few = min(microbatches, 2 * ranks * chunks)
+    if held(name, ranks, few, chunks, 0) != held(name, ranks, microbatches, chunks, 0):
+        few = microbatches
+    return held_by(spread(name, ranks, few, chunks, in_flight), rank)
 
 
 def waiting_of(configuration: Configuration) -> int:
     """Of a configuration that spreads its vocabulary, microbatches whose logits wait for their gradients, at most."""
-    return _logits_waiting(_settled(configuration))
+    if configuration.schedule == CUSTOM:
+        return logits_waiting(build(configuration))
+    return _waiting(*_key(configuration))
+
+
+@lru_cache(maxsize=4096)
+def _waiting(name: str, ranks: int, microbatches: int, chunks: int, in_flight: tuple[int, ...]) -> int:
+    """Two microbatches for each rank show it."""
+    return logits_waiting(spread(name, ranks, min(microbatches, 2 * ranks), chunks, in_flight))
+
+
+def _key(configuration: Configuration) -> tuple[str, int, int, int, tuple[int, ...]]:
+    ranks, count = configuration.mesh.pp, configuration.microbatches
+    return configuration.schedule, ranks, count, configuration.vpp, configuration.in_flight

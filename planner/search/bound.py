@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from ..configuration import Configuration, Recompute
 from ..cost.bound import lower_bound_s
-from ..cost.footprint import fits_host, rank_memory
+from ..cost.footprint import fits_host, rank_memory, resident_bytes
 from ..cost.setting import Setting
 from ..cost.sharding import Sharding, sharding_of
 from .partition import balanced_split, even_split
@@ -39,7 +39,8 @@ class Balancer:
         costs = self._setting.costs(configuration)
         if stages == 1:
             return even_split(len(costs.layers), 1)
-        layers = [block.forward_s + block.backward_s(choice) for block in costs.layers]
+        times = {id(block): block.forward_s + block.backward_s(choice) for block in costs.kinds}
+        layers = [times[id(block)] for block in costs.layers]
         ends = [block.forward_s + block.backward_s("none") for block in (costs.embedding, costs.head)]
         return balanced_split(layers, stages, *ends)
 
@@ -50,6 +51,8 @@ def holds(setting: Setting, configuration: Configuration) -> bool:
     ranks = configuration.mesh.pp
     limit = setting.memory_limit_bytes
     order = dict.fromkeys((0, ranks - 1, *range(ranks)))
+    if resident_bytes(setting, configuration, 0) > limit:
+        return False
     return all(rank_memory(setting, configuration, rank).total <= limit for rank in order) and fits_host(
         setting, configuration
     )

@@ -1,13 +1,14 @@
 """Spread vocabularies: the same mesh with embedding and head over all pipeline ranks, where that could be faster.
 
-Tried for the best meshes alone, once these are known: of the schedules that the mesh could have, its own and those in
-which ranks seldom wait for a pass.
+Tried for the best meshes alone, once these are known, each with its own schedule and with that in which ranks wait
+least for a pass: each has a list of its own to be made and played.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import product
 
 from ..configuration import Configuration
 from ..cost.setting import Setting
@@ -16,23 +17,24 @@ from ..pins import Pins
 from ..schedule.table import table
 from .bound import Balancer, Bounded, bounded, holds
 
-BESIDE = ("zb-v", "zb-h1")
+BESIDE = "zb-v"
 
 
 def spread_variants(
     setting: Setting, pins: Pins, configuration: Configuration, worthwhile: Callable[[Bounded], bool]
 ) -> Iterator[Configuration]:
-    """Legal ones that fit, with layers balanced anew. None where an output layer takes less than a layer does (it is
-    balanced then by a layer more or less), nor of a schedule that somebody asked for: it would hold more. `worthwhile`
+    """Legal ones that fit, with layers balanced anew. None where an output layer takes less than half a layer does
+    (nothing is out of balance then), nor of a schedule that somebody asked for: it would hold more. `worthwhile`
     judges by the lower bound."""
     costs = setting.costs(configuration)
-    small = costs.head.forward_s < min(block.forward_s for block in costs.layers)
+    small = 2 * costs.head.forward_s < min(block.forward_s for block in costs.layers)
     asked = (pins.spread_vocabulary, pins.schedule, pins.actions, pins.in_flight) != (None,) * 4
     if asked or small or configuration.mesh.pp == 1 or not setting.framework.spreads_vocabulary:
         return
     balancer = Balancer(setting)
-    for schedule, vpp in _schedules(pins, configuration):
-        recompute = (configuration.recompute[0],) * configuration.mesh.pp
+    recomputes = dict.fromkeys((configuration.recompute[0], pins.recompute or "none"))
+    for (schedule, vpp), choice in product(_schedules(pins, configuration), recomputes):
+        recompute = (choice,) * configuration.mesh.pp
         spread = replace(configuration, schedule=schedule, vpp=vpp, recompute=recompute, spread_vocabulary=True)
         if configuration.mesh.pp * vpp > len(costs.layers):
             continue
@@ -44,7 +46,6 @@ def spread_variants(
 def _schedules(pins: Pins, configuration: Configuration) -> Iterator[tuple[str, int]]:
     """Names and virtual stages a rank."""
     yield configuration.schedule, configuration.vpp
-    for name in BESIDE:
-        chunks = table()[name].chunks.start
-        if name != configuration.schedule and pins.vpp in (None, chunks):
-            yield name, chunks
+    chunks = table()[BESIDE].chunks.start
+    if configuration.schedule != BESIDE and pins.vpp in (None, chunks):
+        yield BESIDE, chunks

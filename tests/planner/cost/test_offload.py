@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshwright.planner.cost.footprint import footprint, offloaded_bytes
+from meshwright.planner.cost.footprint import footprint, offloaded_bytes, resident_bytes
 from meshwright.planner.cost.offload import ADAMW_PER_CORE_S
 from meshwright.planner.cost.step import price
 
@@ -46,7 +46,8 @@ def test_swapped_layers_hold_a_window(setting, configure):
     assert narrow.optimizer == pytest.approx(12 * (2 * 128256 * 4096 + 4096) / 8)
     assert narrow.total < resident.total
     away = configure(setting, f"{PINS} zero=3 swap_layers=2")
-    assert offloaded_bytes(setting, away) == pytest.approx(16 * ELEMENTS / 8)
+    assert resident_bytes(setting, away, 0) == narrow.weights + narrow.gradients + narrow.optimizer + narrow.context
+    assert offloaded_bytes(setting, away) == pytest.approx(16 * 32 * layer / 8)
 
 
 def test_copies_keep_gathers_inside_a_domain(make_setting, configure):
