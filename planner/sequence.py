@@ -39,3 +39,10 @@ def hops(cp: int, reach: int) -> int:
     """Steps of a ring: distances, beside none, at which some rank sees something of another."""
     seen = halves(cp, reach)
     return sum(any(seen[rank][(rank - shift) % cp] for rank in range(cp)) for shift in range(1, cp))
+
+
+def copies(heads: int, kv_heads: int, ranks: int) -> int:
+    """How often each head of keys is sent where `ranks` share heads out, so that every rank gets the same number and
+    none that it does not read."""
+    grouped = heads // kv_heads
+    return next((n for n in range(1, grouped + 1) if grouped % n == 0 and kv_heads * n % ranks == 0), grouped)

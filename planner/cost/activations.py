@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from ..configuration import Module
 from ..frameworks.framework import Keeps
 from ..model import Layer, Mlp, Moe
-from .context import blocks_of, copies, passing_bytes
+from ..sequence import copies
+from .context import blocks_of, passing_bytes
 from .scores import are_held, held_bytes
 from .sharding import Sharding
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ...clusters.topology import GroupPaths
 from ..configuration import CpAlgorithm
 from ..model import Attention
-from ..sequence import halves, hops, local_tokens, reach
+from ..sequence import copies, halves, hops, local_tokens, reach
 from .communication import all_gather_s, all_to_all_s, reduce_scatter_s, ring_exchange_s
 from .sharding import Sharding
 
@@ -69,12 +69,6 @@ def blocks_of(attention: Attention, sharding: Sharding, seq_len: int, element: i
         lse=tokens * heads * LSE_BYTES,
         element=element,
     )
-
-
-def copies(heads: int, kv_heads: int, ranks: int) -> int:
-    """How often each head of keys is sent, so that every rank has those that its queries read and no others."""
-    grouped = heads // kv_heads
-    return next((n for n in range(1, grouped + 1) if grouped % n == 0 and kv_heads * n % ranks == 0), grouped)
 
 
 def sent(algorithm: CpAlgorithm, blocks: Blocks) -> Sent:

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ....planner.sequence import copies
 from .transfer import all_to_all
 from .zigzag import joined, parted
 
@@ -34,8 +35,8 @@ class UlyssesCore(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None = None) -> Tensor:
         ranks = self.group.size()
-        copies = copies_of(query.shape[1], key.shape[1], ranks)
-        key, value = (x.repeat_interleave(copies, dim=1) for x in (key, value))
+        sent_to = copies(query.shape[1], key.shape[1], ranks)
+        key, value = (x.repeat_interleave(sent_to, dim=1) for x in (key, value))
         widths = [x.shape[1] // ranks * x.shape[-1] for x in (query, key, value)]
         sent = torch.cat([_by_rank(x, ranks) for x in (query, key, value)], dim=-1)
         heads = torch.split(joined(_all_to_all(sent, self.group), dim=1), widths, dim=-1)
@@ -52,12 +53,6 @@ class UlyssesCore(nn.Module):
             documents, 1, (-1, self.group.size(), local)
         )  # [batch, groups, ranks of a group, local]
         return joined(ranks.permute(2, 0, 1, 3), dim=2).flatten(1)
-
-
-def copies_of(heads: int, kv_heads: int, ranks: int) -> int:
-    """How often each head of keys is sent, so that every rank gets the same number and none that it does not read."""
-    grouped = heads // kv_heads
-    return next(n for n in range(1, grouped + 1) if grouped % n == 0 and kv_heads * n % ranks == 0)
 
 
 def _by_rank(x: Tensor, ranks: int) -> Tensor:
