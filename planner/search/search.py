@@ -163,7 +163,8 @@ def _with_polished(
         return value_of(each.configuration, each.bound_s) < min(one.value for one in ranked)
 
     for place, result in enumerate(ranked[:POLISHED]):
-        tried = list(spread_variants(setting, pins, result.configuration, better_than_all))
+        spread = spread_variants(setting, pins, result.configuration, better_than_all)
+        tried = list(spread) if place == 0 else []  # a list of its own to make and play: too slow for more than one
         if polishable(setting, result.configuration):
             polished = polish(setting, result.configuration, choices)
             tried += [] if polished is None else [polished]

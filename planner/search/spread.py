@@ -1,6 +1,6 @@
 """Spread vocabularies: the same mesh with embedding and head over all pipeline ranks, where that could be faster.
 
-Tried for the best meshes alone, once these are known, each with its own schedule and with that in which ranks wait
+Tried for the best mesh alone, once it is known, with its own schedule and with that in which ranks wait
 least for a pass: each has a list of its own to be made and played.
 """
 
