@@ -24,8 +24,8 @@ MANY, FEW = 2, 5
 
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
-    """Of the rows that this run of pytest has selected; those of many processes for few steps, and without memory, unless
-    the table is written."""
+    """Of the rows that this run of pytest has selected; those of many processes for few steps and without memory,
+    unless the table is written."""
     calls = [getattr(item, "callspec", None) for item in request.session.items]
     selected = {call.params["row"].name for call in calls if call is not None and "row" in call.params}
     folder = tmp_path_factory.mktemp("parity")
