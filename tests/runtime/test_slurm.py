@@ -52,7 +52,9 @@ exit "$code"
 def gpu_plan(**options: Any) -> Plan:
     plan = make_plan({**LLAMA, "num_hidden_layers": 8}, **options)
     data = plan.model_dump(mode="json", by_alias=True)
-    data["cluster"]["node_groups"][0]["device"]["kind"] = "cuda"
+    group, world = data["cluster"]["node_groups"][0], plan.configuration.mesh.world
+    group["device"]["kind"] = "cuda"
+    group |= {"devices_per_node": min(8, world), "nodes": max(1, world // 8)}
     return Plan.model_validate(data)
 
 
