@@ -31,8 +31,8 @@ def is_slow(row: Row) -> bool:
 def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     """Of the rows that this run of pytest has selected; those of many processes for few steps and without memory,
     unless the table is written."""
-    calls = [getattr(item, "callspec", None) for item in request.session.items]
-    selected = {call.params["row"].name for call in calls if call is not None and "row" in call.params}
+    own = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    selected = {item.callspec.params["row"].name for item in own if "row" in item.callspec.params}
     folder = tmp_path_factory.mktemp("parity")
     asked = [row for row in ROWS if row.name in selected]
     if os.environ.get(WRITE):
