@@ -202,9 +202,9 @@ def test_everything_is_refused_before_a_worker_starts(tmp_path: Path, text: Path
     plan = make_plan(LLAMA, dp=2)
     cluster = plan.cluster.model_dump(mode="json", by_alias=True)
     cluster["node_groups"][0]["device"]["kind"] = "cuda"
-    problems = check_launch(changed(plan, cluster=cluster, offload=0.5), Rendezvous(nnodes=3))
+    problems = check_launch(changed(plan, cluster=cluster, swap_layers=2), Rendezvous(nnodes=3))
     fields = {problem.field for problem in problems}
-    assert {"--nnodes", "--rdzv-endpoint", "offload"} <= fields
+    assert {"--nnodes", "--rdzv-endpoint", "swap_layers"} <= fields
     if not torch.cuda.is_available():
         assert "cluster" in fields
     small = make_plan({**LLAMA, "vocab_size": 64}, dp=2)
