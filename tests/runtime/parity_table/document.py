@@ -49,11 +49,17 @@ steps and without memory; `-m slow` runs the rest.
 _COLUMNS = ("row", "processes", "loss", "first gradient", "gradient", "parameter", "peak", "predicted", "ratio")
 
 
-def document(rows: Sequence[Row], outcomes: Mapping[str, Outcome]) -> str:
-    """The whole file."""
+def document(rows: Sequence[Row], outcomes: Mapping[str, Outcome], of: int) -> str:
+    """The whole file: `rows`, of so many that there are."""
     lines = [_line(_COLUMNS), _line(["---", *["---:"] * (len(_COLUMNS) - 1)])]
     lines += [_line(_cells(row, outcomes[row.name])) for row in rows]
-    return "\n".join([_HEAD, *lines, "", *_apart()]) + "\n"
+    return "\n".join([_HEAD, _held(len(rows), of), "", *lines, "", *_apart()]) + "\n"
+
+
+def _held(rows: int, of: int) -> str:
+    return (
+        "All rows have run." if rows == of else f"{rows} of {of} rows have run; the others, all of them slow, have not."
+    )
 
 
 def _cells(row: Row, outcome: Outcome) -> list[str]:
