@@ -106,7 +106,8 @@ def plan(
     from .display.plan import show_plan
     from .display.progress import searching
     from .planner.contract import plan_json
-    from .planner.search.search import Request, find_plan
+    from .planner.search.request import Request
+    from .planner.search.search import find_plan
 
     job = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value, "optimizer": optimizer}
     inputs = _read_inputs(model, cluster, job, pin or [], framework, schedule_file)

@@ -27,7 +27,8 @@ def make_plan(cluster: Cluster, pins: Sequence[str]) -> Plan:
     from .planner.families import load_model
     from .planner.job import Job
     from .planner.pins import parse_pins
-    from .planner.search.search import Request, find_plan
+    from .planner.search.request import Request
+    from .planner.search.search import find_plan
 
     on_gpu = cluster.node_groups[0].device.kind != "cpu"
     job = Job(seq_len=SEQ_LEN, global_batch=GLOBAL_BATCH, precision="bf16" if on_gpu else "fp32")

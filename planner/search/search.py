@@ -8,52 +8,25 @@ proof's lower bound. Equal requests give equal plans.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
 
-from ...clusters.schema import Cluster
-from ...errors import InputError, Problem
-from ..configuration import Configuration, Mesh, levers
+from ..configuration import Mesh
 from ..cost.setting import Setting
-from ..cost.step import price
-from ..explain import Objective, explain
 from ..families import architecture
-from ..frameworks.framework import DEFAULT, framework
-from ..job import Job
+from ..frameworks.framework import framework
 from ..pins import Pins
-from ..plan import MeshDegrees, ModelSpec, Plan, Prediction, Proof, RunnerUp, ScheduleChoice
+from ..plan import Plan, Proof
+from .answer import plan_of
 from .bound import Bounded
 from .feasible import Progress, infeasible, survey
+from .objective import Priced, ValueOf, measure, price_as
 from .polish import CHOICES, polish, polishable
+from .request import Request, check
 from .space import recomputations
 from .spread import spread_variants
 
 POLISHED = 3
 """How many of the best distinct meshes are polished."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is asked: a plan for a model, a cluster and a job."""
-
-    model: ModelSpec
-    cluster: Cluster
-    job: Job
-    pins: Pins = field(default_factory=Pins)
-    objective: Objective = "time"
-    gap: float = 0.01
-    top: int = 3  # runners-up
-    runnable: bool = False  # only what the built-in runtime can execute
-    framework: str = DEFAULT  # what the step is priced as
-
-
-@dataclass(frozen=True, slots=True)
-class Priced:
-    """A configuration with its prediction and what the objective says of it (lower is better)."""
-
-    configuration: Configuration
-    predicted: Prediction
-    value: float
 
 
 def find_plan(request: Request, progress: Progress | None = None) -> Plan:
@@ -63,7 +36,7 @@ def find_plan(request: Request, progress: Progress | None = None) -> Plan:
     legal, InfeasibleError when none fits.
     """
     started = time.perf_counter()
-    _check(request)
+    check(request)
     setting = Setting(
         architecture(request.model),
         request.cluster,
@@ -74,7 +47,7 @@ def find_plan(request: Request, progress: Progress | None = None) -> Plan:
     pins, found = request.pins, survey(setting, request.pins, request.runnable)
     if not found.fitting:
         raise infeasible(setting, pins, request.runnable)
-    value_of = _objective(setting, request.objective)
+    value_of = measure(setting, request.objective)
     priced, bound = best_first(setting, found.fitting, value_of, request.gap, request.top, progress)
     ranked = _with_polished(setting, pins, priced, value_of)
     best = ranked[0]
@@ -86,35 +59,13 @@ def find_plan(request: Request, progress: Progress | None = None) -> Plan:
         gap=1 - lower / best.value,
         seconds=time.perf_counter() - started,
     )
-    return _plan(request, setting, best, ranked[1 : request.top + 1], proof)
-
-
-def _check(request: Request) -> None:
-    """Raises InputError where the search is asked for what cannot be."""
-    found = []
-    if not 0 <= request.gap < 1:  # not-a-number is not
-        found.append(Problem("--gap", request.gap, "must be at least 0 and below 1", "--gap 0.01"))
-    if request.top < 0:
-        found.append(Problem("--top", request.top, "must be 0 or more", "--top 0"))
-    if found:
-        raise InputError("command line", found)
-
-
-def _objective(setting: Setting, objective: Objective) -> Callable[[Configuration, float], float]:
-    """From a configuration and its step time to what is minimised: seconds, or dollars a step."""
-    if objective == "time":
-        return lambda configuration, step_s: step_s
-    unpriced = [group.name for group in setting.cluster.node_groups if group.price_per_device_hour is None]
-    if unpriced:
-        rule = f"node group {unpriced[0]} has no price_per_device_hour"
-        raise InputError.single(setting.cluster.name, "--objective", objective, rule, "--objective time")
-    return lambda configuration, step_s: step_s * setting.dollars_per_s(configuration.mesh.world)
+    return plan_of(request, setting, best, ranked[1 : request.top + 1], proof)
 
 
 def best_first(
     setting: Setting,
     fitting: Iterable[Bounded],
-    value_of: Callable[[Configuration, float], float],
+    value_of: ValueOf,
     gap: float,
     top: int,
     progress: Progress | None = None,
@@ -137,7 +88,7 @@ def best_first(
                 break
             if each.configuration.mesh in shown:
                 continue
-        result = _price(setting, each.configuration, value_of)
+        result = price_as(setting, each.configuration, value_of)
         priced.append(result)
         shown.add(each.configuration.mesh)
         best = min(best, result.value)
@@ -147,14 +98,7 @@ def best_first(
     return priced, min(bound, best)
 
 
-def _price(setting: Setting, configuration: Configuration, value_of: Callable[[Configuration, float], float]) -> Priced:
-    predicted = price(setting, configuration)
-    return Priced(configuration, predicted, value_of(configuration, predicted.step_time_s))
-
-
-def _with_polished(
-    setting: Setting, pins: Pins, priced: list[Priced], value_of: Callable[[Configuration, float], float]
-) -> list[Priced]:
+def _with_polished(setting: Setting, pins: Pins, priced: list[Priced], value_of: ValueOf) -> list[Priced]:
     """Best of each mesh, the first few of them polished; best first."""
     ranked = list(_best_of_each_mesh(priced))
     choices = CHOICES if pins.recompute is None and pins.recompute_operations is None else recomputations(pins)
@@ -168,7 +112,7 @@ def _with_polished(
         if polishable(setting, result.configuration):
             polished = polish(setting, result.configuration, choices)
             tried += [] if polished is None else [polished]
-        for better in (_price(setting, each, value_of) for each in tried):
+        for better in (price_as(setting, each, value_of) for each in tried):
             if better.value < ranked[place].value and better.predicted.fits:
                 ranked[place] = better
     return sorted(ranked, key=lambda result: result.value)
@@ -180,51 +124,3 @@ def _best_of_each_mesh(priced: Iterable[Priced]) -> Iterator[Priced]:
         if result.configuration.mesh not in seen:
             seen.add(result.configuration.mesh)
             yield result
-
-
-def _plan(request: Request, setting: Setting, best: Priced, others: list[Priced], proof: Proof) -> Plan:
-    configuration = best.configuration
-    compared = [(other.configuration, other.predicted, other.value / best.value - 1) for other in others]
-    return Plan(
-        model=request.model,
-        cluster=request.cluster,
-        job=request.job,
-        framework=request.framework,
-        mesh=_degrees(configuration.mesh),
-        schedule=_schedule(configuration),
-        stage_layers=configuration.stage_layers,
-        microbatch=configuration.microbatch,
-        **levers(configuration),
-        predicted=best.predicted,
-        proof=proof,
-        why=explain(setting, configuration, best.predicted, proof, compared, request.objective),
-        runners_up=tuple(_runner_up(other, best) for other in others),
-    )
-
-
-def _runner_up(other: Priced, best: Priced) -> RunnerUp:
-    configuration = other.configuration
-    return RunnerUp(
-        mesh=_degrees(configuration.mesh),
-        schedule=_schedule(replace(configuration, actions=())),  # those of the plan itself
-        zero=configuration.zero,
-        microbatch=configuration.microbatch,
-        recompute=configuration.recompute,
-        step_time_s=other.predicted.step_time_s,
-        peak_memory_bytes=max(other.predicted.peak_memory_bytes),
-        slower_by=other.value / best.value - 1,
-    )
-
-
-def _degrees(mesh: Mesh) -> MeshDegrees:
-    return MeshDegrees(pp=mesh.pp, dp=mesh.dp, cp=mesh.cp, tp=mesh.tp, ep=mesh.ep, etp=mesh.etp)
-
-
-def _schedule(configuration: Configuration) -> ScheduleChoice:
-    return ScheduleChoice(
-        name=configuration.schedule,
-        vpp=configuration.vpp,
-        microbatches=configuration.microbatches,
-        in_flight=configuration.in_flight,
-        actions=configuration.actions,
-    )

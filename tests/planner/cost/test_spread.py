@@ -21,7 +21,8 @@ from meshwright.planner.pins import parse_pins
 from meshwright.planner.schedule.passes import logits_waiting
 from meshwright.planner.schedule.table import build, held_by, held_of, waiting_of
 from meshwright.planner.search.bound import Balancer
-from meshwright.planner.search.search import Request, find_plan
+from meshwright.planner.search.request import Request
+from meshwright.planner.search.search import find_plan
 
 Configure = Callable[[Setting, str], Configuration]
 PINS = "tp=2 pp=4 dp=2 zero=1 microbatch=1 recompute=none vpp=1 schedule=1f1b logits_chunks=1"

@@ -19,7 +19,8 @@ from meshwright.planner.legality import is_legal, problems, runtime_problems
 from meshwright.planner.pins import Pins, parse_pins
 from meshwright.planner.plan import load_plan
 from meshwright.planner.search.bound import Balancer
-from meshwright.planner.search.search import Request, find_plan
+from meshwright.planner.search.request import Request
+from meshwright.planner.search.search import find_plan
 from meshwright.planner.search.space import candidates
 
 
