@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..configuration import Configuration
+from ..configuration import Configuration, Recompute
 from ..model import Architecture
 from ..simulate.work import Work
 from .blocks import Block, ModelCosts
@@ -31,11 +31,18 @@ def stage_times(setting: Setting, configuration: Configuration) -> Work:
 
 
 def _stage_s(setting: Setting, configuration: Configuration, stage: int) -> tuple[float, float, float, float]:
-    """Forward, backward, and the halves of the latter, of one virtual stage. The host issues all but the products of
-    weight gradients with the first half."""
+    """Forward, backward, and the halves of the latter, of one virtual stage."""
     costs, layers = setting.costs(configuration), configuration.layer_range(stage)
     choice = configuration.recompute[configuration.rank_of(stage)]
-    ends = ends_of(costs, stage, len(configuration.stage_layers))
+    return range_s(setting, configuration, layers, choice, ends_of(costs, stage, len(configuration.stage_layers)))
+
+
+def range_s(
+    setting: Setting, configuration: Configuration, layers: range, choice: Recompute, ends: list[Block]
+) -> tuple[float, float, float, float]:
+    """The same of a stage of these layers and end blocks, whatever the configuration says of either. The host issues
+    all but the products of weight gradients with the first half."""
+    costs = setting.costs(configuration)
     forward = _of(costs.forward, layers) + sum(block.forward_s for block in ends)
     if costs.head in ends and costs.shares is None:
         forward += _chunks_s(setting, configuration)
