@@ -145,10 +145,15 @@ class Prediction(Frozen):
 
 
 class Proof(Frozen):
-    """How good the choice is: no plan in the searched space is faster than `lower_bound_s`."""
+    """How good the choice is: no plan in the searched space is faster than `lower_bound_s`.
+
+    `candidates` are recipes, each with all splits of layers and all recomputation per rank below it; `pruned` of them
+    were never priced, since `bounded` branches had bounds that were high enough.
+    """
 
     candidates: int
     pruned: int
+    bounded: int = 0
     lower_bound_s: float
     gap: float
     seconds: float = Field(exclude=True, default=0.0)  # of this search; kept out of the file: same input, same bytes

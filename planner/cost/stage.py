@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ..configuration import Configuration, Recompute
-from ..model import Architecture
 from ..simulate.work import Work
 from .blocks import Block, ModelCosts
 from .communication import ALONE, pipeline_transfer_s
@@ -72,9 +71,9 @@ def _issued(device_s: float, waits_s: float, host_s: float, rings_s: float) -> f
 
 def _host_s(setting: Setting, layers: range) -> float:
     """Seconds that the host takes to issue one direction of a microbatch through a stage."""
-    costs, graphs, model = setting.execution, setting.framework.graphs, setting.architecture
+    costs, graphs = setting.execution, setting.framework.graphs
     layers_s = len(layers) * graphs.layer * costs.host_layer_s
-    return layers_s + _routed(model, layers) * graphs.moe * costs.host_moe_s + costs.host_microbatch_s
+    return layers_s + _routed(setting, layers) * graphs.moe * costs.host_moe_s + costs.host_microbatch_s
 
 
 def _waits_s(setting: Setting, layers: range) -> float:
@@ -83,12 +82,14 @@ def _waits_s(setting: Setting, layers: range) -> float:
     if not setting.framework.experts.synchronises:
         return 0.0
     moe_s = setting.framework.graphs.moe * setting.execution.host_moe_s
-    return _routed(setting.architecture, layers) * moe_s
+    return _routed(setting, layers) * moe_s
 
 
-def _routed(model: Architecture, layers: range) -> int:
+def _routed(setting: Setting, layers: range) -> int:
     """Layers with experts."""
-    return sum(model.layers[index].moe is not None for index in layers)
+    if not setting.has_experts:
+        return 0
+    return sum(setting.architecture.layers[index].moe is not None for index in layers)
 
 
 def _rings_s(setting: Setting, configuration: Configuration, layers: int) -> float:

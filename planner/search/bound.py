@@ -1,23 +1,14 @@
-"""Balance and bound a legal configuration: what can be said of it without playing its schedule."""
+"""Balance a legal configuration, and say whether it fits."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ..configuration import Configuration, Recompute
-from ..cost.bound import lower_bound_s
 from ..cost.footprint import fits_host, rank_memory, resident_bytes
 from ..cost.setting import Setting
 from ..cost.sharding import Sharding, sharding_of
 from .partition import balanced_split, even_split
-
-
-@dataclass(frozen=True, slots=True)
-class Bounded:
-    """A configuration that is legal and fits, and the time it takes at least."""
-
-    configuration: Configuration
-    bound_s: float
 
 
 class Balancer:
@@ -56,8 +47,3 @@ def holds(setting: Setting, configuration: Configuration) -> bool:
     return all(rank_memory(setting, configuration, rank).total <= limit for rank in order) and fits_host(
         setting, configuration
     )
-
-
-def bounded(setting: Setting, configuration: Configuration) -> Bounded:
-    """With its lower bound."""
-    return Bounded(configuration, lower_bound_s(setting, configuration))

@@ -3,50 +3,35 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
 from ...errors import InfeasibleError, InputError, Problem
 from ...units import format_bytes
 from ..configuration import Configuration
+from ..cost.bound import lower_bound_s
 from ..cost.footprint import footprint, offloaded_bytes, rank_memory
 from ..cost.offload import room_bytes
 from ..cost.setting import Setting
 from ..legality import is_legal, problems, runtime_problems
 from ..pins import Pins
 from ..plan import StageMemory
-from .bound import Balancer, Bounded, bounded, holds
+from .bound import Balancer, holds
 from .space import candidates
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """All legal configurations seen (`candidates`), and those that fit, in the order of the space."""
-
-    candidates: int
-    fitting: tuple[Bounded, ...]
 
 
 def legal(setting: Setting, pins: Pins, runnable: bool) -> Iterator[Configuration]:
-    """Legal configurations; with `runnable` only those that the built-in runtime can execute."""
+    """Legal recipes, all ranks recomputing alike; with `runnable` only those that the built-in runtime can execute."""
     for configuration in candidates(setting, pins):
         if is_legal(setting, configuration) and not (runnable and runtime_problems(setting, configuration)):
             yield configuration
 
 
-def survey(setting: Setting, pins: Pins, runnable: bool) -> Survey:
-    """Enumerate, balance, drop what does not fit, bound the rest. Raises InputError when nothing is legal."""
-    balancer, seen, fitting = Balancer(setting), 0, []
-    for configuration in legal(setting, pins, runnable):
-        seen += 1
-        balanced = balancer.balanced(configuration)
-        if holds(setting, balanced):
-            fitting.append(bounded(setting, balanced))
-    if not seen:
-        raise _illegal(setting, pins, runnable)
-    return Survey(seen, tuple(fitting))
+def none_found(setting: Setting, pins: Pins, runnable: bool, candidates: int) -> InputError | InfeasibleError:
+    """Why a search has no plan: nothing is legal, or nothing fits."""
+    if not candidates:
+        return _illegal(setting, pins, runnable)
+    return infeasible(setting, pins, runnable)
 
 
 def _illegal(setting: Setting, pins: Pins, runnable: bool) -> InputError:
@@ -154,11 +139,11 @@ def _any_fits(setting: Setting, pins: Pins, runnable: bool) -> bool:
 
 
 def _fastest(setting: Setting, pins: Pins, runnable: bool) -> Configuration | None:
-    try:
-        fitting = survey(setting, pins, runnable).fitting
-    except InputError:
-        return None
-    return min(fitting, key=lambda each: each.bound_s).configuration if fitting else None
+    balancer = Balancer(setting)
+    fitting = (balancer.balanced(each) for each in legal(setting, pins, runnable))
+    return min(
+        (each for each in fitting if holds(setting, each)), key=lambda each: lower_bound_s(setting, each), default=None
+    )
 
 
 def _value(configuration: Configuration, name: str) -> str:

@@ -1,8 +1,7 @@
 """Search: the fastest (or cheapest) configuration, and the proof of how good it is.
 
-Enumerate what is legal, drop what does not fit, bound the rest from below, then price in the order of the bounds until
-the best price is within the gap of every bound that is left. No configuration of the searched space takes less than the
-proof's lower bound. Equal requests give equal plans.
+Branch and bound (`best_first.py`) over a tree of configurations (`tree.py`). No configuration of the space (docs/plan.md)
+takes less than the proof's lower bound. Equal requests give equal plans.
 """
 
 from __future__ import annotations
@@ -14,19 +13,13 @@ from ..configuration import Mesh
 from ..cost.setting import Setting
 from ..families import architecture
 from ..frameworks.framework import framework
-from ..pins import Pins
 from ..plan import Plan, Proof
 from .answer import plan_of
-from .bound import Bounded
-from .feasible import Progress, infeasible, survey
-from .objective import Priced, ValueOf, measure, price_as
-from .polish import CHOICES, polish, polishable
+from .best_first import Progress, Search
+from .feasible import none_found
+from .objective import Priced, measure
 from .request import Request, check
-from .space import recomputations
-from .spread import spread_variants
-
-POLISHED = 3
-"""How many of the best distinct meshes are polished."""
+from .tree import Tree
 
 
 def find_plan(request: Request, progress: Progress | None = None) -> Plan:
@@ -44,78 +37,25 @@ def find_plan(request: Request, progress: Progress | None = None) -> Plan:
         every_device=request.objective == "time",
         framework=framework(request.framework),
     )
-    pins, found = request.pins, survey(setting, request.pins, request.runnable)
-    if not found.fitting:
-        raise infeasible(setting, pins, request.runnable)
-    value_of = measure(setting, request.objective)
-    priced, bound = best_first(setting, found.fitting, value_of, request.gap, request.top, progress)
-    ranked = _with_polished(setting, pins, priced, value_of)
+    tree = Tree(setting, request.pins, request.runnable)
+    search = Search(setting, tree, measure(setting, request.objective), request.gap, progress)
+    search.run()
+    if not search.priced:
+        raise none_found(setting, request.pins, request.runnable, tree.candidates)
+    lower, candidates, bounded = search.bound, tree.candidates, tree.bounded
+    search.more_meshes(request.top + 1)
+    ranked = list(_best_of_each_mesh(sorted(search.priced, key=lambda result: result.value)))
     best = ranked[0]
-    lower = min(bound, best.value)
+    lower = min(lower, best.value)
     proof = Proof(
-        candidates=found.candidates,
-        pruned=found.candidates - len(priced),
+        candidates=max(candidates, len(search.priced)),
+        pruned=max(0, candidates - len(search.priced)),
+        bounded=bounded,
         lower_bound_s=lower / best.value * best.predicted.step_time_s,
         gap=1 - lower / best.value,
         seconds=time.perf_counter() - started,
     )
     return plan_of(request, setting, best, ranked[1 : request.top + 1], proof)
-
-
-def best_first(
-    setting: Setting,
-    fitting: Iterable[Bounded],
-    value_of: ValueOf,
-    gap: float,
-    top: int,
-    progress: Progress | None = None,
-) -> tuple[list[Priced], float]:
-    """Price in the order of the bounds. Returns what was priced, best first, and a bound on everything in `fitting`.
-
-    Goes on until the gap is proven, and then until `top` other meshes have a price each.
-    """
-    queue = sorted(
-        ((value_of(each.configuration, each.bound_s), order, each) for order, each in enumerate(fitting)),
-        key=lambda entry: entry[:2],
-    )
-    priced: list[Priced] = []
-    best, bound, shown = float("inf"), float("inf"), set[Mesh]()
-    for done, (lower, _, each) in enumerate(queue):
-        proven = lower >= best * (1 - gap)
-        if proven:
-            bound = min(bound, lower)
-            if len(shown) > top:
-                break
-            if each.configuration.mesh in shown:
-                continue
-        result = price_as(setting, each.configuration, value_of)
-        priced.append(result)
-        shown.add(each.configuration.mesh)
-        best = min(best, result.value)
-        if progress:
-            progress(done + 1, len(queue))
-    priced.sort(key=lambda result: result.value)
-    return priced, min(bound, best)
-
-
-def _with_polished(setting: Setting, pins: Pins, priced: list[Priced], value_of: ValueOf) -> list[Priced]:
-    """Best of each mesh, the first few of them polished; best first."""
-    ranked = list(_best_of_each_mesh(priced))
-    choices = CHOICES if pins.recompute is None and pins.recompute_operations is None else recomputations(pins)
-
-    def better_than_all(each: Bounded) -> bool:
-        return value_of(each.configuration, each.bound_s) < min(one.value for one in ranked)
-
-    for place, result in enumerate(ranked[:POLISHED]):
-        spread = spread_variants(setting, pins, result.configuration, better_than_all)
-        tried = list(spread) if place == 0 else []  # a list of its own to make and play: too slow for more than one
-        if polishable(setting, result.configuration):
-            polished = polish(setting, result.configuration, choices)
-            tried += [] if polished is None else [polished]
-        for better in (price_as(setting, each, value_of) for each in tried):
-            if better.value < ranked[place].value and better.predicted.fits:
-                ranked[place] = better
-    return sorted(ranked, key=lambda result: result.value)
 
 
 def _best_of_each_mesh(priced: Iterable[Priced]) -> Iterator[Priced]:

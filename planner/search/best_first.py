@@ -1,0 +1,116 @@
+"""Best first: branch and bound over the tree of configurations, the branch with the lowest bound next.
+
+It is over when the lowest bound left is within the gap of the best price. A branch that has been opened down to its
+promising splits is left ajar: its bound still counts, since its other splits have not been looked at. Where it could
+hold a plan that is better by more than the gap, and has few splits, all of them are.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Iterable
+
+from ..configuration import Configuration, Mesh
+from ..cost.setting import Setting
+from .objective import Priced, ValueOf, price_as
+from .splits import MOST_SPLITS, splits_of
+from .tree import Level, Node, Tree
+
+Progress = Callable[[int, int], None]
+
+
+class Search:
+    """One search: branches that are left, by the least value that their bounds allow, and what was priced."""
+
+    def __init__(self, setting: Setting, tree: Tree, value_of: ValueOf, gap: float, progress: Progress | None = None):
+        self.priced: list[Priced] = []
+        self.best = math.inf
+        self._setting, self._tree, self._value_of, self._gap, self._progress = setting, tree, value_of, gap, progress
+        self._heap: list[tuple[float, int, Node]] = []
+        self._ajar: list[tuple[float, Node]] = []
+        self._seen: set[Configuration] = set()
+        self._meshes: set[Mesh] = set()
+        self._order = 0
+
+    def run(self) -> None:
+        """Price until the gap is proven, as far as bounds can prove it."""
+        roots = list(self._tree.roots())
+        self._dive(sorted(roots, key=self._value))
+        self._push(roots)
+        self._descend()
+        while self._open_ajar():
+            self._descend()
+
+    @property
+    def cutoff(self) -> float:
+        """What is not below it could be better by the gap at most."""
+        return self.best * (1 - self._gap)
+
+    @property
+    def bound(self) -> float:
+        """No configuration of the space has a lower value."""
+        return min([self.best, *(entry[0] for entry in (*self._heap[:1], *self._ajar))])
+
+    def more_meshes(self, wanted: int) -> None:
+        """Price on until so many meshes have a price each, in the order of their bounds."""
+        while self._heap and len(self._meshes) < wanted:
+            _, _, node = heapq.heappop(self._heap)
+            if node.configuration.mesh not in self._meshes:
+                self._visit(node, math.inf)
+
+    def _dive(self, roots: list[Node]) -> None:
+        """Price one likely configuration, so that bounds have something to be measured with: of the first recipe of
+        each way to share out a microbatch, balanced, the one that takes least."""
+        found, least = None, math.inf
+        for root in roots:
+            if self._value(root) >= least:
+                break
+            node = self._tree.likely(root)
+            if node is not None and self._value(node) < least:
+                found, least = node, self._value(node)
+        if found is not None:
+            self._price(found.configuration)
+
+    def _descend(self) -> None:
+        while self._heap and self._heap[0][0] < self.cutoff:
+            self._visit(heapq.heappop(self._heap)[2], self.cutoff)
+
+    def _visit(self, node: Node, cutoff: float) -> None:
+        """Price what is whole, open what is not."""
+        if node.level == Level.WHOLE:
+            self._price(node.configuration)
+            return
+        if node.level == Level.LIMITED:
+            self._ajar.append((self._value(node), node))
+        self._push(self._tree.open(node, lambda seconds: self._value_of(node.configuration, seconds) >= cutoff))
+
+    def _push(self, nodes: Iterable[Node]) -> None:
+        for node in nodes:
+            self._order += 1
+            heapq.heappush(self._heap, (self._value(node), self._order, node))
+
+    def _value(self, node: Node) -> float:
+        return self._value_of(node.configuration, node.bound_s)
+
+    def _price(self, configuration: Configuration) -> None:
+        if configuration in self._seen:
+            return
+        self._seen.add(configuration)
+        result = price_as(self._setting, configuration, self._value_of)
+        self._meshes.add(configuration.mesh)
+        self.priced.append(result)
+        self.best = min(self.best, result.value)
+        if self._progress:
+            self._progress(len(self.priced), len(self.priced) + len(self._heap))
+
+    def _open_ajar(self) -> bool:
+        """Open the branches that could still hold a better plan and have few splits; whether there are any."""
+        layers = len(self._setting.architecture.layers)
+        open_, self._ajar = self._ajar, []
+        for lower, node in open_:
+            if lower < self.cutoff and splits_of(node.configuration, layers) <= MOST_SPLITS:
+                self._push(self._tree.every_split(node))
+            else:
+                self._ajar.append((lower, node))
+        return len(self._ajar) < len(open_)

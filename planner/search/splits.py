@@ -1,0 +1,102 @@
+"""Splits: of the layers of a recipe over its stages, and what each rank recomputes then: those worth a price."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations, pairwise
+
+from ..configuration import Configuration, Recompute
+from ..cost.footprint import fits_host, rank_memory
+from ..cost.setting import Setting
+from .bottleneck import Bottleneck
+from .bound import Balancer
+
+
+def promising(setting: Setting, balancer: Balancer, bottleneck: Bottleneck, least_s: float) -> Iterator[Configuration]:
+    """Splits that balance the stages, in one way or another, each with the fastest recomputation that fits."""
+    seen = set()
+    for split in _splits(balancer, bottleneck, least_s):
+        if split not in seen:
+            seen.add(split)
+            found = with_room(setting, replace(bottleneck.ranks.recipe, stage_layers=split), bottleneck.ranks.choices)
+            if found is not None:
+                yield found
+
+
+def _splits(balancer: Balancer, bottleneck: Bottleneck, least_s: float) -> Iterator[tuple[int, ...]]:
+    recipe, ranks = bottleneck.ranks.recipe, bottleneck.ranks
+    for choice in ranks.choices:
+        yield balancer.balanced(replace(recipe, recompute=(choice,) * ranks.count)).stage_layers
+    if ranks.plain:
+        filled = bottleneck.fill(least_s * (1 + 1e-5))
+        if filled is not None:
+            yield tuple(layers for layers, _ in filled)
+            yield from _leaning(bottleneck, least_s)
+    else:
+        yield from _by_rounds(recipe, ranks.layers)
+
+
+def _leaning(bottleneck: Bottleneck, least_s: float) -> Iterator[tuple[int, ...]]:
+    """Under the same threshold, each rank as near to its share of what is left as the ranks after it allow."""
+    ranks, limit_s = bottleneck.ranks, least_s * (1 + 1e-5)
+    counts, start = list[int](), 0
+    for rank in range(ranks.count):
+        left = ranks.count - rank
+        most, _ = bottleneck.take(rank, start, ranks.layers - start - left + 1, limit_s)
+        wanted = min(most, max(1, round((ranks.layers - start) / left)))
+        while wanted < most and not bottleneck.completes(rank + 1, start + wanted, limit_s):
+            wanted += 1
+        counts.append(wanted)
+        start += wanted
+    if start == ranks.layers:
+        yield tuple(counts)
+
+
+def _by_rounds(recipe: Configuration, layers: int) -> Iterator[tuple[int, ...]]:
+    """Stages of one round of the placement hold equally many, so that no rank waits inside of it; what is left over goes
+    to the ends of the first rounds, or to their beginnings, as far from embedding and head as can be."""
+    ranks, rounds = recipe.mesh.pp, len(recipe.placement) // recipe.mesh.pp
+    few, more = divmod(layers, ranks)
+    sizes = [few // rounds + (place < few % rounds) for place in range(rounds)]
+    if len(recipe.placement) % ranks or not all(sizes):
+        return
+    for order in (sizes, sizes[::-1]):
+        counts = [size for size in order for _ in range(ranks)]
+        last = len(counts) - 1
+        for lean in (range(1, more + 1), range(last - more, last), range(last - ranks // 2 - more, last - ranks // 2)):
+            if more and lean.start >= 0:
+                yield tuple(count + (place in lean) for place, count in enumerate(counts))
+        if not more:
+            yield tuple(counts)
+
+
+def with_room(setting: Setting, configuration: Configuration, choices: tuple[Recompute, ...]) -> Configuration | None:
+    """With what each rank must recompute to fit, the fastest first; None where it does not fit so either."""
+    limit, ranks = setting.memory_limit_bytes, range(configuration.mesh.pp)
+
+    def fits(rank: int, choice: Recompute) -> bool:
+        trial = replace(configuration, recompute=(choice,) * configuration.mesh.pp)
+        return rank_memory(setting, trial, rank).total <= limit
+
+    found = [next((choice for choice in choices if fits(rank, choice)), None) for rank in ranks]
+    if None in found:
+        return None
+    made = replace(configuration, recompute=tuple(choice for choice in found if choice is not None))
+    return made if fits_host(setting, made) else None
+
+
+MOST_SPLITS = 1000
+"""Of a recipe whose splits are all looked at, where nothing else proves that they are no better."""
+
+
+def splits_of(recipe: Configuration, layers: int) -> int:
+    """How many splits there are: each stage has a layer or more."""
+    return math.comb(layers - 1, len(recipe.placement) - 1)
+
+
+def every_split(layers: int, stages: int) -> Iterator[tuple[int, ...]]:
+    """Layers of each stage, in all ways."""
+    for cuts in combinations(range(1, layers), stages - 1):
+        yield tuple(stop - start for start, stop in pairwise((0, *cuts, layers)))
