@@ -17,6 +17,9 @@ from .objective import Priced, ValueOf, price_as
 from .splits import MOST_SPLITS, splits_of
 from .tree import Level, Node, Tree
 
+PRECISION = 1e-7
+LIKELY = 24
+"""Configurations that are looked at for a first price."""
 Progress = Callable[[int, int], None]
 
 
@@ -31,13 +34,14 @@ class Search:
         self._ajar: list[tuple[float, Node]] = []
         self._seen: set[Configuration] = set()
         self._meshes: set[Mesh] = set()
+        self._roots: list[Node] = []
         self._order = 0
 
     def run(self) -> None:
         """Price until the gap is proven, as far as bounds can prove it."""
-        roots = list(self._tree.roots())
-        self._dive(sorted(roots, key=self._value))
-        self._push(roots)
+        self._roots = sorted(self._tree.roots(), key=self._value)
+        self._push(self._roots)
+        self._dive()
         self._descend()
         while self._open_ajar():
             self._descend()
@@ -53,37 +57,60 @@ class Search:
         return min([self.best, *(entry[0] for entry in (*self._heap[:1], *self._ajar))])
 
     def more_meshes(self, wanted: int) -> None:
-        """Price on until so many meshes have a price each, in the order of their bounds."""
-        while self._heap and len(self._meshes) < wanted:
-            _, _, node = heapq.heappop(self._heap)
-            if node.configuration.mesh not in self._meshes:
-                self._visit(node, math.inf)
+        """Price what is whole of other meshes, the best by bound of each, until so many have a price; then, of those
+        that nothing was opened of, what is likely."""
+        whole = sorted(entry for entry in self._heap if entry[2].level == Level.WHOLE)
+        for _, _, node in whole:
+            if len(self._meshes) < wanted and node.configuration.mesh not in self._meshes:
+                self._price(node.configuration)
+        for root in self._roots:
+            if len(self._meshes) < wanted and root.configuration.mesh not in self._meshes:
+                node = self._tree.likely(root)
+                if node is not None:
+                    self._price(node.configuration)
 
-    def _dive(self, roots: list[Node]) -> None:
-        """Price one likely configuration, so that bounds have something to be measured with: of the first recipe of
-        each way to share out a microbatch, balanced, the one that takes least."""
-        found, least = None, math.inf
-        for root in roots:
-            if self._value(root) >= least:
-                break
-            node = self._tree.likely(root)
-            if node is not None and self._value(node) < least:
-                found, least = node, self._value(node)
+    def _dive(self) -> None:
+        """Price one likely configuration, so that bounds have something to be measured with: of the best ways to share
+        out a microbatch, balanced, the one that takes least."""
+        heap, found, least, looked = list(self._heap), None, math.inf, 0
+        while heap and heap[0][0] < least and (found is None or looked < LIKELY):
+            _, order, node = heapq.heappop(heap)
+            if node.level == Level.SHARE:
+                for roomy in self._tree.open(node, math.inf):
+                    heapq.heappush(heap, (self._value(roomy), order, roomy))
+                continue
+            likely, looked = self._tree.likely(node), looked + 1
+            if likely is not None and self._value(likely) < least:
+                found, least = likely, self._value(likely)
         if found is not None:
             self._price(found.configuration)
 
     def _descend(self) -> None:
         while self._heap and self._heap[0][0] < self.cutoff:
-            self._visit(heapq.heappop(self._heap)[2], self.cutoff)
+            self._visit(heapq.heappop(self._heap)[2])
 
-    def _visit(self, node: Node, cutoff: float) -> None:
+    def _visit(self, node: Node) -> None:
         """Price what is whole, open what is not."""
         if node.level == Level.WHOLE:
             self._price(node.configuration)
             return
         if node.level == Level.LIMITED:
             self._ajar.append((self._value(node), node))
-        self._push(self._tree.open(node, lambda seconds: self._value_of(node.configuration, seconds) >= cutoff))
+        self._push(self._tree.open(node, self._limit_s(node)))
+
+    def _limit_s(self, node: Node) -> float:
+        """Seconds of a step at which the value of a branch is no longer below the cutoff: by bisection, as values only
+        grow with seconds."""
+        low, high = node.bound_s, 2 * node.bound_s
+        if math.isinf(self.cutoff):
+            return math.inf
+        while self._value_of(node.configuration, high) < self.cutoff:
+            low, high = high, 2 * high
+        while high - low > PRECISION * high:
+            middle = (low + high) / 2
+            below = self._value_of(node.configuration, middle) < self.cutoff
+            low, high = (middle, high) if below else (low, middle)
+        return high
 
     def _push(self, nodes: Iterable[Node]) -> None:
         for node in nodes:

@@ -16,8 +16,10 @@ from collections.abc import Callable
 from ..configuration import Recompute
 from .ranks import Ranks
 
-TOLERANCE = 1e-5
+TOLERANCE = 1e-4
 """Relative, of the threshold: the bound is lower by as much at the most."""
+LOOK_AHEAD = 4
+"""Ranks between two looks at whether those that follow can take the rest."""
 _ROUNDING = 1 - 1e-11
 
 
@@ -38,20 +40,21 @@ class Bottleneck:
         beside = sum(sum(self._beside_s(rank, 0)) for rank in range(ranks.count))
         return (m * ranks.least_s + beside) / ranks.count * _ROUNDING
 
-    def least_s(self, enough: Callable[[float], bool]) -> float:
-        """Seconds of the least step time, or infinity where ranks have no room; any bound that is `enough`, if it is
-        found sooner."""
-        low = start = self.relaxed_s()
-        if enough(low) or self.feasible(low):
+    def least_s(self, limit_s: float) -> float:
+        """Seconds of the least step time, or infinity where ranks have no room. Nobody asks how far above `limit_s` it
+        is, nor whether there is room then: that is the answer."""
+        low, high = self.relaxed_s(), limit_s
+        if low >= limit_s:
             return low
-        high = low * 1.01
-        while not self.feasible(high):
-            low, high = high, low + 2 * (high - low)
-            if enough(low):
-                return low
-            if high > 2 * start and not self.feasible(math.inf):
-                return math.inf
-        while high - low > TOLERANCE * high and not enough(low):
+        if not self.feasible(limit_s):
+            return limit_s
+        if self.feasible(low):
+            return low
+        if math.isinf(limit_s):
+            high = 1.1 * low
+            while not self.feasible(high):
+                low, high = high, 1.5 * high
+        while high - low > TOLERANCE * high:
             middle = (low + high) / 2
             low, high = (low, middle) if self.feasible(middle) else (middle, high)
         return low
@@ -102,7 +105,17 @@ class Bottleneck:
                 return None
             found.append((layers, choice))
             start += layers
+            if self.limited and rank % LOOK_AHEAD == 0 and not self._in_time(rank + 1, start, limit_s):
+                return None
         return found if start == ranks.layers else None
+
+    def _in_time(self, first: int, start: int, limit_s: float) -> bool:
+        """Whether ranks from `first` on had the time for all layers from `start` on, if they had room."""
+        ranks = self.ranks
+        for rank in range(first, ranks.count):
+            left = ranks.count - rank - 1
+            start += self.take(rank, start, ranks.layers - start - left, limit_s, limited=False)[0]
+        return start == ranks.layers
 
     def take(
         self, rank: int, start: int, at_most: int, limit_s: float, among: Ranks | None = None, limited: bool = True
@@ -143,6 +156,18 @@ class Bottleneck:
         forward_s, backward_s = ranks.lead_s(rank, self._before(rank, start))
         gather_s, reduce_s = ranks.piece_s
         return max(forward_s, gather_s), reduce_s + (backward_s if ranks.whole else 0.0)
+
+
+def crowded_s(ranks: Ranks) -> float:
+    """Seconds of the least step time under any placement: one rank has as many layers of a kind as the mean, whichever
+    rank it is, and recomputes them if it has to. Infinity where none has room for them. Asked of ranks without ends."""
+    found, middle = [0.0], 1
+    for among, count in ranks.kinds:
+        layers = -(-count // ranks.count)
+        roomy = (choice for choice in among.choices if among.with_room(middle, 0, layers, choice) == layers)
+        busy = (among.alone_s(layers, choice) for choice in roomy)
+        found.append(ranks.recipe.microbatches * next(busy, math.inf))
+    return max(found) * _ROUNDING
 
 
 def last(fits: Callable[[int], bool], most: int) -> int:

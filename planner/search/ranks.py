@@ -57,9 +57,15 @@ class Ranks:
     recompute, the fastest first; of these, what saves nothing is left out."""
 
     def __init__(
-        self, setting: Setting, recipe: Configuration, choices: tuple[Recompute, ...], known: Known | None = None
+        self,
+        setting: Setting,
+        recipe: Configuration,
+        choices: tuple[Recompute, ...],
+        known: Known | None = None,
+        lightest: Configuration | None = None,
     ):
         self.setting, self.recipe = setting, recipe
+        self.lightest = lightest or recipe  # what memory is asked of
         self.choices = _saving(setting, recipe, choices)
         self.count, self.places = recipe.mesh.pp, recipe.placement
         self.plain = self.places == tuple(range(self.count))  # one stage a rank, in their order
@@ -70,6 +76,7 @@ class Ranks:
         self._alike = alike(setting.architecture.layers)
         self._known: Known = {} if known is None else known  # of recipes that share out a microbatch alike
         self._rooms: dict[tuple[object, ...], tuple[int, int]] = {}  # layers that fit, and that do not
+        self._guess: dict[tuple[int, Recompute], int] = {}
         self._leads: dict[tuple[int, int], tuple[float, float]] = {}
 
     @cached_property
@@ -116,6 +123,11 @@ class Ranks:
         """Seconds of one microbatch through all stages of a rank that has so many layers."""
         return self._busy(rank, start, choice).at(layers)
 
+    def alone_s(self, layers: int, choice: Recompute) -> float:
+        """Device seconds of one microbatch through so many layers."""
+        costs = self.setting.costs(self.recipe)
+        return costs.forward[layers] + costs.backward[choice][layers]
+
     def _busy(self, rank: int, start: int, choice: Recompute) -> Growing:
         first, last, chunks = self.firsts[rank] == 0, self.places[-1] == rank, self.chunks(rank)
         key = self._alike[start] if self.plain else -chunks, first, last, choice, self.halves
@@ -144,7 +156,9 @@ class Ranks:
         def seconds(layers: int) -> float:
             few, more = divmod(layers, chunks)
             held = (more, few + 1), (chunks - more, few)
-            return sum(stages * (bare.at(each) - passes_s) for stages, each in held if stages and each) + ends_s + passes_s
+            return (
+                sum(stages * (bare.at(each) - passes_s) for stages, each in held if stages and each) + ends_s + passes_s
+            )
 
         return Growing(seconds, self.layers)
 
@@ -191,18 +205,19 @@ class Ranks:
 
     def with_room(self, rank: int, start: int, layers: int, choice: Recompute) -> int:
         """The most of so many layers from `start` on that a rank can hold. More layers never need less."""
-        key = self._held[rank], rank == self.places[0], rank == self.places[-1], self._alike[start], choice
-        fit, too_many = self._rooms.get(key, (0, self.layers + 1))
-        fit, too_many, trial = min(fit, layers), min(too_many, layers + 1), layers
-        while too_many - fit > 1:
-            if self._has_room(rank, self._alike[start], trial, choice):
-                fit = trial
-            else:
-                too_many = trial
-            trial = (fit + too_many) // 2
-            known = self._rooms.get(key, (0, self.layers + 1))
-            self._rooms[key] = max(known[0], fit), min(known[1], too_many if too_many <= layers else known[1])
-        return fit
+        first, last, kind = rank == self.places[0], rank == self.places[-1], self._alike[start]
+        key = self._held[rank], first, last, kind, choice
+        low, high = self._rooms.get(key, (0, self.layers + 1))
+        guess = self._guess.get((kind, choice), layers)  # what the last rank had room for
+        hints = [layers, guess + 1, guess]
+        while low < layers and high - low > 1:
+            trial = hints.pop() if hints else (low + min(high, layers + 1)) // 2
+            if low < trial < high and trial <= layers:
+                fits = self._has_room(rank, kind, trial, choice)
+                low, high = (trial, high) if fits else (low, trial)
+        self._rooms[key] = low, high
+        self._guess[kind, choice] = low
+        return min(low, layers)
 
     def _has_room(self, rank: int, start: int, layers: int, choice: Recompute) -> bool:
         memory = rank_memory(self.setting, self._trial(rank, start, layers, choice), rank)
@@ -210,17 +225,17 @@ class Ranks:
 
     @cached_property
     def _held(self) -> list[Held]:
-        return [held_of(self.recipe, rank) for rank in range(self.count)]
+        return [held_of(self.lightest, rank) for rank in range(self.count)]
 
     def _trial(self, rank: int, start: int, layers: int, choice: Recompute) -> Configuration:
         """Only what stands at `rank` matters to its memory."""
-        counts, stages = [0] * len(self.places), self.recipe.stages_of(rank)
+        stages, counts = self.lightest.stages_of(rank), [0] * len(self.lightest.placement)
         if stages[0] > 0:
             counts[0] = start
         few, more = divmod(layers, len(stages))
         for place, stage in enumerate(stages):
             counts[stage] = few + (place < more)
-        return replace(self.recipe, stage_layers=tuple(counts), recompute=(choice,) * self.count)
+        return replace(self.lightest, stage_layers=tuple(counts), recompute=(choice,) * self.count)
 
     @cached_property
     def kinds(self) -> list[tuple[Ranks, int]]:
@@ -232,7 +247,9 @@ class Ranks:
 
     def _only(self, kind: Layer) -> Ranks:
         model = replace(self.setting.architecture, layers=(kind,) * self.layers)
-        return Ranks(replace(self.setting, architecture=model, _costs={}), self.recipe, self.choices)
+        return Ranks(
+            replace(self.setting, architecture=model, _costs={}), self.recipe, self.choices, None, self.lightest
+        )
 
 
 def _saving(setting: Setting, recipe: Configuration, choices: tuple[Recompute, ...]) -> tuple[Recompute, ...]:

@@ -146,7 +146,7 @@ def _shares(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> Iterat
 def recipes(setting: Setting, pins: Pins, shared: Configuration) -> Iterator[Configuration]:
     """Schedules and ZeRO stages, with copies, of one way to share out a microbatch."""
     mesh, layers = shared.mesh, len(setting.architecture.layers)
-    for schedule, vpp in _schedules(setting, pins, mesh, shared.microbatches):
+    for schedule, vpp in _recipe_schedules(setting, pins, shared):
         split = even_split(layers, _stages(pins, mesh.pp * vpp))
         for zero, copies in _shardings(setting, pins, mesh):
             yield replace(shared, schedule=schedule, vpp=vpp, stage_layers=split, zero=zero, dp_replicate=copies)
@@ -154,8 +154,16 @@ def recipes(setting: Setting, pins: Pins, shared: Configuration) -> Iterator[Con
 
 def count_recipes(setting: Setting, pins: Pins, shared: Configuration) -> int:
     """How many `recipes` would list."""
-    schedules = _schedules(setting, pins, shared.mesh, shared.microbatches)
+    schedules = _recipe_schedules(setting, pins, shared)
     return len(schedules) * len(list(_shardings(setting, pins, shared.mesh)))
+
+
+def _recipe_schedules(setting: Setting, pins: Pins, shared: Configuration) -> list[tuple[ScheduleName, int]]:
+    """With a spread vocabulary those of a set number of stages a rank: lists of their own are slow to make."""
+    found = _schedules(setting, pins, shared.mesh, shared.microbatches)
+    if not shared.spread_vocabulary or pins.spread_vocabulary is not None:
+        return found
+    return [(name, vpp) for name, vpp in found if len(table()[name].chunks) == 1]
 
 
 def _stages(pins: Pins, stages: int) -> int:
@@ -244,6 +252,27 @@ def _zero(pins: Pins, mesh: Mesh) -> list[int]:
     if mesh.dp * mesh.cp == 1:
         return [0]
     return [0, 1] if mesh.pp > 1 else [0, 1, 2, 3]
+
+
+def lightest(setting: Setting, pins: Pins, shared: Configuration) -> Configuration:
+    """A recipe of which a rank without ends needs no more than any rank with as many layers does in any recipe of a
+    share: it holds one microbatch at a time, and what can be sharded or leave the device is."""
+    pp = max(3, shared.mesh.pp)  # of which rank 1 has no ends
+    free = pins.offload is None and not pins.swap_layers
+    return replace(
+        shared,
+        mesh=replace(shared.mesh, pp=pp),
+        stage_layers=(0,) * pp,
+        microbatches=1,
+        schedule="1f1b",
+        vpp=1,
+        in_flight=(),
+        actions=(),
+        zero=max(_zero(pins, shared.mesh)),
+        dp_replicate=pins.dp_replicate or 1,
+        logits_chunks=logits_chunks(setting, pins, shared),
+        offload=1.0 if free else shared.offload,
+    )
 
 
 def recomputations(pins: Pins) -> tuple[Recompute, ...]:

@@ -10,7 +10,7 @@ from itertools import combinations, pairwise
 from ..configuration import Configuration, Recompute
 from ..cost.footprint import fits_host, rank_memory
 from ..cost.setting import Setting
-from .bottleneck import Bottleneck
+from .bottleneck import TOLERANCE, Bottleneck
 from .bound import Balancer
 
 
@@ -30,7 +30,7 @@ def _splits(balancer: Balancer, bottleneck: Bottleneck, least_s: float) -> Itera
     for choice in ranks.choices:
         yield balancer.balanced(replace(recipe, recompute=(choice,) * ranks.count)).stage_layers
     if ranks.plain:
-        filled = bottleneck.fill(least_s * (1 + 1e-5))
+        filled = bottleneck.fill(least_s * (1 + 2 * TOLERANCE))
         if filled is not None:
             yield tuple(layers for layers, _ in filled)
             yield from _leaning(bottleneck, least_s)
@@ -40,7 +40,7 @@ def _splits(balancer: Balancer, bottleneck: Bottleneck, least_s: float) -> Itera
 
 def _leaning(bottleneck: Bottleneck, least_s: float) -> Iterator[tuple[int, ...]]:
     """Under the same threshold, each rank as near to its share of what is left as the ranks after it allow."""
-    ranks, limit_s = bottleneck.ranks, least_s * (1 + 1e-5)
+    ranks, limit_s = bottleneck.ranks, least_s * (1 + 2 * TOLERANCE)
     counts, start = list[int](), 0
     for rank in range(ranks.count):
         left = ranks.count - rank

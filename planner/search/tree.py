@@ -1,6 +1,7 @@
 """Tree: what branches into what, and the bound of each branch; nothing below a branch is built before it is opened.
 
     share      a mesh and how one microbatch is shared out over it; all that is below computes that much
+    roomy      the same, and recomputes what ranks have no room for even if they hold one microbatch at a time
     recipe     with its schedule, ZeRO stage, copies, chunks of the loss and offloading: what ranks wait for comes to it
     limited    the same, once it is known what ranks have room for: the least bottleneck over all splits and choices
     whole      with its split and what each rank recomputes; this can be priced
@@ -11,7 +12,7 @@ A bound holds for everything below: what the pipeline takes at least, and what t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -21,13 +22,12 @@ from ..cost.setting import Setting
 from ..cost.sharding import Sharding, sharding_of
 from ..legality import is_legal, runtime_problems
 from ..pins import Pins
-from .bottleneck import Bottleneck
+from .bottleneck import Bottleneck, crowded_s
 from .bound import Balancer, holds
 from .ranks import Known, Ranks
-from .space import count_recipes, recipes, recomputations, reliefs, shares
+from .space import count_recipes, lightest, recipes, recomputations, reliefs, shares
 from .splits import every_split, promising, with_room
 from .spread import spread_share
-
 
 BINDING = 1e-4
 """Memory binds where ranks that have only so much room take longer by this part."""
@@ -35,10 +35,11 @@ BINDING = 1e-4
 
 class Level(IntEnum):
     SHARE = 0
-    RECIPE = 1
-    LIMITED = 2
-    UNCHECKED = 3  # whole, without a pipeline, and perhaps without room
-    WHOLE = 4
+    ROOMY = 1
+    RECIPE = 2
+    LIMITED = 3
+    UNCHECKED = 4  # whole, without a pipeline, and perhaps without room
+    WHOLE = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +74,21 @@ class Tree:
                 self.candidates += count_recipes(self.setting, self.pins, spread)
                 yield self._node(spread, self._shared_s(spread), Level.SHARE)
 
-    def open(self, node: Node, enough: Callable[[float], bool]) -> Iterator[Node]:
-        """The branches below a node. `enough` says that a bound is as high as anybody wants to know."""
+    def open(self, node: Node, limit_s: float) -> Iterator[Node]:
+        """The branches below a node; of those with bounds above `limit_s` nobody asks by how much."""
         branches = {
-            Level.SHARE: self._recipes,
+            Level.SHARE: self._roomy,
+            Level.ROOMY: self._recipes,
             Level.RECIPE: self._limited,
             Level.LIMITED: self._splits,
             Level.UNCHECKED: self._checked,
         }
-        return branches[node.level](node, enough)
+        return branches[node.level](node, limit_s)
 
     def likely(self, root: Node) -> Node | None:
         """A balanced configuration of the best recipe for memory among those of a root; None where it does not fit."""
         listed = [each for each in recipes(self.setting, self.pins, root.configuration) if each.zero <= 1]
-        for recipe in listed[-1:] or [root.configuration]:
+        for recipe in sorted(listed, key=lambda each: (each.schedule != "1f1b", -each.zero))[:1] or [root.configuration]:
             made = with_room(self.setting, self.balancer.balanced(recipe), self._choices(recipe))
             if made is not None and self._legal(made):
                 return self.whole(made)
@@ -108,11 +110,22 @@ class Tree:
         ranks = self._ranks(shared)
         return shared.microbatches * ranks.least_s / ranks.count * (1 - 1e-11)
 
-    def _ranks(self, recipe: Configuration) -> Ranks:
+    def _ranks(self, recipe: Configuration, light: Configuration | None = None) -> Ranks:
         key = sharding_of(recipe), recipe.mesh.pp, recipe.logits_chunks
-        return Ranks(self.setting, recipe, self.choices, self._known.setdefault(key, {}))
+        return Ranks(self.setting, recipe, self.choices, self._known.setdefault(key, {}), light)
 
-    def _recipes(self, node: Node, enough: Callable[[float], bool]) -> Iterator[Node]:
+    def _roomy(self, node: Node, limit_s: float) -> Iterator[Node]:
+        """What ranks have room for at all, whatever the recipe."""
+        shared = node.configuration
+        if shared.mesh.pp == 1:
+            yield replace(node, level=Level.ROOMY)
+            return
+        light = lightest(self.setting, self.pins, shared)
+        bound_s = max(node.bound_s, crowded_s(self._ranks(shared, light)))
+        if bound_s < math.inf:
+            yield self._node(shared, bound_s, Level.ROOMY)
+
+    def _recipes(self, node: Node, limit_s: float) -> Iterator[Node]:
         for recipe in recipes(self.setting, self.pins, node.configuration):
             if self._legal(recipe):
                 yield self._recipe(recipe, node.bound_s)
@@ -124,7 +137,7 @@ class Tree:
         bound_s = Bottleneck(ranks, limited=False).relaxed_s() + ranks.after_s
         return self._node(recipe, max(at_least_s, bound_s), Level.RECIPE)
 
-    def _limited(self, node: Node, enough: Callable[[float], bool]) -> Iterator[Node]:
+    def _limited(self, node: Node, limit_s: float) -> Iterator[Node]:
         """What ranks have room for; and where they have too little, the recipes that need less."""
         recipe = node.configuration
         if recipe.mesh.pp == 1:
@@ -132,21 +145,25 @@ class Tree:
             return
         ranks = self._ranks(recipe)
         after_s = ranks.after_s
-        free_s = Bottleneck(ranks, limited=False).least_s(lambda seconds: enough(seconds + after_s))
-        least_s = Bottleneck(ranks, limited=True).least_s(lambda seconds: enough(seconds + after_s))
+        least_s = Bottleneck(ranks, limited=True).least_s(limit_s - after_s)
         if least_s < math.inf:
             yield self._node(recipe, max(node.bound_s, least_s + after_s), Level.LIMITED)
-        if least_s > free_s * (1 + BINDING):
-            yield from self._reliefs(node)
+        if math.isinf(least_s) or Bottleneck(ranks, limited=False).feasible(least_s * (1 - BINDING)):
+            yield from self._reliefs(node, limit_s)
 
-    def _reliefs(self, node: Node) -> Iterator[Node]:
+    def _reliefs(self, node: Node, limit_s: float) -> Iterator[Node]:
         recipe = node.configuration
         if recipe.offload or recipe.logits_chunks != (self.pins.logits_chunks or 1):
             return  # is one
-        for relief in reliefs(self.setting, self.pins, recipe):
-            if self._legal(relief):
-                self.candidates += 1
-                yield self._recipe(relief, node.bound_s)
+        listed = [each for each in reliefs(self.setting, self.pins, recipe) if self._legal(each)]
+        self.candidates += len(listed)
+        if recipe.mesh.pp > 1 and listed:
+            light = max(listed, key=lambda each: (each.logits_chunks, each.offload))
+            least_s = Bottleneck(self._ranks(recipe, light), limited=True).least_s(limit_s)
+            listed = listed if least_s < math.inf else []
+            node = replace(node, bound_s=max(node.bound_s, least_s))
+        for relief in listed:
+            yield self._recipe(relief, node.bound_s)
 
     def _uniform(self, node: Node) -> Iterator[Node]:
         """Without a pipeline only recomputation is left to choose."""
@@ -158,17 +175,17 @@ class Tree:
     def _choices(self, recipe: Configuration) -> tuple[Recompute, ...]:
         return self._ranks(recipe).choices
 
-    def _checked(self, node: Node, enough: Callable[[float], bool]) -> Iterator[Node]:
+    def _checked(self, node: Node, limit_s: float) -> Iterator[Node]:
         if holds(self.setting, node.configuration):
             yield self.whole(node.configuration, node.bound_s)
         elif node.configuration.recompute[0] == self.choices[0]:
-            yield from self._reliefs(node)
+            yield from self._reliefs(node, limit_s)
 
     def whole(self, configuration: Configuration, at_least_s: float = 0.0) -> Node:
         """With the bound of a configuration of which nothing is open."""
         return self._node(configuration, max(at_least_s, lower_bound_s(self.setting, configuration)), Level.WHOLE)
 
-    def _splits(self, node: Node, enough: Callable[[float], bool]) -> Iterator[Node]:
+    def _splits(self, node: Node, limit_s: float) -> Iterator[Node]:
         ranks = self._ranks(node.configuration)
         bottleneck = Bottleneck(ranks, limited=True)
         for configuration in promising(self.setting, self.balancer, bottleneck, node.bound_s - ranks.after_s):
