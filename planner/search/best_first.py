@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from ..configuration import Configuration, Mesh
 from ..cost.setting import Setting
 from .objective import Priced, ValueOf, price_as
-from .splits import MOST_SPLITS, splits_of
+from .splits import MOST_SPLITS, is_bounded
 from .tree import Level, Node, Tree
 
 PRECISION = 1e-7
@@ -94,7 +94,7 @@ class Search:
         if node.level == Level.WHOLE:
             self._price(node.configuration)
             return
-        if node.level == Level.LIMITED:
+        if node.level == Level.LIMITED and is_bounded(node.configuration):
             self._ajar.append((self._value(node), node))
         self._push(self._tree.open(node, self._limit_s(node)))
 
@@ -133,10 +133,9 @@ class Search:
 
     def _open_ajar(self) -> bool:
         """Open the branches that could still hold a better plan and have few splits; whether there are any."""
-        layers = len(self._setting.architecture.layers)
         open_, self._ajar = self._ajar, []
         for lower, node in open_:
-            if lower < self.cutoff and splits_of(node.configuration, layers) <= MOST_SPLITS:
+            if lower < self.cutoff and self._tree.splits_of(node.configuration) <= MOST_SPLITS:
                 self._push(self._tree.every_split(node))
             else:
                 self._ajar.append((lower, node))

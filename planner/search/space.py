@@ -159,11 +159,12 @@ def count_recipes(setting: Setting, pins: Pins, shared: Configuration) -> int:
 
 
 def _recipe_schedules(setting: Setting, pins: Pins, shared: Configuration) -> list[tuple[ScheduleName, int]]:
-    """With a spread vocabulary those of a set number of stages a rank: lists of their own are slow to make."""
+    """With a spread vocabulary 1F1B, and ZB-V, in which ranks wait least for a pass: lists of their own are slow to
+    make."""
     found = _schedules(setting, pins, shared.mesh, shared.microbatches)
     if not shared.spread_vocabulary or pins.spread_vocabulary is not None:
         return found
-    return [(name, vpp) for name, vpp in found if len(table()[name].chunks) == 1]
+    return [(name, vpp) for name, vpp in found if name in ("1f1b", "zb-v")]
 
 
 def _stages(pins: Pins, stages: int) -> int:

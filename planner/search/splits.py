@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations, pairwise
@@ -87,13 +86,14 @@ def with_room(setting: Setting, configuration: Configuration, choices: tuple[Rec
     return made if fits_host(setting, made) else None
 
 
-MOST_SPLITS = 1000
-"""Of a recipe whose splits are all looked at, where nothing else proves that they are no better."""
+MOST_SPLITS = 200
+"""Of a recipe whose splits are all looked at one by one."""
 
 
-def splits_of(recipe: Configuration, layers: int) -> int:
-    """How many splits there are: each stage has a layer or more."""
-    return math.comb(layers - 1, len(recipe.placement) - 1)
+def is_bounded(recipe: Configuration) -> bool:
+    """Whether the bound of a recipe is near what its best split takes, so that it stands for all of them: 1F1B alone,
+    whose ranks depend on each other only at the beginning and at the end of a step."""
+    return recipe.schedule == "1f1b" and not recipe.spread_vocabulary and not recipe.in_flight
 
 
 def every_split(layers: int, stages: int) -> Iterator[tuple[int, ...]]:

@@ -26,7 +26,7 @@ from .bottleneck import Bottleneck, crowded_s
 from .bound import Balancer, holds
 from .ranks import Known, Ranks
 from .space import count_recipes, lightest, recipes, recomputations, reliefs, shares
-from .splits import every_split, promising, with_room
+from .splits import MOST_SPLITS, every_split, is_bounded, promising, with_room
 from .spread import spread_share
 
 BINDING = 1e-4
@@ -186,11 +186,19 @@ class Tree:
         return self._node(configuration, max(at_least_s, lower_bound_s(self.setting, configuration)), Level.WHOLE)
 
     def _splits(self, node: Node, limit_s: float) -> Iterator[Node]:
-        ranks = self._ranks(node.configuration)
+        recipe = node.configuration
+        if not is_bounded(recipe) and self.splits_of(recipe) <= MOST_SPLITS:
+            yield from self.every_split(node)
+            return
+        ranks = self._ranks(recipe)
         bottleneck = Bottleneck(ranks, limited=True)
         for configuration in promising(self.setting, self.balancer, bottleneck, node.bound_s - ranks.after_s):
             if self._legal(configuration):
                 yield self.whole(configuration, node.bound_s)
+
+    def splits_of(self, recipe: Configuration) -> int:
+        """How many splits of layers a recipe has: each stage has a layer or more."""
+        return math.comb(len(self.setting.architecture.layers) - 1, len(recipe.placement) - 1)
 
     def every_split(self, node: Node) -> Iterator[Node]:
         """All that is below a branch, each split with the fastest recomputation that fits: a slower one is slower."""
