@@ -15,7 +15,7 @@ from ..frameworks.framework import Spread
 from ..model import Layer, Mlp, Moe
 from ..plan import Breakdown, Prediction, StageMemory
 from ..schedule import build
-from ..simulate.engine import StepTime, busy_s, step_time
+from ..simulate.engine import StepTime, busy_s, step_time, total_s
 from ..simulate.work import Slowness, Work
 from .blocks import ModelCosts
 from .data_parallel import with_data_parallelism
@@ -34,7 +34,7 @@ def work_of(setting: Setting, configuration: Configuration) -> Work:
 
 def step_s(setting: Setting, configuration: Configuration) -> float:
     """Seconds of a step alone."""
-    return step_time(build(configuration), work_of(setting, configuration)).total_s
+    return total_s(build(configuration), work_of(setting, configuration))
 
 
 def price(setting: Setting, configuration: Configuration, slow: Slowness | None = None) -> Prediction:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 
 from ..configuration import Configuration, Mesh
 from ..cost.setting import Setting
+from ..cost.step import step_s
 from .objective import Priced, ValueOf, price_as
 from .splits import MOST_SPLITS, is_bounded
 from .tree import Level, Node, Tree
@@ -62,12 +63,12 @@ class Search:
         whole = sorted(entry for entry in self._heap if entry[2].level == Level.WHOLE)
         for _, _, node in whole:
             if len(self._meshes) < wanted and node.configuration.mesh not in self._meshes:
-                self._price(node.configuration)
+                self._price(node.configuration, always=True)
         for root in self._roots:
             if len(self._meshes) < wanted and root.configuration.mesh not in self._meshes:
                 node = self._tree.likely(root)
                 if node is not None:
-                    self._price(node.configuration)
+                    self._price(node.configuration, always=True)
 
     def _dive(self) -> None:
         """Price one likely configuration, so that bounds have something to be measured with: of the best ways to share
@@ -120,10 +121,12 @@ class Search:
     def _value(self, node: Node) -> float:
         return self._value_of(node.configuration, node.bound_s)
 
-    def _price(self, configuration: Configuration) -> None:
+    def _price(self, configuration: Configuration, always: bool = False) -> None:
         if configuration in self._seen:
             return
         self._seen.add(configuration)
+        if not always and self._value_of(configuration, step_s(self._setting, configuration)) >= self.best:
+            return  # played once; a price plays it again for its parts
         result = price_as(self._setting, configuration, self._value_of)
         self._meshes.add(configuration.mesh)
         self.priced.append(result)

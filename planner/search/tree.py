@@ -22,14 +22,14 @@ from ..cost.setting import Setting
 from ..cost.sharding import Sharding, sharding_of
 from ..legality import is_legal, runtime_problems
 from ..pins import Pins
-from .bottleneck import Bottleneck, crowded_s
+from .bottleneck import TOLERANCE, Bottleneck, crowded_s
 from .bound import Balancer, holds
 from .ranks import Known, Ranks
 from .space import count_recipes, lightest, recipes, recomputations, reliefs, shares
 from .splits import MOST_SPLITS, every_split, is_bounded, promising, with_room
 from .spread import spread_share
 
-BINDING = 1e-4
+BINDING = 3 * TOLERANCE
 """Memory binds where ranks that have only so much room take longer by this part."""
 
 
@@ -88,7 +88,8 @@ class Tree:
     def likely(self, root: Node) -> Node | None:
         """A balanced configuration of the best recipe for memory among those of a root; None where it does not fit."""
         listed = [each for each in recipes(self.setting, self.pins, root.configuration) if each.zero <= 1]
-        for recipe in sorted(listed, key=lambda each: (each.schedule != "1f1b", -each.zero))[:1] or [root.configuration]:
+        plainest = sorted(listed, key=lambda each: (each.schedule != "1f1b", -each.zero))
+        for recipe in plainest[:1] or [root.configuration]:
             made = with_room(self.setting, self.balancer.balanced(recipe), self._choices(recipe))
             if made is not None and self._legal(made):
                 return self.whole(made)
@@ -142,14 +143,24 @@ class Tree:
         recipe = node.configuration
         if recipe.mesh.pp == 1:
             yield from self._uniform(node)
+            if self.binds(recipe):
+                yield from self._reliefs(node, limit_s)
             return
         ranks = self._ranks(recipe)
         after_s = ranks.after_s
         least_s = Bottleneck(ranks, limited=True).least_s(limit_s - after_s)
         if least_s < math.inf:
             yield self._node(recipe, max(node.bound_s, least_s + after_s), Level.LIMITED)
-        if math.isinf(least_s) or Bottleneck(ranks, limited=False).feasible(least_s * (1 - BINDING)):
+        if self.binds(recipe):
             yield from self._reliefs(node, limit_s)
+
+    def binds(self, recipe: Configuration) -> bool:
+        """Whether memory binds: what would be fastest if ranks had room for anything has no room."""
+        if recipe.mesh.pp == 1:
+            return not holds(self.setting, replace(recipe, recompute=(self.choices[0],)))
+        ranks = self._ranks(recipe)
+        free_s = Bottleneck(ranks, limited=False).least_s(math.inf)
+        return not Bottleneck(ranks, limited=True).feasible(free_s * (1 + BINDING))
 
     def _reliefs(self, node: Node, limit_s: float) -> Iterator[Node]:
         recipe = node.configuration
@@ -178,8 +189,6 @@ class Tree:
     def _checked(self, node: Node, limit_s: float) -> Iterator[Node]:
         if holds(self.setting, node.configuration):
             yield self.whole(node.configuration, node.bound_s)
-        elif node.configuration.recompute[0] == self.choices[0]:
-            yield from self._reliefs(node, limit_s)
 
     def whole(self, configuration: Configuration, at_least_s: float = 0.0) -> Node:
         """With the bound of a configuration of which nothing is open."""

@@ -20,6 +20,7 @@ from meshwright.planner.pins import Pins
 from meshwright.planner.plan import ModelSpec
 from meshwright.planner.search.request import Request
 from meshwright.planner.search.space import recipes, recomputations, reliefs
+from meshwright.planner.search.tree import Tree
 
 MODELS = ("llama-3.2-1b", "llama-3.1-8b", "gpt2-xl", "olmoe-1b-7b", "deepseek-v2-lite", "gemma-2-9b")
 CLUSTERS = ("dgx-a100-40g:1", "dgx-h100:1", "rtx4090-ethernet:1")
@@ -57,11 +58,12 @@ def setting_of(request: Request) -> Setting:
     return Setting(architecture(request.model), request.cluster, request.job)
 
 
-def below_share(setting: Setting, pins: Pins, shared: Configuration) -> Iterator[Configuration]:
-    """All recipes of a share, those that need less memory too."""
-    for recipe in recipes(setting, pins, shared):
+def below_share(tree: Tree, shared: Configuration) -> Iterator[Configuration]:
+    """All recipes of a share, those that need less memory too where memory binds."""
+    for recipe in recipes(tree.setting, tree.pins, shared):
         yield recipe
-        yield from reliefs(setting, pins, recipe)
+        if is_legal(tree.setting, recipe) and tree.binds(recipe):
+            yield from reliefs(tree.setting, tree.pins, recipe)
 
 
 def below_recipe(setting: Setting, pins: Pins, recipe: Configuration) -> Iterator[Configuration]:

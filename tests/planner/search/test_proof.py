@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -44,8 +45,10 @@ def test_no_plan_takes_less_than_the_bound_of_a_branch_above_it(request: Request
     known = branches(tree, root)
     over_all = max((each.bound_s for each in known if each.level <= Level.ROOMY), default=0.0)
     roomy = any(each.level == Level.ROOMY for each in known)
-    for recipe in below_share(setting, pins, root.configuration):
-        bounds = {each.level: each.bound_s for each in known if each.configuration == recipe and each.level > Level.ROOMY}
+    for recipe in below_share(tree, root.configuration):
+        bounds = {
+            each.level: each.bound_s for each in known if each.configuration == recipe and each.level > Level.ROOMY
+        }
         least = max([over_all, *(bounds[level] for level in (Level.RECIPE, Level.LIMITED) if level in bounds)])
         for configuration in below_recipe(setting, pins, recipe):
             took = seconds(setting, configuration)
@@ -62,10 +65,11 @@ def test_no_plan_takes_less_than_the_bound_of_a_branch_above_it(request: Request
 @given(request=requests(layers=4))
 def test_the_plan_is_the_best_of_all_that_are_listed(request: Request) -> None:
     setting, pins, best = setting_of(request), request.pins, math.inf
+    tree = Tree(setting, pins, runnable=False)
     for shared in shares(setting, pins):
         spread = spread_share(setting, pins, shared)
         for share in [shared] if spread is None else [shared, spread]:
-            for recipe in below_share(setting, pins, share):
+            for recipe in below_share(tree, share):
                 for configuration in below_recipe(setting, pins, recipe):
                     took = seconds(setting, configuration)
                     COUNTED["plans"] += 1
@@ -82,8 +86,6 @@ def test_the_plan_is_the_best_of_all_that_are_listed(request: Request) -> None:
 @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(request=requests(layers=4), gap=st.sampled_from([0.01, 0.1, 0.5]))
 def test_a_gap_stops_within_what_it_says(request: Request, gap: float) -> None:
-    from dataclasses import replace
-
     try:
         exact = find_plan(request)
     except InfeasibleError:
