@@ -55,7 +55,8 @@ class Search:
     @property
     def bound(self) -> float:
         """No configuration of the space has a lower value."""
-        return min([self.best, *(entry[0] for entry in (*self._heap[:1], *self._ajar))])
+        left = [entry[0] for entry in self._heap[:1]] + [entry[0] for entry in self._ajar]
+        return min([self.best, *left])
 
     def more_meshes(self, wanted: int) -> None:
         """Price what is whole of other meshes, the best by bound of each, until so many have a price; then, of those
@@ -66,9 +67,9 @@ class Search:
                 self._price(node.configuration, always=True)
         for root in self._roots:
             if len(self._meshes) < wanted and root.configuration.mesh not in self._meshes:
-                node = self._tree.likely(root)
-                if node is not None:
-                    self._price(node.configuration, always=True)
+                likely = self._tree.likely(root)
+                if likely is not None:
+                    self._price(likely.configuration, always=True)
 
     def _dive(self) -> None:
         """Price one likely configuration, so that bounds have something to be measured with: of the best ways to share

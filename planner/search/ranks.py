@@ -209,6 +209,8 @@ class Ranks:
         key = self._held[rank], first, last, kind, choice
         low, high = self._rooms.get(key, (0, self.layers + 1))
         guess = self._guess.get((kind, choice), layers)  # what the last rank had room for
+        if rank > 1 and not last and self._held[rank - 1].covers(self._held[rank]):  # and this one holds no more
+            low = max(low, self._rooms.get((self._held[rank - 1], first, last, kind, choice), (0, 0))[0])
         hints = [layers, guess + 1, guess]
         while low < layers and high - low > 1:
             trial = hints.pop() if hints else (low + min(high, layers + 1)) // 2

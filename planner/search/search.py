@@ -1,7 +1,7 @@
 """Search: the fastest (or cheapest) configuration, and the proof of how good it is.
 
-Branch and bound (`best_first.py`) over a tree of configurations (`tree.py`). No configuration of the space (docs/plan.md)
-takes less than the proof's lower bound. Equal requests give equal plans.
+Branch and bound (`best_first.py`) over a tree of configurations (`tree.py`). No configuration of the space that
+docs/plan.md describes takes less than the proof's lower bound. Equal requests give equal plans.
 """
 
 from __future__ import annotations

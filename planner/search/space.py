@@ -239,12 +239,13 @@ OFFLOADS = (0.5, 1.0)
 
 
 def reliefs(setting: Setting, pins: Pins, recipe: Configuration) -> Iterator[Configuration]:
-    """The same recipe with less memory and more time: the loss in chunks, optimizer states on the host, or both."""
-    chunks = {1, logits_chunks(setting, pins, recipe)} if pins.logits_chunks is None else {pins.logits_chunks}
+    """The same recipe with less memory: the loss in chunks, where that is worthwhile, and a part of the optimizer
+    states on the host."""
+    chunks = pins.logits_chunks or logits_chunks(setting, pins, recipe)
     free = pins.offload is None and not pins.swap_layers
-    for parts, fraction in product(sorted(chunks), (recipe.offload, *OFFLOADS) if free else (recipe.offload,)):
-        if (parts, fraction) != (recipe.logits_chunks, recipe.offload):
-            yield replace(recipe, logits_chunks=parts, offload=fraction)
+    for fraction in (recipe.offload, *OFFLOADS) if free else (recipe.offload,):
+        if (chunks, fraction) != (recipe.logits_chunks, recipe.offload):
+            yield replace(recipe, logits_chunks=chunks, offload=fraction)
 
 
 def _zero(pins: Pins, mesh: Mesh) -> list[int]:

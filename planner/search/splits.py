@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations, pairwise
+from typing import get_args
 
 from ..configuration import Configuration, Recompute
 from ..cost.footprint import fits_host, rank_memory
 from ..cost.setting import Setting
+from ..schedule.builder import Held
+from ..schedule.table import held_of
 from .bottleneck import TOLERANCE, Bottleneck
 from .bound import Balancer
 
@@ -54,8 +57,8 @@ def _leaning(bottleneck: Bottleneck, least_s: float) -> Iterator[tuple[int, ...]
 
 
 def _by_rounds(recipe: Configuration, layers: int) -> Iterator[tuple[int, ...]]:
-    """Stages of one round of the placement hold equally many, so that no rank waits inside of it; what is left over goes
-    to the ends of the first rounds, or to their beginnings, as far from embedding and head as can be."""
+    """Stages of one round of the placement hold equally many, so that no rank waits inside of it; what is left over
+    goes to the beginning or to the end, or away from the head."""
     ranks, rounds = recipe.mesh.pp, len(recipe.placement) // recipe.mesh.pp
     few, more = divmod(layers, ranks)
     sizes = [few // rounds + (place < few % rounds) for place in range(rounds)]
@@ -73,17 +76,45 @@ def _by_rounds(recipe: Configuration, layers: int) -> Iterator[tuple[int, ...]]:
 
 def with_room(setting: Setting, configuration: Configuration, choices: tuple[Recompute, ...]) -> Configuration | None:
     """With what each rank must recompute to fit, the fastest first; None where it does not fit so either."""
-    limit, ranks = setting.memory_limit_bytes, range(configuration.mesh.pp)
-
-    def fits(rank: int, choice: Recompute) -> bool:
-        trial = replace(configuration, recompute=(choice,) * configuration.mesh.pp)
-        return rank_memory(setting, trial, rank).total <= limit
-
-    found = [next((choice for choice in choices if fits(rank, choice)), None) for rank in ranks]
-    if None in found:
-        return None
-    made = replace(configuration, recompute=tuple(choice for choice in found if choice is not None))
+    rooms, found = _Rooms(setting, configuration), list[Recompute]()
+    for rank in range(configuration.mesh.pp):
+        choice = next((choice for choice in choices if rooms.fits(rank, choice)), None)
+        if choice is None:
+            return None
+        found.append(choice)
+    made = replace(configuration, recompute=tuple(found))
     return made if fits_host(setting, made) else None
+
+
+class _Rooms:
+    """Which ranks of a configuration have room for what they would keep. A rank between the ends that has the same
+    layers as one that fits, and never holds more, is not asked about again."""
+
+    def __init__(self, setting: Setting, configuration: Configuration):
+        self._setting, self._configuration = setting, configuration
+        self._ends = configuration.placement[0], configuration.placement[-1]
+        self._fit: dict[tuple[Recompute, tuple[object, ...]], list[Held]] = {}
+        self._trials = {
+            choice: replace(configuration, recompute=(choice,) * configuration.mesh.pp)
+            for choice in get_args(Recompute)
+        }
+
+    def fits(self, rank: int, choice: Recompute) -> bool:
+        if rank in self._ends:
+            return self._ask(rank, choice)
+        layers = self._setting.architecture.layers
+        ranges = (self._configuration.layer_range(stage) for stage in self._configuration.stages_of(rank))
+        known = self._fit.setdefault((choice, tuple(layers[each.start : each.stop] for each in ranges)), [])
+        held = held_of(self._configuration, rank)
+        if any(other.covers(held) for other in known):
+            return True
+        if not self._ask(rank, choice):
+            return False
+        known.append(held)
+        return True
+
+    def _ask(self, rank: int, choice: Recompute) -> bool:
+        return rank_memory(self._setting, self._trials[choice], rank).total <= self._setting.memory_limit_bytes
 
 
 MOST_SPLITS = 200
