@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from ..configuration import Configuration, Recompute
 from ..cost.bound import lower_bound_s
-from ..cost.footprint import fits_host, rank_memory, resident_bytes
+from ..cost.footprint import fits_host, rank_peak, resident_bytes
 from ..cost.setting import Setting
 from ..cost.sharding import Sharding, sharding_of
 from .partition import balanced_split, even_split
@@ -49,13 +49,10 @@ def holds(setting: Setting, configuration: Configuration) -> bool:
     """Whether every device holds its part, and every host what is offloaded to it. Ranks likely to be fullest are
     looked at first."""
     ranks = configuration.mesh.pp
-    limit = setting.memory_limit_bytes
     order = dict.fromkeys((0, ranks - 1, *range(ranks)))
-    if resident_bytes(setting, configuration, 0) > limit:
+    if resident_bytes(setting, configuration, 0) > setting.at(configuration, 0).memory_limit_bytes:
         return False
-    return all(rank_memory(setting, configuration, rank).total <= limit for rank in order) and fits_host(
-        setting, configuration
-    )
+    return all(rank_peak(setting, configuration, rank).fits for rank in order) and fits_host(setting, configuration)
 
 
 def bounded(setting: Setting, configuration: Configuration) -> Bounded:
