@@ -155,6 +155,11 @@ class Prediction(Frozen):
         pairs = list(zip(self.limits_bytes, self.peak_memory_bytes, strict=True))
         return min(range(len(pairs)), key=lambda rank: pairs[rank][0] - pairs[rank][1])
 
+    @property
+    def fullest_bytes(self) -> tuple[int, int]:
+        """What that rank needs, and what its device has."""
+        return self.peak_memory_bytes[self.fullest], self.limits_bytes[self.fullest]
+
 
 class Proof(Frozen):
     """How good the choice is: no plan in the searched space is faster than `lower_bound_s`."""
