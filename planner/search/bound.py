@@ -9,6 +9,7 @@ from ..cost.bound import lower_bound_s
 from ..cost.footprint import fits_host, rank_peak, resident_bytes
 from ..cost.setting import Setting
 from ..cost.sharding import Sharding, sharding_of
+from .mixed import MixedBalancer, end_s, layers_s
 from .partition import balanced_split, even_split
 
 
@@ -26,9 +27,12 @@ class Balancer:
     def __init__(self, setting: Setting):
         self._setting = setting
         self._known: dict[tuple[Sharding, Recompute, int], tuple[int, ...]] = {}
+        self._mixed = MixedBalancer(setting)
 
     def balanced(self, configuration: Configuration) -> Configuration:
         """The configuration with its layers balanced; all its ranks recompute alike."""
+        if self._setting.is_mixed:
+            return self._mixed.balanced(configuration)
         stages, choice = configuration.stages, configuration.recompute[0]
         key = sharding_of(configuration), choice, stages
         if key not in self._known:
@@ -39,10 +43,7 @@ class Balancer:
         costs = self._setting.costs(configuration)
         if stages == 1:
             return even_split(len(costs.layers), 1)
-        times = {id(block): block.forward_s + block.backward_s(choice) for block in costs.kinds}
-        layers = [times[id(block)] for block in costs.layers]
-        ends = [block.forward_s + block.backward_s("none") for block in (costs.embedding, costs.head)]
-        return balanced_split(layers, stages, *ends)
+        return balanced_split(layers_s(costs, choice), stages, *map(end_s, (costs.embedding, costs.head)))
 
 
 def holds(setting: Setting, configuration: Configuration) -> bool:
