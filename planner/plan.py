@@ -208,6 +208,7 @@ class Plan(Frozen):
     cp_ulysses: int = Field(1, ge=1)
     logits_chunks: int = Field(1, ge=1)
     spread_vocabulary: bool = False
+    shares: tuple[int, ...] = ()  # microbatches of each dp rank where they differ
     predicted: Prediction
     proof: Proof
     why: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from ...clusters.schema import Cluster, Device, Dtype, NodeGroup, Nvme, Origin
 from ...clusters.topology import GroupPaths, Path, Topology, domain_devices
@@ -25,6 +26,9 @@ from .context import Links
 from .exchange import Groups
 from .rates import ORIGIN_RANK, Rates, cluster_device, device_rates
 from .sharding import Sharding, sharding_of
+
+if TYPE_CHECKING:
+    from .replica import ReplicaClass
 
 Alike = tuple[Sharding, tuple[Module, ...], Groups, Rates, bool]
 """What the costs of a model depend on beside the model."""
@@ -52,7 +56,7 @@ class Setting:
     replica: int | None = None  # the block of a stage's devices that `at` looks at, where its devices differ
     _whole: Setting | None = field(default=None, repr=False)  # that a view is of
     _views: dict[tuple[int, int], Setting] = field(default_factory=dict, repr=False)
-    classes: dict[tuple[int, int, int], tuple[Setting, ...]] = field(default_factory=dict, repr=False)
+    classes: dict[tuple[int, int, int], tuple[ReplicaClass, ...]] = field(default_factory=dict, repr=False)
     _alike: dict[Alike, ModelCosts] = field(default_factory=dict, repr=False)
     _paths: dict[tuple[int, int], GroupPaths] = field(default_factory=dict, repr=False)
     _hops: dict[tuple[int, int], Path] = field(default_factory=dict, repr=False)

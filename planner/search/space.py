@@ -100,6 +100,8 @@ def _ep(setting: Setting, pins: Pins, ranks: int, etp: int) -> list[int]:
 def _microbatches(setting: Setting, pins: Pins, mesh: Mesh) -> list[int]:
     if pins.microbatch:
         return [pins.microbatch]
+    if pins.shares:
+        return [max(1, setting.job.global_batch // sum(pins.shares))]
     sequences = max(1, setting.job.global_batch // mesh.dp)
     if pins.actions:
         size, left = divmod(sequences, custom(pins.actions).microbatches)
@@ -109,7 +111,7 @@ def _microbatches(setting: Setting, pins: Pins, mesh: Mesh) -> list[int]:
 
 def _recipes(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> Iterator[Configuration]:
     """Schedule, ZeRO stage and recomputation over one mesh."""
-    count = max(1, setting.job.global_batch // (mesh.dp * microbatch))
+    count = max(pins.shares) if pins.shares else max(1, setting.job.global_batch // (mesh.dp * microbatch))
     layers = len(setting.architecture.layers)
     sp = _sp(setting, pins, mesh)
     chunks = _logits_chunks(setting, pins, mesh, microbatch, sp=sp)
