@@ -61,7 +61,7 @@ def _configuration(plan: Plan) -> Table:
         describe(plan.mesh),
         str(plan.zero),
         schedule_text(plan),
-        f"{plan.schedule.microbatches} x {plan.microbatch}",
+        f"{_microbatches(plan)} x {plan.microbatch}",
         recompute_text(plan.recompute),
         "on" if plan.sp else "off",
         layers_text(plan.stage_layers),
@@ -86,6 +86,12 @@ def layers_text(stage_layers: tuple[int, ...]) -> str:
             parts.append(f"{stage_layers[start]} x{run}" if run > 1 else str(stage_layers[start]))
             start = end
     return ", ".join(parts)
+
+
+def _microbatches(plan: Plan) -> str:
+    """Of a replica; where they differ the fewest and the most."""
+    most = plan.schedule.microbatches
+    return f"{min(plan.shares)}-{most}" if plan.shares and min(plan.shares) < most else f"{most}"
 
 
 def _prediction(plan: Plan) -> Table:

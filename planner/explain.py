@@ -9,6 +9,7 @@ from ..units import format_bytes
 from .configuration import Configuration, Mesh
 from .cost.setting import Setting
 from .legality import runtime_problems
+from .placed import placed
 from .plan import Breakdown, MeshDegrees, Prediction, Proof
 
 Objective = Literal["time", "cost"]
@@ -92,10 +93,7 @@ def _devices(setting: Setting, configuration: Configuration) -> list[str]:
         found.append("Embedding and output layer are spread over all pipeline ranks.")
     if configuration.dp_replicate > 1:
         found.append(f"ZeRO shards inside each of {configuration.dp_replicate} copies.")
-    kinds = sorted({group.device.name for group in setting.cluster.node_groups})
-    if len(kinds) > 1:
-        found.append(f"Devices differ ({', '.join(kinds)}): all are priced as {setting.device.name}, the slowest.")
-    return found
+    return found + placed(setting, configuration)
 
 
 def _loses(chosen: Prediction, other: Configuration, predicted: Prediction, worse: float, objective: Objective) -> str:
