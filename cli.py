@@ -9,12 +9,15 @@ from __future__ import annotations
 import json as json_module
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import __version__, options
 from .errors import InputError, MeshwrightError
+
+if TYPE_CHECKING:
+    from .planner.search.request import Request
 
 app = typer.Typer(
     name="meshwright",
@@ -67,7 +70,7 @@ def profile(
 @app.command(epilog="Example: meshwright plan llama-3.1-70b dgx-h100:8 --seq-len 8192 --global-batch 512")
 def plan(
     model: options.Model,
-    cluster: options.Cluster,
+    cluster: options.Cluster = None,
     seq_len: options.SeqLen = 4096,
     global_batch: options.GlobalBatch = 256,
     precision: options.Precision = options.PrecisionOption.bf16,
@@ -81,28 +84,56 @@ def plan(
     top: options.Top = 5,
     runnable: options.Runnable = False,
     framework: options.Framework = "meshwright",
+    clusters: options.Clusters = None,
+    picture: options.Picture = None,
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """Choose the parallel configuration for MODEL on CLUSTER."""
+    """Choose the parallel configuration for MODEL on CLUSTER; with --clusters the one for each, time against price."""
+    from .planning import read_requests, which_clusters
+
+    given = {"--picture": picture is not None, "--objective": objective.value != "time"}
+    given["--out"] = out is not None and deadline is None  # of one of several clusters, the deadline says which
+    names = which_clusters(cluster, clusters, given)
+    job = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value, "optimizer": optimizer}
+    asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
+    asked |= {"framework": framework, "tokens": tokens, "deadline": deadline}
+    requests = read_requests(model, names, job, pin or [], schedule_file, **asked)
+    _check_outputs(picture, out)
+    if clusters is None:
+        _plan(*requests.values(), out, json)
+    else:
+        _compare_clusters(requests, picture, out, json)
+
+
+def _plan(request: Request, out: Path | None, json: bool) -> None:
+    """One plan for one cluster."""
     from .display.plan import show_plan
     from .display.progress import searching
     from .planner.contract import plan_json
     from .planner.search.choose import choose
-    from .planning import read_request
-    from .schema import check_output
 
-    job = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value, "optimizer": optimizer}
-    asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
-    asked |= {"framework": framework, "tokens": tokens, "deadline": deadline}
-    request = read_request(model, cluster, job, pin or [], schedule_file, **asked)
-    if out:
-        check_output(out)
     with searching() as progress:
         found = choose(request, progress)
     if out:
         found.save(out)
     _print(json, lambda: plan_json(found), lambda console: show_plan(console, found))
+
+
+def _compare_clusters(requests: dict[str, Request], picture: Path | None, out: Path | None, json: bool) -> None:
+    """The best plan on parts of each cluster; where to write is checked before, since it takes its time."""
+    from .display.pareto import show_pareto
+    from .display.progress import searching
+    from .planner.search.pareto import pareto
+    from .planner.search.pareto_picture import save_pareto
+
+    with searching() as progress:
+        found = pareto(requests, progress)
+    if picture:
+        save_pareto(found, picture)
+    if out and found.chosen and found.chosen.plan:
+        found.chosen.plan.save(out)
+    _print(json, found.to_json, lambda console: show_pareto(console, found))
 
 
 @app.command(epilog="Example: meshwright simulate plan.yaml --set network=0.5x --set precision=fp8 --tokens 1T")

@@ -29,8 +29,13 @@ class ObjectiveOption(StrEnum):
 
 Model = Annotated[str, typer.Argument(help="config.json, a bundled name (llama-3.1-8b), or a hub id.")]
 Cluster = Annotated[
-    str, typer.Argument(help="YAML file, a bundled name (dgx-h100:16 is 16 nodes), or local:8.", show_default=False)
+    str | None,
+    typer.Argument(help="YAML file, a bundled name (dgx-h100:16 is 16 nodes), or local:8.", show_default=False),
 ]
+Clusters = Annotated[
+    str | None, typer.Option(help="Instead of CLUSTER: several with commas, for a table of time against price.")
+]
+Picture = Annotated[Path | None, typer.Option(help="With --clusters: a picture (.png, .svg) of the table.")]
 SeqLen = Annotated[int, typer.Option(help="Tokens of one sequence.")]
 GlobalBatch = Annotated[int, typer.Option(help="Sequences of one optimizer step.")]
 Precision = Annotated[PrecisionOption, typer.Option(help="Of the matrix products.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -35,6 +36,7 @@ def fewest(request: Request, progress: Progress | None = None) -> Plan:
     Every number of devices below was ruled out: by arithmetic, because nothing fits, or because no plan on so many
     meets the deadline. Where none does, the fastest plan on all devices. Raises as `find_plan` does.
     """
+    started = time.perf_counter()
     setting, counted, pruned = request.setting(), 0, 0
     for devices in sizes(request):
         if devices < request.cluster.num_devices and too_few(request, setting, devices):
@@ -48,7 +50,8 @@ def fewest(request: Request, progress: Progress | None = None) -> Plan:
             continue
         counted, pruned = counted + plan.proof.candidates, pruned + plan.proof.pruned
         if plan.predicted.step_time_s <= request.step_limit_s:
-            return _of_fewest(request, plan, counted, pruned)
+            told = {"candidates": counted, "pruned": pruned, "seconds": time.perf_counter() - started}
+            return _of_fewest(request, plan, told)
     return plan
 
 
@@ -77,11 +80,11 @@ def _peak_flops(request: Request) -> float:
     return max(max(group.device.peak_flops.values()) for group in request.cluster.node_groups)
 
 
-def _of_fewest(request: Request, plan: Plan, counted: int, pruned: int) -> Plan:
-    """The plan, with what was proven of the number of its devices."""
+def _of_fewest(request: Request, plan: Plan, told: dict[str, float]) -> Plan:
+    """The plan, with what all searches together proved of the number of its devices."""
     devices = plan.cluster.num_devices
-    told = {"candidates": counted, "pruned": pruned, "gap": 0.0, "objective": request.objective}
-    proof: Proof = plan.proof.model_copy(update=told | {"value": float(devices), "lower_bound": float(devices)})
+    exact = {"gap": 0.0, "objective": request.objective, "value": float(devices), "lower_bound": float(devices)}
+    proof: Proof = plan.proof.model_copy(update=told | exact)
     return plan.model_copy(update={"proof": proof, "goal": request.goal, "why": (*_few(request, devices), *plan.why)})
 
 
@@ -102,7 +105,7 @@ def late(request: Request, fastest: Plan) -> InfeasibleError:
         f"no plan trains {tokens:,} tokens in {days(deadline_s)}: the best takes {days(run_s)} with "
         f"{fastest.configuration.mesh.world} devices{proven}"
     )
-    return InfeasibleError(binding, f"--deadline {_met(run_s)}")
+    return InfeasibleError(binding, late_by(run_s))
 
 
 def days(seconds: float) -> str:
@@ -111,7 +114,7 @@ def days(seconds: float) -> str:
     return f"{seconds / unit:.4g} {name}"
 
 
-def _met(seconds: float) -> str:
+def late_by(seconds: float) -> str:
     """A deadline as an option has it that is no shorter than `seconds`."""
     unit, name = (86_400, "d") if seconds >= 3 * 86_400 else (3600, "h") if seconds >= 3600 else (1, "s")
-    return f"{math.ceil(10 * seconds / unit) / 10:g}{name}"
+    return f"--deadline {math.ceil(10 * seconds / unit) / 10:g}{name}"
