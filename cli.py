@@ -86,13 +86,14 @@ def plan(
     framework: options.Framework = "meshwright",
     clusters: options.Clusters = None,
     picture: options.Picture = None,
+    explain: options.Explain = False,
     out: Out = None,
     json: Json = False,
 ) -> None:
     """Choose the parallel configuration for MODEL on CLUSTER; with --clusters the one for each, time against price."""
     from .planning import read_requests, which_clusters
 
-    given = {"--picture": picture is not None, "--objective": objective.value != "time"}
+    given = {"--picture": picture is not None, "--objective": objective.value != "time", "--explain": explain}
     given["--out"] = out is not None and deadline is None  # of one of several clusters, the deadline says which
     names = which_clusters(cluster, clusters, given)
     job = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value, "optimizer": optimizer}
@@ -101,23 +102,33 @@ def plan(
     requests = read_requests(model, names, job, pin or [], schedule_file, **asked)
     _check_outputs(picture, out)
     if clusters is None:
-        _plan(*requests.values(), out, json)
+        _plan(next(iter(requests.values())), explain, out, json)
     else:
         _compare_clusters(requests, picture, out, json)
 
 
-def _plan(request: Request, out: Path | None, json: bool) -> None:
+def _plan(request: Request, explain: bool, out: Path | None, json: bool) -> None:
     """One plan for one cluster."""
+    from .display.explanation import show_explanation
     from .display.plan import show_plan
-    from .display.progress import searching
+    from .display.progress import explaining, searching
     from .planner.contract import plan_json
     from .planner.search.choose import choose
+    from .planner.search.explanation import explanation
 
     with searching() as progress:
         found = choose(request, progress)
     if out:
         found.save(out)
-    _print(json, lambda: plan_json(found), lambda console: show_plan(console, found))
+    why = None
+    if explain:
+        with explaining() as progress:
+            why = explanation(request, found, progress)
+    _print(
+        json,
+        lambda: plan_json(found) | ({"explanation": why.to_json()} if why else {}),
+        lambda console: (show_plan(console, found), show_explanation(console, why) if why else None),
+    )
 
 
 def _compare_clusters(requests: dict[str, Request], picture: Path | None, out: Path | None, json: bool) -> None:

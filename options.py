@@ -51,3 +51,6 @@ ScheduleFile = Annotated[
 Top = Annotated[int, typer.Option(help="How many runners-up to keep.")]
 Runnable = Annotated[bool, typer.Option("--runnable", help="Only plans that launch executes today.")]
 Framework = Annotated[str, typer.Option(help="What executes the layers, for the price: megatron-core, ...")]
+Explain = Annotated[
+    bool, typer.Option("--explain", help="What other choices lose, what binds, and what would be worth buying.")
+]

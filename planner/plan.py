@@ -173,6 +173,7 @@ class RunnerUp(Frozen):
     step_time_s: float
     peak_memory_bytes: int
     slower_by: float  # 0.05: five percent slower than the chosen plan, or that much worse in what was asked
+    breakdown_s: Breakdown | None = None
 
 
 class Plan(Frozen):

@@ -79,6 +79,7 @@ def _runner_up(other: Priced, worse: float) -> RunnerUp:
         step_time_s=other.predicted.step_time_s,
         peak_memory_bytes=max(other.predicted.peak_memory_bytes),
         slower_by=worse,
+        breakdown_s=other.predicted.breakdown_s,
     )
 
 
