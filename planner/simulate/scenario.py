@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...clusters.part import devices_used
 from ...clusters.schema import Cluster, NodeGroup
 from ..configuration import Configuration
 from ..cost.setting import Setting
@@ -45,12 +46,7 @@ class Scenario:
     @property
     def devices_used(self) -> tuple[tuple[NodeGroup, int], ...]:
         """Devices of each node group that hold a rank: ranks fill group by group."""
-        left = self.configuration.mesh.world
-        used = []
-        for group in self.cluster.node_groups:
-            used.append((group, min(left, group.num_devices)))
-            left -= used[-1][1]
-        return tuple((group, count) for group, count in used if count)
+        return devices_used(self.cluster, self.configuration.mesh.world)
 
     @property
     def price_per_hour(self) -> float | None:
