@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 from .instance import Instance
 
@@ -45,30 +48,43 @@ class Assignment:
         return tuple(sorted({group.degree for each in self.rounds for group in each.groups}))
 
 
-Pack = tuple[int, tuple[int, ...]]
-"""A degree and the sequences of one group."""
+class Pack(NamedTuple):
+    """One group before it has lanes."""
+
+    degree: int
+    sequences: tuple[int, ...]
+    seconds: float
 
 
-def assemble(instance: Instance, rounds: Iterable[Iterable[Pack]]) -> Assignment:
+def timed(instance: Instance, groups: Sequence[tuple[int, Sequence[int]]]) -> list[Pack]:
+    """Groups, as a degree and sequences, with their seconds; empty ones are left out."""
+    groups = [(degree, sequences) for degree, sequences in groups if len(sequences)]
+    places = {degree: place for place, degree in enumerate(instance.degrees)}
+    sizes = [len(sequences) for _, sequences in groups]
+    chosen = np.array([i for _, sequences in groups for i in sequences], dtype=np.int64)
+    place = np.repeat([places[degree] for degree, _ in groups], sizes).astype(np.int64)
+    owner = np.repeat(np.arange(len(groups)), sizes)
+    tokens = np.bincount(owner, instance.tokens[chosen, place], minlength=len(groups))
+    core_s = np.bincount(owner, instance.core_s[chosen, place], minlength=len(groups))
+    seconds = instance.seconds(tokens, core_s)
+    return [
+        Pack(degree, tuple(sorted(map(int, sequences))), float(each))
+        for (degree, sequences), each in zip(groups, seconds, strict=True)
+    ]
+
+
+def assemble(rounds: Iterable[Iterable[Pack]]) -> Assignment:
     """Packs of each round on lanes. Wide groups come first, so that every group starts at a multiple of its degree."""
-    laid = [_laid(instance, packs) for packs in rounds]
+    laid = [_laid(packs) for packs in rounds]
     return Assignment(tuple(sorted((each for each in laid if each.groups), key=lambda each: -each.seconds)))
 
 
-def _laid(instance: Instance, packs: Iterable[Pack]) -> Round:
+def _laid(packs: Iterable[Pack]) -> Round:
     first, groups = 0, []
-    ordered = sorted((degree, tuple(sorted(sequences))) for degree, sequences in packs if sequences)
-    for degree, sequences in sorted(ordered, key=lambda pack: (-pack[0], pack[1])):
-        groups.append(Group(degree, first, sequences, pack_s(instance, degree, sequences)))
+    for degree, sequences, seconds in sorted(packs, key=lambda pack: (-pack.degree, pack.sequences)):
+        groups.append(Group(degree, first, sequences, seconds))
         first += degree
     return Round(tuple(groups))
-
-
-def pack_s(instance: Instance, degree: int, sequences: Iterable[int]) -> float:
-    """Seconds of one group."""
-    place, chosen = instance.degrees.index(degree), list(sequences)
-    tokens, core_s = instance.tokens[chosen, place].sum(), instance.core_s[chosen, place].sum()
-    return float(instance.seconds(tokens, core_s))
 
 
 def faults(instance: Instance, assignment: Assignment) -> list[str]:

@@ -3,7 +3,9 @@
 Area. A group of d lanes takes at least a + b T + its attention, for any line under the cost of T tokens a lane with
 a, b >= 0, and holds at most C tokens a lane, so that a >= a T / C. Its d lanes spend d times that, and all lanes of all
 rounds are there for R times the step: the sum over sequences of the least d ((b + a / C) tokens + core) over R. This is
-the optimum of the linear programme in which sequences may be cut into shares over degrees and rounds.
+the optimum of the linear programme in which sequences may be cut into shares over degrees and rounds. No group of the
+step takes longer than the step itself, so that it is the least S for which degrees that alone take S or less ask for
+S times R.
 
 Longest. Some round holds the sequence that takes longest even alone in its best group. Rounds: the tokens ask for so
 many, and each takes at least what the cheapest pack does.
@@ -16,28 +18,44 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .instance import Instance
+from .instance import Floats, Instance
 
 ROUNDING = 1e-9
+CLOSE = 1e-4
+"""How far below the smallest step the search for it ends."""
+
+Line = tuple[float, float]
+"""Intercept and slope, seconds and seconds a token."""
 
 
 def lower_bound_s(instance: Instance) -> float:
     """Seconds of a step at least."""
     if instance.count == 0:
         return 0.0
-    longest = float(instance.alone_s().min(axis=1).max())
-    return max(area_s(instance), longest + (least_rounds(instance) - 1) * least_s(instance))
+    alone = instance.alone_s()
+    further_s = (least_rounds(instance) - 1) * float(alone.min())
+    longest_s = float(alone.min(axis=1).max()) + further_s
+    return max(longest_s, *(_area_s(instance, line, alone, further_s) for line in lines(instance)))
 
 
-def area_s(instance: Instance) -> float:
-    """What all lanes have to do, evenly spread: for the best line."""
-    return max(float(np.min(_areas(instance, *line), axis=1).sum()) for line in lines(instance)) / instance.lanes
-
-
-def _areas(instance: Instance, intercept_s: float, slope_s: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """Lane-seconds of each sequence in groups of each degree, [n, k]; infinite where it does not fit."""
+def _area_s(instance: Instance, line: Line, alone: Floats, further_s: float) -> float:
+    """The shortest step whose lanes have time for everything. A group that alone takes longer than the step, less its
+    other rounds, is in none: the shorter the step, the more lane-seconds its sequences ask for."""
+    intercept_s, slope_s = line
     each = (slope_s + intercept_s / instance.capacity) * instance.tokens + instance.core_s
-    return np.where(instance.fits, instance.widths * each, np.inf)
+    areas = np.where(instance.fits, instance.widths * each, np.inf)
+
+    def asked_s(step_s: float) -> float:
+        possible = np.where(alone <= step_s - further_s, areas, np.inf)
+        return float(possible.min(axis=1).sum()) / instance.lanes
+
+    low, high = float(areas.min(axis=1).sum()) / instance.lanes, math.inf
+    if asked_s(low * (1 + ROUNDING)) <= low * (1 + ROUNDING):
+        return low
+    while high - low > CLOSE * low:
+        middle = 2 * low if math.isinf(high) else (low + high) / 2
+        low, high = (low, middle) if asked_s(middle) <= middle else (middle, high)
+    return low
 
 
 def least_rounds(instance: Instance) -> int:
@@ -46,12 +64,7 @@ def least_rounds(instance: Instance) -> int:
     return max(1, math.ceil(float(share.min(axis=1).sum()) / instance.lanes - ROUNDING))
 
 
-def least_s(instance: Instance) -> float:
-    """Seconds of the round that takes least: that of the cheapest sequence alone."""
-    return float(instance.alone_s().min())
-
-
-def lines(instance: Instance) -> Iterator[tuple[float, float]]:
+def lines(instance: Instance) -> Iterator[Line]:
     """Intercepts and slopes, none below zero, of lines under `linear_s` up to the largest capacity: the edges of its
     lower convex hull, and its lowest value."""
     most = float(instance.capacity.max())
@@ -72,10 +85,5 @@ def lines(instance: Instance) -> Iterator[tuple[float, float]]:
             yield intercept, slope
 
 
-def _slope(
-    knots: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-    heights: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-    start: int,
-    end: int,
-) -> float:
+def _slope(knots: Floats, heights: Floats, start: int, end: int) -> float:
     return float((heights[end] - heights[start]) / (knots[end] - knots[start]))

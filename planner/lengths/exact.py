@@ -14,7 +14,7 @@ from itertools import product
 
 import numpy as np
 
-from .assignment import Assignment, Pack, assemble
+from .assignment import Assignment, assemble, timed
 from .instance import Floats, Instance
 
 MOST_STEPS = 30_000
@@ -79,7 +79,7 @@ class _Search:
             part = best[left][1]
             rounds.append(self._packs(part))
             left = _less(left, part)
-        return assemble(self.instance, self._named(rounds))
+        return assemble(timed(self.instance, groups) for groups in self._named(rounds))
 
     def _fill(self, state: Counts) -> None:
         """The least time of a round with this state, for every number of lanes."""
@@ -114,12 +114,12 @@ class _Search:
             state, lanes = _less(state, part), lanes - self.instance.degrees[place]
         return found
 
-    def _named(self, rounds: list[list[tuple[int, Counts]]]) -> Iterator[list[Pack]]:
+    def _named(self, rounds: list[list[tuple[int, Counts]]]) -> Iterator[list[tuple[int, list[int]]]]:
         """Counts of kinds as sequences."""
         left = [list(reversed(each)) for each in self.members]
         for packs in rounds:
             yield [
-                (degree, tuple(left[kind].pop() for kind, count in enumerate(part) for _ in range(count)))
+                (degree, [left[kind].pop() for kind, count in enumerate(part) for _ in range(count)])
                 for degree, part in packs
             ]
 

@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .assignment import Assignment, Pack, assemble
-from .bound import lines
+from .assignment import Pack, timed
+from .bound import Line, lines
+from .distribution import Integers
 from .instance import Floats, Instance
-
-Line = tuple[float, float]
 
 
 @dataclass(slots=True)
@@ -38,15 +37,23 @@ def line_of(instance: Instance) -> Line:
     return list(lines(instance))[-1]
 
 
-def greedy(instance: Instance, rounds: int, target_s: float) -> Assignment | None:
-    """An assignment of `rounds` rounds or more; None where so many do not hold the sequences this way."""
+Rounds = list[list[Pack]]
+
+
+def step_s(rounds: Rounds) -> float:
+    """Seconds of all rounds."""
+    return sum(max(pack.seconds for pack in packs) for packs in rounds)
+
+
+def greedy(instance: Instance, rounds: int, target_s: float, *, loose: bool = False) -> Rounds | None:
+    """The groups of `rounds` rounds or more; None where so many do not hold the sequences this way. `loose`: as many
+    wide groups as keep the target, rather than as few as their work fills."""
     line = line_of(instance)
     places = _degrees(instance, line, target_s)
-    bins = _open(instance, rounds, target_s, line, places)
+    bins = _open(instance, rounds, target_s, line, places, loose)
     if bins is None or not _fill(instance, line, bins, places):
         return None
-    packs = [(instance.degrees[each.place], tuple(each.sequences)) for each in bins if each.sequences]
-    return deal(instance, packs)
+    return deal(instance.lanes, timed(instance, [(instance.degrees[each.place], each.sequences) for each in bins]))
 
 
 def _degrees(instance: Instance, line: Line, target_s: float) -> list[int]:
@@ -59,7 +66,7 @@ def _degrees(instance: Instance, line: Line, target_s: float) -> list[int]:
 
 
 def _open(
-    instance: Instance, rounds: int, target_s: float, line: Line, places: list[int]
+    instance: Instance, rounds: int, target_s: float, line: Line, places: list[int], loose: bool
 ) -> list[Bin] | None:
     """Groups for the sequences of each degree; the lowest one gets the lanes that are left."""
     free, bins = rounds * instance.lanes, []
@@ -68,86 +75,102 @@ def _open(
         members = np.flatnonzero(chosen == place)
         if not len(members):
             continue
-        tokens = int(instance.tokens[members, place].sum())
-        work_s = line[1] * tokens + float(instance.core_s[members, place].sum())
-        wanted = max(work_s / max(target_s - line[0], target_s / 8), tokens / int(instance.capacity[place]))
-        count = min(max(1, math.ceil(wanted)), free // instance.degrees[place])
+        tokens = instance.tokens[members, place]
+        work_s = line[1] * tokens + instance.core_s[members, place]
+        room_s, capacity = max(target_s - line[0], float(work_s.max())), int(instance.capacity[place])
+        wanted = max(1, math.ceil(work_s.sum() / room_s), math.ceil(tokens.sum() / capacity))
+        if loose:
+            wanted = _bins(work_s, tokens, room_s, capacity)
+        count = min(wanted, free // instance.degrees[place])
         free -= count * instance.degrees[place]
         bins += [Bin(place) for _ in range(count)]
     bins += [Bin(0) for _ in range(free // instance.degrees[0])]
     return bins or None
 
 
+def _bins(work_s: Floats, tokens: Integers, most_s: float, capacity: int) -> int:
+    """How many groups hold so much work and so many tokens each: first fit, the longest first."""
+    loads: list[list[float]] = []
+    for place in np.argsort(-work_s, kind="stable"):
+        seconds, held = float(work_s[place]), int(tokens[place])
+        for load in loads:
+            if load[0] + seconds <= most_s and load[1] + held <= capacity:
+                load[0] += seconds
+                load[1] += held
+                break
+        else:
+            loads.append([seconds, held])
+    return len(loads)
+
+
 def _fill(instance: Instance, line: Line, bins: list[Bin], places: list[int]) -> bool:
     """Put every sequence where it is done soonest; False where none of the groups has room for one."""
     cost_s: list[list[float]] = (line[1] * instance.tokens + instance.core_s).tolist()
     tokens: list[list[int]] = instance.tokens.tolist()
-    capacity: list[int] = instance.capacity.tolist()
-    heaps: dict[int, list[tuple[float, int]]] = {}
+    queues = {place: _Queue(place, int(instance.capacity[place])) for place in {each.place for each in bins}}
     for number, each in enumerate(bins):
-        heaps.setdefault(each.place, []).append((0.0, number))  # equal keys ascend: heaps already
-    order = sorted(range(instance.count), key=lambda i: (-places[i], -cost_s[i][places[i]], i))
-    least = min(min(row) for row in tokens) if tokens else 0
-    for i in order:
-        found = _soonest(heaps, bins, cost_s[i], tokens[i], capacity)
-        if found is None:
+        queues[each.place].loads.append((0.0, number))  # equal keys ascend: heaps already
+    for i in sorted(range(instance.count), key=lambda i: (-places[i], -cost_s[i][places[i]], i)):
+        best_s, best = math.inf, None
+        for place, queue in queues.items():
+            load_s = queue.least_s(bins, tokens[i][place])
+            if load_s + cost_s[i][place] < best_s:
+                best_s, best = load_s + cost_s[i][place], queue
+        if best is None:
             return False
-        place, number = found
-        chosen = bins[number]
-        chosen.load_s += cost_s[i][place]
-        chosen.tokens += tokens[i][place]
-        chosen.sequences.append(i)
-        if chosen.tokens + least <= capacity[place]:
-            heapq.heappush(heaps[place], (chosen.load_s, number))
+        best.add(bins, i, cost_s[i][best.place], tokens[i][best.place])
     return True
 
 
-def _soonest(
-    heaps: dict[int, list[tuple[float, int]]], bins: list[Bin], cost_s: list[float], tokens: list[int], capacity: list[int]
-) -> tuple[int, int] | None:
-    """The group with room in which a sequence ends first, taken off its heap: the place of its degree, its number."""
-    best_s, best, aside = math.inf, None, []
-    for place, heap in heaps.items():
-        while heap and bins[heap[0][1]].tokens + tokens[place] > capacity[place]:
-            aside.append((place, heapq.heappop(heap)))
-        if heap and tokens[place] <= capacity[place] and heap[0][0] + cost_s[place] < best_s:
-            best_s, best = heap[0][0] + cost_s[place], place
-    number = -1 if best is None else heapq.heappop(heaps[best])[1]
-    for place, entry in aside:
-        heapq.heappush(heaps[place], entry)
-    return None if best is None else (best, number)
+@dataclass(slots=True)
+class _Queue:
+    """Groups of one degree by their loads; those without room for the sequence at hand wait by their room."""
+
+    place: int
+    capacity: int
+    loads: list[tuple[float, int]] = field(default_factory=list)
+    waiting: list[tuple[int, int]] = field(default_factory=list)  # tokens held, group: the emptiest first
+
+    def least_s(self, bins: list[Bin], tokens: int) -> float:
+        """Load of the first group with room for so many tokens; infinite where there is none."""
+        most = self.capacity - tokens
+        while self.waiting and self.waiting[0][0] <= most:
+            number = heapq.heappop(self.waiting)[1]
+            heapq.heappush(self.loads, (bins[number].load_s, number))
+        while self.loads and bins[self.loads[0][1]].tokens > most:
+            number = heapq.heappop(self.loads)[1]
+            heapq.heappush(self.waiting, (bins[number].tokens, number))
+        return self.loads[0][0] if self.loads else math.inf
+
+    def add(self, bins: list[Bin], i: int, seconds: float, tokens: int) -> None:
+        """Put a sequence into the group that `least_s` found."""
+        number = self.loads[0][1]
+        chosen = bins[number]
+        chosen.load_s += seconds
+        chosen.tokens += tokens
+        chosen.sequences.append(i)
+        heapq.heapreplace(self.loads, (chosen.load_s, number))
 
 
-def deal(instance: Instance, packs: Iterable[Pack]) -> Assignment:
+def deal(lanes: int, packs: Iterable[Pack]) -> Rounds:
     """Groups to rounds: by time or by width, whichever ends sooner."""
-    from .assignment import pack_s
-
-    timed = [(pack_s(instance, *pack), pack) for pack in packs]
-    by_time = sorted(timed, key=lambda each: (-each[0], -each[1][0], each[1][1]))
-    by_width = sorted(timed, key=lambda each: (-each[1][0], -each[0], each[1][1]))
-    dealt = [assemble(instance, _rounds(instance.lanes, [pack for _, pack in order])) for order in (by_time, by_width)]
-    return min(dealt, key=lambda each: each.seconds)
+    by_time = sorted(packs, key=lambda pack: (-pack.seconds, -pack.degree, pack.sequences))
+    by_width = sorted(by_time, key=lambda pack: -pack.degree)
+    return min((_rounds(lanes, order) for order in (by_time, by_width)), key=step_s)
 
 
-def _rounds(lanes: int, packs: list[Pack]) -> list[list[Pack]]:
+def _rounds(lanes: int, packs: Iterable[Pack]) -> Rounds:
     """Each group into the first round with enough free lanes."""
     free: list[int] = []
-    rounds: list[list[Pack]] = []
+    rounds: Rounds = []
     start = 0  # the first round with a free lane
-    for degree, sequences in packs:
-        place = next((number for number in range(start, len(free)) if free[number] >= degree), len(free))
+    for pack in packs:
+        place = next((number for number in range(start, len(free)) if free[number] >= pack.degree), len(free))
         if place == len(free):
             free.append(lanes)
             rounds.append([])
-        free[place] -= degree
-        rounds[place].append((degree, sequences))
+        free[place] -= pack.degree
+        rounds[place].append(pack)
         while start < len(free) and not free[start]:
             start += 1
     return rounds
-
-
-def targets_s(instance: Instance, rounds: int, bound_s: float) -> Floats:
-    """Target times worth a try: multiples of the bound's share of a round, and the longest sequences alone."""
-    alone = np.sort(instance.alone_s().min(axis=1))[::-1]
-    steps = max(bound_s / rounds, float(alone[0]) * 0.0) * np.array([1.0, 1.02, 1.05, 1.1, 1.2, 1.4, 1.8, 2.5])
-    return np.unique(np.concatenate([steps, alone[: min(3, len(alone))]]))

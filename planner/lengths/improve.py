@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .assignment import Assignment, assemble
+from .assignment import Assignment, assemble, timed
 from .instance import Floats, Instance, Integers
 
-MOST_CHANGES = 400
-SMALLEST = 1e-9
-"""Gains below this share of a step are rounding."""
+MOST_CHANGES = 200
+SMALLEST = 1e-5
+"""Gains below this share of a step are not worth their time."""
 
 
 @dataclass(slots=True)
@@ -38,17 +38,20 @@ class _Groups:
         return found
 
 
-def improve(instance: Instance, assignment: Assignment) -> Assignment:
-    """The same or a faster assignment: sequences of the slowest group of each round go elsewhere, or change places."""
+def improve(instance: Instance, assignment: Assignment, enough_s: float = 0.0) -> Assignment:
+    """The same or a faster assignment: sequences of the slowest group of each round go elsewhere, or change places.
+    Stops when a step takes `enough_s` or less."""
     groups = _groups(instance, assignment)
     for _ in range(MOST_CHANGES):
+        if groups.round_s().sum() <= enough_s:
+            break
         if not any(_change(instance, groups, number) for number in np.argsort(-groups.round_s(), kind="stable")):
             break
-    packs: list[list[tuple[int, tuple[int, ...]]]] = [[] for _ in range(groups.rounds)]
+    packs: list[list[tuple[int, list[int]]]] = [[] for _ in range(groups.rounds)]
     for group, (place, number) in enumerate(zip(groups.place, groups.number, strict=True)):
-        members = tuple(np.flatnonzero(groups.owner == group).tolist())
+        members = np.flatnonzero(groups.owner == group).tolist()
         packs[int(number)].append((instance.degrees[int(place)], members))
-    better = assemble(instance, packs)
+    better = assemble(timed(instance, each) for each in packs)
     return better if better.seconds < assignment.seconds else assignment
 
 

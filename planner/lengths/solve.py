@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .assignment import Assignment
+from .assignment import Assignment, assemble
 from .bound import least_rounds, lower_bound_s
 from .exact import is_small, solve_exactly
-from .greedy import greedy, targets_s
+from .greedy import Rounds, greedy, step_s
 from .improve import improve
 from .instance import Instance, check_instance
 
 GAP = 0.01
 """Close enough to stop looking."""
+TARGETS = (1.1, 1.02, 1.25, 1.6)
+"""Times of a round that are tried, in shares of the bound's."""
+FAR = 0.03
+STEPS = (0.04, 0.02)
+"""How far from the best of them others are tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +60,69 @@ def solve(instance: Instance, gap: float = GAP) -> Solution:
 
 
 def _good(instance: Instance, bound_s: float, gap: float) -> Assignment:
-    """The best of several targets and numbers of rounds, improved."""
-    found: list[Assignment] = []
-    for tried in _tried(instance, bound_s):
-        found.append(tried)
-        if tried.seconds * (1 - gap) <= bound_s:
-            return tried
-    found.sort(key=lambda each: each.seconds)
-    return min((improve(instance, each) for each in found[:2]), key=lambda each: each.seconds)
+    """The best of several numbers of rounds and targets, improved."""
+    best = _Best(instance, bound_s, gap)
+    for degree in instance.degrees:
+        best.try_one(degree)
+    rounds = least_rounds(instance)
+    worse = 0
+    while worse < 2 and not best.is_close:
+        before = best.seconds
+        held = best.try_rounds(rounds)
+        worse += held and best.seconds >= before
+        rounds += 1 if held else max(1, rounds // 8)
+    found = assemble(best.rounds)
+    return found if best.is_close else improve(instance, found, bound_s / (1 - gap))
 
 
-def _tried(instance: Instance, bound_s: float) -> Iterator[Assignment]:
-    """As few rounds as hold the tokens, and one or two more; each degree alone too."""
-    least, enough = least_rounds(instance), 0
-    rounds = least
-    while enough < 3:
-        found = [greedy(instance, rounds, float(target)) for target in targets_s(instance, rounds, bound_s)]
-        yield from (each for each in found if each is not None)
-        enough += any(found)
-        rounds += 1 if rounds < 2 * least + 2 else rounds  # ever more, until they hold everything
+class _Best:
+    """The best assignment so far."""
+
+    def __init__(self, instance: Instance, bound_s: float, gap: float):
+        self.instance, self.bound_s, self.gap = instance, bound_s, gap
+        self.rounds: Rounds = []
+        self.seconds = math.inf
+
+    @property
+    def is_close(self) -> bool:
+        return self.seconds * (1 - self.gap) <= self.bound_s
+
+    def try_one(self, degree: int) -> None:
+        """All groups of one degree, as many rounds as they need."""
+        one = self.instance.only(degree)
+        if not one.fits.all():
+            return
+        rounds = least_rounds(one)
+        while (tried := greedy(one, rounds, self.bound_s)) is None:
+            rounds += max(1, rounds // 8)
+        self._keep(tried)
+
+    def try_rounds(self, rounds: int) -> bool:
+        """Several targets, then finer ones around the best; False where the first does not hold the sequences. Where
+        that is far from the best of other numbers of rounds, the others are not tried."""
+        found: dict[float, float] = {}
+        for target in TARGETS:
+            self._try(rounds, target, found)
+            if not found or min(found.values()) * (1 - FAR) > self.seconds:
+                return bool(found)
+        for step in STEPS:
+            middle = min(found, key=lambda target: found[target])
+            self._try(rounds, middle * (1 - step), found)
+            self._try(rounds, middle * (1 + step), found)
+        return True
+
+    def _try(self, rounds: int, target: float, found: dict[float, float]) -> None:
+        """`target` in shares of the bound."""
+        for loose in (False, True):
+            if self.is_close:
+                return
+            tried = greedy(self.instance, rounds, target * self.bound_s / rounds, loose=loose)
+            if tried is not None:
+                found[target] = min(found.get(target, math.inf), self._keep(tried))
+
+    def _keep(self, tried: Rounds) -> float:
+        """Remember the best; the seconds of this one."""
+        seconds = step_s(tried)
+        if seconds < self.seconds:
+            self.rounds, self.seconds = tried, seconds
+        return seconds
