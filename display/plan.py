@@ -100,7 +100,7 @@ def _prediction(plan: Plan) -> Table:
         f"{predicted.tokens_per_s_per_device:,.0f}",
         f"{predicted.mfu:.1%}",
         f"{predicted.hfu:.1%}",
-        f"{format_bytes(max(predicted.peak_memory_bytes))} of {format_bytes(predicted.memory_limit_bytes)}",
+        " of ".join(map(format_bytes, predicted.fullest_bytes)),
     )
     return table
 

@@ -73,10 +73,9 @@ def _shares(breakdown: Breakdown) -> list[tuple[str, float]]:
 
 
 def _memory(predicted: Prediction) -> str:
-    peaks = predicted.peak_memory_bytes
-    stage = max(range(len(peaks)), key=peaks.__getitem__)
+    stage = predicted.fullest
     name, size = max(predicted.memory[stage].model_dump().items(), key=lambda part: part[1])
-    used, limit = format_bytes(peaks[stage]), format_bytes(predicted.memory_limit_bytes)
+    used, limit = map(format_bytes, predicted.fullest_bytes)
     return f"Stage {stage} is fullest: {used} of {limit}, most of it {name} ({format_bytes(size)})."
 
 

@@ -17,6 +17,7 @@ from ..schedule.table import splits
 from ..simulate.beside import gathered_before, reduced_beside
 from ..simulate.engine import play
 from ..simulate.work import Work
+from .replica import replicas
 from .setting import Setting
 from .step import work_of
 
@@ -27,7 +28,7 @@ _PLAYED = 3
 
 def lower_bound_s(setting: Setting, configuration: Configuration) -> float:
     """Seconds that the step takes at least: never more than `price` says."""
-    return work_bound_s(configuration, work_of(setting, configuration))
+    return max(work_bound_s(asked, work_of(seen, asked)) for seen, asked in replicas(setting, configuration))
 
 
 def work_bound_s(configuration: Configuration, work: Work) -> float:

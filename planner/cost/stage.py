@@ -18,7 +18,11 @@ reduce-scatter, and in the backward the inputs gathered once more."""
 
 def stage_times(setting: Setting, configuration: Configuration) -> Work:
     """The pipeline alone: one microbatch through every virtual stage, exposed communication inside a layer included."""
-    stages = [_stage_s(setting, configuration, stage) for stage in range(len(configuration.stage_layers))]
+    places = configuration.placement
+    stages = [
+        _stage_s(setting.at(configuration, places[stage]), configuration, stage)
+        for stage in range(len(configuration.stage_layers))
+    ]
     forward, backward, inputs, weights = zip(*stages, strict=True)
     return Work(
         forward,

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from ...errors import InfeasibleError, InputError, Problem
 from ...units import format_bytes
 from ..configuration import Configuration
-from ..cost.footprint import footprint, offloaded_bytes, rank_memory
-from ..cost.offload import room_bytes
+from ..cost.footprint import fullest_host, peaks, rank_memory
 from ..cost.setting import Setting
 from ..legality import is_legal, problems, runtime_problems
 from ..pins import Pins
@@ -87,11 +86,12 @@ def _closest(setting: Setting, pins: Pins, runnable: bool) -> str:
         balanced = balancer.balanced(configuration)
         if least and rank_memory(setting, balanced, 0).total >= least:
             continue
-        memories = footprint(setting, balanced)
-        rank = max(range(len(memories)), key=lambda r: memories[r].total)
-        if not least or memories[rank].total < least:
-            least, words = memories[rank].total, _binding(rank, memories[rank], setting.memory_limit_bytes)
-            if least <= setting.memory_limit_bytes:
+        stages = peaks(setting, balanced)
+        rank = min(range(len(stages)), key=lambda r: stages[r].room_bytes)
+        memory, limit_bytes = stages[rank]
+        if not least or memory.total < least:
+            least, words = memory.total, _binding(rank, memory, limit_bytes)
+            if least <= limit_bytes:
                 words = _host_binding(setting, balanced)
     return words
 
@@ -105,7 +105,7 @@ def _binding(rank: int, memory: StageMemory, limit_bytes: int) -> str:
 
 def _host_binding(setting: Setting, configuration: Configuration) -> str:
     """The devices hold it; what they offload is more than their host, or its drive, holds."""
-    needed, limit = offloaded_bytes(setting, configuration), room_bytes(setting, configuration)
+    needed, limit = fullest_host(setting, configuration)
     place = "drive" if configuration.offload and configuration.offload_to == "nvme" else "host"
     what = "swapped layers" if configuration.swap_layers else "offloaded optimizer states"
     return f"the {place} needs {format_bytes(needed)} of {format_bytes(limit)} for each device: {what}"

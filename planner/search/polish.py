@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..configuration import Configuration, Recompute
-from ..cost.footprint import rank_memory
+from ..cost.footprint import rank_peak
 from ..cost.setting import Setting
 from ..cost.stage import stage_times
 
@@ -57,7 +57,7 @@ def _options(setting: Setting, configuration: Configuration, rank: int, choices:
     for layers in range(max(1, total // ranks - REACH), min(total // ranks + REACH, most) + 1):
         for choice in choices:
             trial = _with_rank(configuration, rank, layers, choice)
-            if rank_memory(setting, trial, rank).total <= setting.memory_limit_bytes:
+            if rank_peak(setting, trial, rank).fits:
                 times = stage_times(setting, trial)
                 found.append(Option(layers, choice, times.forward_s[rank] + times.backward_s[rank]))
     return found

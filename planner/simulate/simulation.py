@@ -83,11 +83,10 @@ class Simulation:
         prediction = self.prediction
         if prediction.fits:
             return ""
-        peak = max(prediction.peak_memory_bytes)
-        if peak <= prediction.memory_limit_bytes:
+        peak, limit = prediction.fullest_bytes
+        if peak <= limit:
             return "the host does not hold the offloaded optimizer states"
-        rank = prediction.peak_memory_bytes.index(peak)
-        return f"stage {rank} needs {format_bytes(peak)} of {format_bytes(prediction.memory_limit_bytes)}"
+        return f"stage {prediction.fullest} needs {format_bytes(peak)} of {format_bytes(limit)}"
 
     def to_json(self) -> dict[str, Any]:
         """The contract of `plan --json`, and beside it what a whole run takes."""
