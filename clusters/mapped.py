@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, starmap
 from typing import TypeVar
 
 from .paths import GroupPaths, Path, narrowest, worst
@@ -49,7 +49,7 @@ class Mapped:
             side_by_side = (ranks[-1] - ranks[0]) / (len(ranks) - 1)
             flows = max(1, round(side_by_side * len(ranks) / len(domains)))
             crossed = list(self._crossed(domains, flows))
-            outer = worst([*self._ring(domains), *crossed])
+            outer = worst([*starmap(self.wiring.between, sorted(self._steps(domains))), *crossed])
             pairs = self._all_pairs(domains, crossed) if self.wiring.pairs else outer
         found = None if pairs == outer else pairs
         return GroupPaths(len(ranks), len(domains), worst(inner) if inner else None, outer, found)
@@ -67,15 +67,37 @@ class Mapped:
         return worst([path, self._link(frozenset((one, other)), max(flows[one, other], flows[other, one]))])
 
     def slowest_group(self, stride: int, count: int, starts: range) -> GroupPaths:
-        """Of the groups of `count` ranks, `stride` apart, in the blocks that begin at `starts`: the slowest. Groups on
-        the same nodes are looked at once."""
+        """What the groups of `count` ranks, `stride` apart, in the blocks that begin at `starts` have at worst: inside
+        a domain and between domains, each of the group that has least."""
+        found = [self.group(ranks) for ranks in self._tiles(stride, count, starts).values()]
+        slowest = min(found, key=narrowest)
+        return replace(
+            slowest,
+            inner=_worst_of([each.inner for each in found]),
+            outer=_worst_of([each.outer for each in found]),
+            outer_pairs=_worst_of([each.outer_pairs or each.outer for each in found]) if self.wiring.pairs else None,
+        )
+
+    def steps(self, stride: int, count: int, starts: range) -> set[tuple[int, int]]:
+        """Pairs of nodes of different domains that follow each other in the rings of those groups."""
+        tiles = self._tiles(stride, count, starts).values()
+        return {step for ranks in tiles for step in self._steps(self._domains(ranks))}
+
+    def _tiles(self, stride: int, count: int, starts: range) -> dict[tuple[int, ...], range]:
+        """The groups; of those on the same nodes, one."""
         alike: dict[tuple[int, ...], range] = {}
         where = self.nodes if self._is_alike_inside_nodes else self.rank_map
         for start in starts:
             for first in range(start, start + stride):
                 ranks = range(first, first + stride * count, stride)
                 alike.setdefault(tuple(where[first : ranks.stop : stride]), ranks)
-        return min((self.group(ranks) for ranks in alike.values()), key=narrowest)
+        return alike
+
+    def border(self, stage_ranks: int, stage: int) -> set[tuple[int, int]]:
+        """Pairs of nodes of different domains between which one stage sends to the next."""
+        firsts, nodes = range(stage * stage_ranks, (stage + 1) * stage_ranks), self.wiring.nodes
+        ends = ((self.nodes[rank], self.nodes[rank + stage_ranks]) for rank in firsts)
+        return {(a, b) for a, b in ends if nodes[a].domain != nodes[b].domain}
 
     def slowest_border(self, stage_ranks: int, stage: int) -> Path:
         """Of the paths from the ranks of one pipeline stage to those of the next: the slowest."""
@@ -119,15 +141,11 @@ class Mapped:
         for a, b in _around(local):
             yield scale * matrix.slower(a, b) or path.bandwidth_bytes_per_s
 
-    def _ring(self, domains: Domains) -> Iterator[Path]:
-        """Paths of all rings: the j-th member of each domain sends to the j-th of the next."""
-        node_of = self.wiring.node_of
-        steps = {
-            (node_of[a], node_of[b])
-            for here, there in _around(domains)
-            for a, b in zip(here, there, strict=False)
-        }  # fmt: skip
-        return (self.wiring.between(a, b) for a, b in sorted(steps))
+    def _steps(self, domains: Domains) -> set[tuple[int, int]]:
+        """Nodes that follow each other in the rings: the j-th member of each domain sends to the j-th of the next."""
+        node_of, around = self.wiring.node_of, list(_around(domains))
+        pairs = (pair for here, there in around for pair in zip(here, there, strict=False))
+        return {(node_of[a], node_of[b]) for a, b in pairs}
 
     def _all_pairs(self, domains: Domains, crossed: Sequence[Path]) -> Path:
         """What a device has for all others at once. Only pairs that are known apart can be narrower than the cards."""
@@ -168,3 +186,8 @@ def _around(ring: Sequence[Member]) -> Iterator[tuple[Member, Member]]:
     yield from pairwise(ring)
     if len(ring) > 2:
         yield ring[-1], ring[0]
+
+
+def _worst_of(paths: Iterable[Path | None]) -> Path | None:
+    there = [path for path in paths if path is not None]
+    return worst(there) if there else None

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 from .check import check, check_rank_map
@@ -39,8 +39,9 @@ SAMPLED = 64
 class Topology:
     """A checked cluster that answers what joins its devices, seen by ranks.
 
-    Rank r is device `rank_map[r]`; by default the devices that can be used, in their order. Raises InputError if parts
-    are not joined, or where the map names a device twice or one that is not there.
+    Rank r is device `rank_map[r]`; by default the devices that can be used, in their order. Ranks from `edges[i]` to
+    below `edges[i + 1]` lie in the node group `sites[i]`. Raises InputError if parts are not joined, or where the map
+    names a device twice or one that is not there.
     """
 
     def __init__(self, cluster: Cluster, rank_map: Sequence[int] = ()) -> None:
@@ -56,6 +57,9 @@ class Topology:
         self._known: dict[range | tuple[int, ...], GroupPaths] = {}
         self._mapped = _mapped(cluster, rank_map, self._first[-1])
         self.num_devices = self._first[-1] if self._mapped is None else len(self._mapped.rank_map)
+        runs = [(site, len(list(run))) for site, run in groupby(self._mapped.sites)] if self._mapped else []
+        self.sites = tuple(site for site, _ in runs) or tuple(range(len(groups)))
+        self.edges = (0, *accumulate(count for _, count in runs)) if runs else self._first
 
     @property
     def is_regular(self) -> bool:
@@ -90,13 +94,17 @@ class Topology:
         are looked at where there are several; else all groups are.
         """
         span = stride * count
-        starts = range(-(-ranks.start // span) * span, ranks.stop - span + 1, span) or range(1)
+        starts = self._starts(span, ranks)
         if self._mapped is not None:
             return self._mapped.slowest_group(stride, count, starts)
         if not self._differs(ranks, span, starts.start):
             return self.group(range(starts.start, starts.start + span, stride))
         sampled = starts[:: max(1, len(starts) // SAMPLED)]
         return min((self.group(range(first, first + span, stride)) for first in sampled), key=narrowest)
+
+    def _starts(self, span: int, ranks: range) -> range:
+        """Where blocks of so many ranks begin."""
+        return range(-(-ranks.start // span) * span, ranks.stop - span + 1, span) or range(1)
 
     def _differs(self, ranks: range, span: int, first: int) -> bool:
         """Whether blocks of so many ranks see different things."""

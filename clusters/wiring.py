@@ -26,10 +26,11 @@ class Node:
 class Wiring:
     """A checked cluster as single nodes, and the path between any two of them."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, nodes: Iterable[Node] | None = None) -> None:
+        """With `nodes` of its own instead of the cluster's, no two are known apart."""
         self.cluster = cluster
-        self.nodes = tuple(_nodes(cluster))
-        self.pairs = dict(self._pairs())
+        self.nodes = tuple(_nodes(cluster) if nodes is None else nodes)
+        self.pairs = dict(self._pairs()) if nodes is None else {}
 
     @cached_property
     def node_of(self) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, permutations, product
 
 import networkx as nx
 import pytest
@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshwright.clusters import Topology, load_cluster
+from meshwright.clusters.any_order import AnyOrder
 from meshwright.clusters.mapped import Mapped
 from meshwright.clusters.wiring import Wiring
 from meshwright.errors import InputError
 
-from .machines import NICS, SMALL, UNEVEN, cluster_of, node_group, single, two_sites
+from .machines import FABRIC, NICS, SMALL, UNEVEN, cluster_of, node_group, single, two_sites
 
 EVEN = {name: cluster for name, cluster in SMALL.items() if name not in UNEVEN} | {
     "three sites": cluster_of(
@@ -194,3 +195,54 @@ def test_more_bandwidth_is_never_slower(data):
         slow, fast = before.group(ranks), after.group(ranks)
         for one, other in ((slow.outer, fast.outer), (slow.outer_pairs or slow.outer, fast.outer_pairs or fast.outer)):
             assert one is None or other.bandwidth_bytes_per_s >= one.bandwidth_bytes_per_s
+
+
+def orders(cluster):
+    """Every order of the nodes inside their groups, as rank maps."""
+    nodes = Wiring(cluster).nodes
+    sites = [[node.devices for node in nodes if node.group == site] for site in range(len(cluster.node_groups))]
+    for chosen in product(*(permutations(site) for site in sites)):
+        yield tuple(device for site in chosen for devices in site for device in devices)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_any_order_is_at_least_as_good_as_every_order(data):
+    rates, nodes = st.integers(1, 40), data.draw(st.integers(2, 4))
+    rows = [[0.0] * nodes for _ in range(nodes)]
+    for a, b in combinations(range(nodes), 2):
+        rows[a][b] = rows[b][a] = data.draw(rates)
+    slow = {"nodes": [{"node": "only/1", "network": 1e9 * data.draw(rates), "fabric_factor": 0.5}]}
+    apart = {"paths": [{"between": ["only/0", "only/1"], "factor": 0.1}]}
+    exceptions = data.draw(st.sampled_from([{"matrix": {"rows": rows}}, slow, apart, slow | apart]))
+    domain = data.draw(st.sampled_from([None, 4]))
+    cluster = single(nodes=nodes, devices=2, exceptions=exceptions, fabric=FABRIC | {"domain_devices": domain})
+    best, questions = AnyOrder(cluster), [(1, 2), (1, 4), (2, 2), (1, 2 * nodes), (2, nodes), (4, 2)]
+    parts = [range(2 * nodes), range(4), range(2, 2 * nodes)]
+    for order, ranks in product(orders(cluster), parts):
+        if domain and any(order[place] // 4 != order[place + 2] // 4 for place in range(0, 2 * (nodes // 2 * 2), 4)):
+            continue  # a domain stays whole
+        topology = Topology(cluster, order)
+        for stride, count in questions:
+            if stride * count > len(ranks) or (stride * count + ranks.start) > 2 * nodes:
+                continue
+            bound, found = (each.slowest_group(stride, count, ranks) for each in (best, topology))
+            for one, other in ((bound.inner, found.inner), (bound.outer, found.outer), (pairs(bound), pairs(found))):
+                assert (one is None) == (other is None)
+                assert one is None or one.bandwidth_bytes_per_s >= other.bandwidth_bytes_per_s
+        border = topology.slowest_border(2, 0).bandwidth_bytes_per_s
+        assert best.slowest_border(2, 0).bandwidth_bytes_per_s >= border
+
+
+def pairs(group):
+    return group.outer_pairs or group.outer
+
+
+def test_any_order_finds_the_slow_node_that_no_order_avoids():
+    """Four nodes, one with half the cards: a ring through all of them is slow, one through two need not be."""
+    cluster = single(devices=2, exceptions={"nodes": [{"node": "only/0", "network_factor": 0.5}]})
+    best, card = AnyOrder(cluster), 2 * 25e9 * 0.8 / 2
+    assert best.slowest_group(2, 4, range(8)).outer.bandwidth_bytes_per_s == pytest.approx(card / 2)
+    assert best.slowest_group(2, 2, range(8)).outer.bandwidth_bytes_per_s == pytest.approx(card / 2)
+    assert best.slowest_group(2, 2, range(4)).outer.bandwidth_bytes_per_s == pytest.approx(card)
+    assert AnyOrder(single()).is_regular
