@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from .check import check, check_rank_map
 from .mapped import Mapped
 from .paths import GroupPaths, Path, Place, domain_devices, fabric_path, narrowest, network_path, worst
-from .schema import Cluster, GroupLink
+from .schema import Cluster, GroupLink, NodeGroup
 from .wiring import Wiring, is_uniform
 
 if TYPE_CHECKING:
@@ -135,6 +135,12 @@ class Topology:
             return self._fabric(here.group, 2) if here.domain == there.domain else self._network(here.group)
         link = self._link_path(here.group, there.group, self._pairs(here.group, there.group, abs(a - b)))
         return worst([self._network(here.group), self._network(there.group), link])
+
+    def used(self, devices: int) -> list[tuple[NodeGroup, int]]:
+        """How many of the first `devices` ranks lie on each run of devices of one node group."""
+        runs = zip(self.sites, pairwise(self.edges), strict=True)
+        counts = [(site, min(stop, devices) - first) for site, (first, stop) in runs]
+        return [(self.cluster.node_groups[site], count) for site, count in counts if count > 0]
 
     def graph(self) -> nx.Graph[Any]:
         """The cluster as a graph: devices, domains, NICs and switches; see `clusters/graph.py`."""

@@ -208,6 +208,7 @@ class Plan(Frozen):
     cp_ulysses: int = Field(1, ge=1)
     logits_chunks: int = Field(1, ge=1)
     spread_vocabulary: bool = False
+    rank_map: tuple[int, ...] = ()  # the device of each logical rank; (): in their order
     predicted: Prediction
     proof: Proof
     why: tuple[str, ...] = ()
@@ -238,7 +239,7 @@ class Plan(Frozen):
     @property
     def fingerprint(self) -> str:
         """Hash of what determines the training run: model, job and configuration."""
-        judged = {"framework", "predicted", "proof", "why", "runners_up", "cluster"}
+        judged = {"framework", "predicted", "proof", "why", "runners_up", "cluster", "rank_map"}
         parts = self.model_dump(mode="json", exclude=judged)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

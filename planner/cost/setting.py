@@ -244,9 +244,7 @@ class Setting:
 
     def devices_used(self, devices: int) -> list[tuple[NodeGroup, int]]:
         """How many of the first `devices` ranks lie on each run of devices of one node group."""
-        runs = zip(self.topology.sites, pairwise(self.edges), strict=True)
-        counts = [(site, min(stop, devices) - first) for site, (first, stop) in runs]
-        return [(self.cluster.node_groups[site], count) for site, count in counts if count > 0]
+        return self.topology.used(devices)
 
     def peak_flops(self, devices: int) -> float:
         """FLOP/s that the datasheets of the first `devices` devices promise, in what the layers' matmuls run in."""

@@ -38,7 +38,7 @@ def candidates(setting: Setting, pins: Pins) -> Iterator[Configuration]:
 
 def worlds(setting: Setting) -> list[int]:
     """Numbers of devices: all, or any power of two of whole nodes besides when fewer may be used."""
-    devices, node = setting.cluster.num_devices, setting.devices_per_node
+    devices, node = setting.num_devices, setting.devices_per_node
     if setting.every_device:
         return [devices]
     fewer = [node << power for power in range(devices.bit_length()) if node << power < devices]
