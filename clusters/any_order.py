@@ -25,8 +25,8 @@ from .wiring import Node, Wiring
 class AnyOrder(Topology):
     """Bounds on the answers of `Topology(cluster, order)` over all orders of nodes inside their node groups."""
 
-    def __init__(self, cluster: Cluster, rank_map: Sequence[int] = ()) -> None:
-        super().__init__(cluster, rank_map)
+    def __init__(self, cluster: Cluster, rank_map: Sequence[int] = (), wiring: Wiring | None = None) -> None:
+        super().__init__(cluster, rank_map, wiring)
         self._best: Mapped | None = None
         if self._mapped is not None:
             used = sorted(set(self._mapped.nodes))
@@ -46,13 +46,12 @@ class AnyOrder(Topology):
         apart = self._ranked.wiring.pairs  # in an all-to-all a slow path has more time: cards alone bound it
         return replace(found, outer=outer, outer_pairs=found.outer if apart else None)
 
-    def slowest_border(self, stage_ranks: int, stage: int) -> Path:
-        """The slowest path from one stage to the next in the best order."""
+    def border(self, stage_ranks: int, stage: int, there: int) -> Path:
+        """The slowest path from one stage to another in the best order."""
         best = self._best
         if best is None:
-            return super().slowest_border(stage_ranks, stage)
-        path = best.slowest_border(stage_ranks, stage)
-        return self._capped(path, best.border(stage_ranks, stage))
+            return super().border(stage_ranks, stage, there)
+        return self._capped(best.border(stage_ranks, stage, there), best.border_steps(stage_ranks, stage, there))
 
     def _capped(self, path: Path, steps: Iterable[tuple[int, int]]) -> Path:
         """Not faster than the best choice of nodes for these places makes its worst node."""

@@ -93,19 +93,17 @@ class Mapped:
                 alike.setdefault(tuple(where[first : ranks.stop : stride]), ranks)
         return alike
 
-    def border(self, stage_ranks: int, stage: int) -> set[tuple[int, int]]:
-        """Pairs of nodes of different domains between which one stage sends to the next."""
-        firsts, nodes = range(stage * stage_ranks, (stage + 1) * stage_ranks), self.wiring.nodes
-        ends = ((self.nodes[rank], self.nodes[rank + stage_ranks]) for rank in firsts)
+    def border_steps(self, stage_ranks: int, stage: int, there: int) -> set[tuple[int, int]]:
+        """Pairs of nodes of different domains between which one stage sends to another."""
+        nodes = self.wiring.nodes
+        ends = ((self.nodes[a], self.nodes[b]) for a, b in _border(stage_ranks, stage, there))
         return {(a, b) for a, b in ends if nodes[a].domain != nodes[b].domain}
 
-    def slowest_border(self, stage_ranks: int, stage: int) -> Path:
-        """Of the paths from the ranks of one pipeline stage to those of the next: the slowest."""
-        first = stage * stage_ranks
+    def border(self, stage_ranks: int, stage: int, there: int) -> Path:
+        """Of the paths from the ranks of one pipeline stage to those of another: the slowest."""
         where = self.nodes if self._is_alike_inside_nodes else self.rank_map
-        pairs = {(where[rank], where[rank + stage_ranks]): rank for rank in range(first, first + stage_ranks)}
-        paths = (self.point_to_point(rank, rank + stage_ranks) for rank in pairs.values())
-        return min(paths, key=lambda path: (path.bandwidth_bytes_per_s, -path.latency_s))
+        pairs = {(where[a], where[b]): (a, b) for a, b in _border(stage_ranks, stage, there)}
+        return worst(self.point_to_point(a, b) for a, b in pairs.values())
 
     @cached_property
     def _is_alike_inside_nodes(self) -> bool:
@@ -186,6 +184,10 @@ def _around(ring: Sequence[Member]) -> Iterator[tuple[Member, Member]]:
     yield from pairwise(ring)
     if len(ring) > 2:
         yield ring[-1], ring[0]
+
+
+def _border(stage_ranks: int, stage: int, there: int) -> Iterator[tuple[int, int]]:
+    return ((stage * stage_ranks + place, there * stage_ranks + place) for place in range(stage_ranks))
 
 
 def _worst_of(paths: Iterable[Path | None]) -> Path | None:

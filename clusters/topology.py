@@ -44,9 +44,11 @@ class Topology:
     names a device twice or one that is not there.
     """
 
-    def __init__(self, cluster: Cluster, rank_map: Sequence[int] = ()) -> None:
-        check(cluster, f"cluster {cluster.name}")
-        check_rank_map(cluster, rank_map)
+    def __init__(self, cluster: Cluster, rank_map: Sequence[int] = (), wiring: Wiring | None = None) -> None:
+        """`wiring` is that of the same cluster, where somebody has it: the cluster is checked then."""
+        if wiring is None:
+            check(cluster, f"cluster {cluster.name}")
+            check_rank_map(cluster, rank_map)
         self.cluster = cluster
         groups = cluster.node_groups
         self._first = (0, *accumulate(group.num_devices for group in groups))
@@ -55,7 +57,7 @@ class Topology:
         names = {group.name: index for index, group in enumerate(groups)}
         self._links = {frozenset(names[name] for name in link.between): link for link in cluster.links}
         self._known: dict[range | tuple[int, ...], GroupPaths] = {}
-        self._mapped = _mapped(cluster, rank_map, self._first[-1])
+        self._mapped = _mapped(cluster, rank_map, self._first[-1], wiring)
         self.num_devices = self._first[-1] if self._mapped is None else len(self._mapped.rank_map)
         runs = [(site, len(list(run))) for site, run in groupby(self._mapped.sites)] if self._mapped else []
         self.sites = tuple(site for site, _ in runs) or tuple(range(len(groups)))
@@ -115,12 +117,11 @@ class Topology:
         on_grid = domain % span == 0 or span % domain == 0
         return not on_grid or (first - self._first[site]) % min(domain, span) != 0
 
-    def slowest_border(self, stage_ranks: int, stage: int) -> Path:
-        """Of the paths from the ranks of one pipeline stage to those of the next: the slowest."""
+    def border(self, stage_ranks: int, stage: int, there: int) -> Path:
+        """Of the paths from the ranks of one pipeline stage to those of another, the next: the slowest."""
         if self._mapped is not None:
-            return self._mapped.slowest_border(stage_ranks, stage)
-        first = stage * stage_ranks
-        return self.point_to_point(first, first + stage_ranks)
+            return self._mapped.border(stage_ranks, stage, there)
+        return self.point_to_point(stage * stage_ranks, there * stage_ranks)
 
     def point_to_point(self, a: int, b: int) -> Path:
         """The path between two ranks, while all other pairs at the same distance use theirs.
@@ -211,13 +212,13 @@ class Topology:
             raise IndexError(f"ranks {first}..{last} of a cluster of {self.num_devices} devices")
 
 
-def _mapped(cluster: Cluster, rank_map: Sequence[int], places: int) -> Mapped | None:
+def _mapped(cluster: Cluster, rank_map: Sequence[int], places: int, wiring: Wiring | None) -> Mapped | None:
     """None where arithmetic answers: nothing but node groups and links, ranks in the order of the devices."""
     in_order = not rank_map or tuple(rank_map) == tuple(range(places))
     if in_order and is_uniform(cluster):
         return None
     gone = cluster.missing_devices
-    return Mapped(Wiring(cluster), rank_map or [device for device in range(places) if device not in gone])
+    return Mapped(wiring or Wiring(cluster), rank_map or [device for device in range(places) if device not in gone])
 
 
 def _as_range(ranks: Sequence[int]) -> range | tuple[int, ...]:

@@ -19,6 +19,7 @@ from itertools import pairwise
 from ...clusters.any_order import AnyOrder
 from ...clusters.schema import Cluster, Device, Dtype, NodeGroup, Nvme, Origin
 from ...clusters.topology import GroupPaths, Path, Topology, domain_devices
+from ...clusters.wiring import Wiring
 from ..configuration import Configuration, Mesh, Module
 from ..frameworks.framework import Costs, Framework, Spread, framework
 from ..job import Job
@@ -60,9 +61,10 @@ class Setting:
     _whole: Setting | None = field(default=None, repr=False)  # that a view is of
     _views: dict[tuple[int, int], Setting] = field(default_factory=dict, repr=False)
     classes: dict[tuple[int, int, int], tuple[Setting, ...]] = field(default_factory=dict, repr=False)
+    _wiring: list[Wiring] = field(default_factory=list, repr=False)  # of the cluster, where others made it
     _alike: dict[Alike, ModelCosts] = field(default_factory=dict, repr=False)
     _paths: dict[tuple[int, int], GroupPaths] = field(default_factory=dict, repr=False)
-    _hops: dict[tuple[int, int], Path] = field(default_factory=dict, repr=False)
+    _hops: dict[tuple[int, int], tuple[Path, ...]] = field(default_factory=dict, repr=False)
     _costs: dict[tuple[Sharding, tuple[Module, ...]], ModelCosts] = field(default_factory=dict, repr=False)
 
     @property
@@ -74,7 +76,7 @@ class Setting:
     def topology(self) -> Topology:
         if self._whole is not None:
             return self._whole.topology
-        return (AnyOrder if self.any_order else Topology)(self.cluster, self.rank_map)
+        return (AnyOrder if self.any_order else Topology)(self.cluster, self.rank_map, *self._wiring)
 
     @property
     def num_devices(self) -> int:
@@ -84,7 +86,8 @@ class Setting:
     def mapped(self, rank_map: tuple[int, ...], any_order: bool = False) -> Setting:
         """The same with ranks on other devices, and no prices yet."""
         kept = self.architecture, self.cluster, self.job, self.every_device, self.framework, self.narrow
-        return Setting(*kept, rank_map, any_order)
+        known = self.whole._wiring or [Wiring(self.cluster)]
+        return Setting(*kept, rank_map, any_order, _wiring=known, _alike=self.whole._alike)
 
     @cached_property
     def node_groups(self) -> tuple[NodeGroup, ...]:
@@ -278,11 +281,23 @@ class Setting:
 
     def hop(self, stage_ranks: int, stages: int) -> Path:
         """The slowest path between neighbouring pipeline stages of `stage_ranks` devices each."""
+        paths = self.borders(stage_ranks, stages)[: stages - 1]
+        return min(paths, key=lambda path: (path.bandwidth_bytes_per_s, -path.latency_s))
+
+    def borders(self, stage_ranks: int, stages: int) -> tuple[Path, ...]:
+        """The path from every pipeline stage to the next, the last that back to the first. On a cluster of one node
+        group without exceptions the slowest stands for all."""
         key = stage_ranks, stages
         if key not in self._hops:
-            paths = [self.topology.slowest_border(stage_ranks, stage) for stage in range(stages - 1)]
-            self._hops[key] = min(paths, key=lambda path: (path.bandwidth_bytes_per_s, -path.latency_s))
+            self._hops[key] = self.whole._borders(stage_ranks, stages)
         return self._hops[key]
+
+    def _borders(self, stage_ranks: int, stages: int) -> tuple[Path, ...]:
+        nexts = [*range(1, stages), 0 if self.is_mixed else stages - 1]
+        paths = [self.topology.border(stage_ranks, stage, there) for stage, there in enumerate(nexts) if stage != there]
+        if self.is_mixed:
+            return tuple(paths)
+        return (min(paths, key=lambda path: (path.bandwidth_bytes_per_s, -path.latency_s)),) * stages
 
     def groups(self, sharding: Sharding) -> Groups:
         """Groups that a layer communicates in: tp fastest, then cp; experts fold the same ranks, etp fastest."""
