@@ -218,6 +218,7 @@ class Plan(Frozen):
     logits_chunks: int = Field(1, ge=1)
     spread_vocabulary: bool = False
     shares: tuple[int, ...] = ()  # microbatches of each dp rank where they differ
+    rank_map: tuple[int, ...] = ()  # the device of each logical rank; (): in their order
     predicted: Prediction
     proof: Proof
     goal: Goal = Goal()
@@ -250,7 +251,7 @@ class Plan(Frozen):
     @property
     def fingerprint(self) -> str:
         """Hash of what determines the training run: model, job and configuration."""
-        judged = {"framework", "predicted", "proof", "goal", "training", "why", "runners_up", "cluster"}
+        judged = {"framework", "predicted", "proof", "goal", "training", "why", "runners_up", "cluster", "rank_map"}
         parts = self.model_dump(mode="json", exclude=judged)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
