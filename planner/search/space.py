@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from itertools import product
 
+from ...clusters.part import part_sizes
 from ..configuration import Configuration, Mesh, Recompute, ScheduleName
 from ..cost.setting import Setting
 from ..pins import Pins
@@ -37,12 +38,11 @@ def candidates(setting: Setting, pins: Pins) -> Iterator[Configuration]:
 
 
 def worlds(setting: Setting) -> list[int]:
-    """Numbers of devices: all, or any power of two of whole nodes besides when fewer may be used."""
-    devices, node = setting.cluster.num_devices, setting.devices_per_node
+    """Numbers of devices: all, or those of some whole nodes besides when fewer may be used."""
+    devices = setting.num_devices
     if setting.every_device:
         return [devices]
-    fewer = [node << power for power in range(devices.bit_length()) if node << power < devices]
-    return [devices, *reversed(fewer)]
+    return [devices, *(size for size in reversed(part_sizes(setting.cluster)) if size < devices)]
 
 
 def meshes(setting: Setting, pins: Pins, world: int) -> Iterator[Mesh]:

@@ -26,6 +26,8 @@ from ..legality import problems as illegal
 from ..legality.fields import in_plan
 from ..model import Architecture
 from ..plan import Plan
+from ..rank_map import kept
+from ..rank_map import problems as map_problems
 from ..search.partition import even_split
 from ..search.shares import fair_shares, replica_times
 from .draft import Draft
@@ -38,6 +40,8 @@ def apply_settings(plan: Plan, settings: Sequence[str]) -> Scenario:
     A value is absolute, with its unit where the field has one (`96 GiB`), or relative (`0.5x`).
     """
     if not settings:
+        if broken := list(map_problems(plan)):
+            raise InputError("plan", broken)
         _check(plan, plan.configuration, "plan")
         return Scenario.of(plan)
     draft = Draft(plan)
@@ -47,12 +51,14 @@ def apply_settings(plan: Plan, settings: Sequence[str]) -> Scenario:
     every_device = draft.counts_devices or uses_every_device(plan)
     configuration = _consistent(plan, changed_plan, draft.named, every_device)
     _check(changed_plan, configuration, "settings", every_device=every_device)
-    return replace(Scenario.of(changed_plan), configuration=configuration)
+    rank_map = kept(changed_plan.cluster, plan.rank_map, configuration.mesh.world)
+    return replace(Scenario.of(changed_plan), configuration=configuration, rank_map=rank_map)
 
 
 def _check(plan: Plan, configuration: Configuration, source: str, every_device: bool = False) -> None:
     """Raise InputError with every rule that a configuration of the plan's model, cluster and job breaks."""
-    setting = Setting(_shape(plan), plan.cluster, plan.job, every_device=every_device)
+    rank_map = kept(plan.cluster, plan.rank_map, configuration.mesh.world)
+    setting = Setting(_shape(plan), plan.cluster, plan.job, every_device=every_device, rank_map=rank_map)
     _check_precision(setting)
     if broken := illegal(setting, configuration):
         raise InputError(source, map(in_plan, broken))
