@@ -86,6 +86,9 @@ def plan(
     cluster: Annotated[str, typer.Argument(help="YAML file, a bundled name (dgx-h100:16 is 16 nodes), or local:8.")],
     seq_len: Annotated[int, typer.Option(help="Tokens of one sequence.")] = 4096,
     global_batch: Annotated[int, typer.Option(help="Sequences of one optimizer step.")] = 256,
+    lengths: Annotated[
+        str | None, typer.Option(help="Of the sequences: a file of lengths, or lognormal:median=800,p99=16000.")
+    ] = None,
     precision: Annotated[PrecisionOption, typer.Option(help="Of the matrix products.")] = PrecisionOption.bf16,
     optimizer: Annotated[str, typer.Option(help="adamw is the only one so far.")] = "adamw",
     objective: Annotated[ObjectiveOption, typer.Option(help="Fastest or cheapest step.")] = ObjectiveOption.time,
@@ -109,7 +112,8 @@ def plan(
     from .planner.search.request import Request
     from .planner.search.search import find_plan
 
-    job = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value, "optimizer": optimizer}
+    job: dict[str, Any] = {"seq_len": seq_len, "global_batch": global_batch, "lengths": lengths}
+    job |= {"precision": precision.value, "optimizer": optimizer}
     inputs = _read_inputs(model, cluster, job, pin or [], framework, schedule_file)
     with searching() as progress:
         request = Request(**inputs, objective=objective.value, gap=gap, top=top, runnable=runnable)

@@ -30,6 +30,7 @@ from .configuration import (
 from .families.spec import ModelSpec as ModelSpec
 from .frameworks.framework import DEFAULT, FrameworkName
 from .job import Job
+from .lengths.mix import Expected, Mix
 from .schedule.name import CUSTOM
 from .schedule.table import custom, names
 
@@ -208,7 +209,9 @@ class Plan(Frozen):
     cp_ulysses: int = Field(1, ge=1)
     logits_chunks: int = Field(1, ge=1)
     spread_vocabulary: bool = False
+    mix: Mix | None = None  # groups for sequences of different lengths, where the job has lengths
     predicted: Prediction
+    expected: Expected | None = None  # what is predicted of lengths
     proof: Proof
     why: tuple[str, ...] = ()
     runners_up: tuple[RunnerUp, ...] = ()
@@ -238,8 +241,10 @@ class Plan(Frozen):
     @property
     def fingerprint(self) -> str:
         """Hash of what determines the training run: model, job and configuration."""
-        judged = {"framework", "predicted", "proof", "why", "runners_up", "cluster"}
-        parts = self.model_dump(mode="json", exclude=judged)
+        judged = {"framework", "predicted", "expected", "proof", "why", "runners_up", "cluster"}
+        parts = self.model_dump(mode="json", exclude=judged if self.mix else {*judged, "mix"})
+        if self.job.lengths is None:  # as before there were any
+            del parts["job"]["lengths"]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
