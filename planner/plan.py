@@ -29,6 +29,7 @@ from .configuration import (
 )
 from .families.spec import ModelSpec as ModelSpec
 from .frameworks.framework import DEFAULT, FrameworkName
+from .goal import Goal, Objective, Training
 from .job import Job
 from .lengths.mix import Expected, Mix
 from .schedule.name import CUSTOM
@@ -163,12 +164,19 @@ class Prediction(Frozen):
 
 
 class Proof(Frozen):
-    """How good the choice is: no plan in the searched space is faster than `lower_bound_s`."""
+    """How good the choice is: no plan in the searched space is faster than `lower_bound_s`.
+
+    `value` is the plan's in what the objective counts (`goal.UNITS`), `lower_bound` that of any plan; `gap` is between
+    these two.
+    """
 
     candidates: int
     pruned: int
     lower_bound_s: float
     gap: float
+    objective: Objective = "time"
+    value: float | None = None
+    lower_bound: float | None = None
     seconds: float = Field(exclude=True, default=0.0)  # of this search; kept out of the file: same input, same bytes
 
 
@@ -182,7 +190,8 @@ class RunnerUp(Frozen):
     recompute: tuple[Recompute, ...]
     step_time_s: float
     peak_memory_bytes: int
-    slower_by: float  # 0.05: five percent slower than the chosen plan
+    slower_by: float  # 0.05: five percent slower than the chosen plan, or that much worse in what was asked
+    breakdown_s: Breakdown | None = None
 
 
 class Plan(Frozen):
@@ -209,10 +218,14 @@ class Plan(Frozen):
     cp_ulysses: int = Field(1, ge=1)
     logits_chunks: int = Field(1, ge=1)
     spread_vocabulary: bool = False
+    shares: tuple[int, ...] = ()  # microbatches of each dp rank where they differ
+    rank_map: tuple[int, ...] = ()  # the device of each logical rank; (): in their order
     mix: Mix | None = None  # groups for sequences of different lengths, where the job has lengths
     predicted: Prediction
     expected: Expected | None = None  # what is predicted of lengths
     proof: Proof
+    goal: Goal = Goal()
+    training: Training | None = None  # where the tokens of the run are known
     why: tuple[str, ...] = ()
     runners_up: tuple[RunnerUp, ...] = ()
 
@@ -241,8 +254,9 @@ class Plan(Frozen):
     @property
     def fingerprint(self) -> str:
         """Hash of what determines the training run: model, job and configuration."""
-        judged = {"framework", "predicted", "expected", "proof", "why", "runners_up", "cluster"}
-        parts = self.model_dump(mode="json", exclude=judged if self.mix else {*judged, "mix"})
+        judged = {"framework", "predicted", "expected", "proof", "goal", "training", "why", "runners_up", "cluster"}
+        judged |= {"rank_map"} if self.mix else {"rank_map", "mix"}
+        parts = self.model_dump(mode="json", exclude=judged)
         if self.job.lengths is None:  # as before there were any
             del parts["job"]["lengths"]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

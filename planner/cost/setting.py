@@ -1,7 +1,11 @@
 """Setting: everything about a request that does not depend on the configuration, and the prices made so far.
 
-On a cluster of several node groups `at` and `stage_at` give the same as the devices of one pipeline rank see it: a view
-whose devices, memories, hosts and networks are theirs alone. On a cluster of one group the view is the setting itself.
+Ranks lie on the devices in their order, or as `rank_map` says; in `any_order`, the bound for a search, every question
+about links is answered as in the order of nodes that is best for it.
+
+On a cluster of several node groups, or where nodes or links differ, `at` and `stage_at` give the same as the devices of
+one pipeline rank see it: a view whose devices, memories, hosts and networks are theirs alone. On a cluster of one group
+without exceptions the view is the setting itself.
 """
 
 from __future__ import annotations
@@ -10,10 +14,13 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
+from ...clusters.any_order import AnyOrder
 from ...clusters.schema import Cluster, Device, Dtype, NodeGroup, Nvme, Origin
 from ...clusters.topology import GroupPaths, Path, Topology, domain_devices
+from ...clusters.wiring import Wiring
 from ..configuration import Configuration, Mesh, Module
 from ..frameworks.framework import Costs, Framework, Spread, framework
 from ..job import Job
@@ -25,6 +32,9 @@ from .context import Links
 from .exchange import Groups
 from .rates import ORIGIN_RANK, Rates, cluster_device, device_rates
 from .sharding import Sharding, sharding_of
+
+if TYPE_CHECKING:
+    from .replica import ReplicaClass
 
 Alike = tuple[Sharding, tuple[Module, ...], Groups, Rates, bool]
 """What the costs of a model depend on beside the model."""
@@ -48,14 +58,17 @@ class Setting:
     every_device: bool = True  # a legal configuration uses all of them, rather than any number of whole nodes
     framework: Framework = field(default_factory=framework)  # what executes the layers
     narrow: Dtype | None = None  # what the layers' matmuls run in where that is narrower than the job's precision
+    rank_map: tuple[int, ...] = ()  # the device of each rank; (): all that can be used, in their order
+    any_order: bool = False  # links as in the best order of the nodes
     ranks: range | None = None  # of a view: the devices that it is of
     replica: int | None = None  # the block of a stage's devices that `at` looks at, where its devices differ
     _whole: Setting | None = field(default=None, repr=False)  # that a view is of
     _views: dict[tuple[int, int], Setting] = field(default_factory=dict, repr=False)
-    classes: dict[tuple[int, int, int], tuple[Setting, ...]] = field(default_factory=dict, repr=False)
+    classes: dict[tuple[int, int, int], tuple[ReplicaClass, ...]] = field(default_factory=dict, repr=False)
+    _wiring: list[Wiring] = field(default_factory=list, repr=False)  # of the cluster, where others made it
     _alike: dict[Alike, ModelCosts] = field(default_factory=dict, repr=False)
     _paths: dict[tuple[int, int], GroupPaths] = field(default_factory=dict, repr=False)
-    _hops: dict[tuple[int, int], Path] = field(default_factory=dict, repr=False)
+    _hops: dict[tuple[int, int], tuple[Path, ...]] = field(default_factory=dict, repr=False)
     _costs: dict[tuple[Sharding, tuple[Module, ...]], ModelCosts] = field(default_factory=dict, repr=False)
 
     @property
@@ -65,19 +78,33 @@ class Setting:
 
     @cached_property
     def topology(self) -> Topology:
-        return Topology(self.cluster) if self._whole is None else self._whole.topology
+        if self._whole is not None:
+            return self._whole.topology
+        return (AnyOrder if self.any_order else Topology)(self.cluster, self.rank_map, *self._wiring)
+
+    @property
+    def num_devices(self) -> int:
+        """Devices that ranks lie on."""
+        return len(self.rank_map) or self.cluster.num_devices
+
+    def mapped(self, rank_map: tuple[int, ...], any_order: bool = False) -> Setting:
+        """The same with ranks on other devices, and no prices yet."""
+        kept = self.architecture, self.cluster, self.job, self.every_device, self.framework, self.narrow
+        known = self.whole._wiring or [Wiring(self.cluster)]
+        return Setting(*kept, rank_map, any_order, _wiring=known, _alike=self.whole._alike)
 
     @cached_property
     def node_groups(self) -> tuple[NodeGroup, ...]:
         """Those that devices of this view are in."""
-        firsts = accumulate((group.num_devices for group in self.cluster.node_groups), initial=0)
-        ranks, pairs = self._ranks, zip(self.cluster.node_groups, firsts, strict=False)
-        return tuple(group for group, first in pairs if first < ranks.stop and first + group.num_devices > ranks.start)
+        ranks, groups = self._ranks, self.cluster.node_groups
+        runs = zip(self.topology.sites, pairwise(self.edges), strict=True)
+        sites = {site for site, (first, stop) in runs if first < ranks.stop and stop > ranks.start}
+        return tuple(groups[site] for site in sorted(sites))
 
     @cached_property
     def is_mixed(self) -> bool:
-        """Whether devices may differ: then pipeline ranks have views of their own."""
-        return self.ranks is None and len(self.cluster.node_groups) > 1
+        """Whether devices or links may differ: then pipeline ranks have views of their own."""
+        return self.ranks is None and (len(self.cluster.node_groups) > 1 or not self.topology.is_regular)
 
     def at(self, configuration: Configuration, pp_rank: int) -> Setting:
         """As the devices that compute a pipeline rank see it: all of the stage's, or those of the chosen replica."""
@@ -109,7 +136,8 @@ class Setting:
         return replace(self, ranks=ranks, replica=replica, _whole=self, _paths={}, _hops={}, _costs={})
 
     def _view(self, first: int, stop: int) -> Setting:
-        """Of some devices: of their whole node group where they are in one, so that there are few views."""
+        """Of some devices: of their whole node group where they are in one and all its nodes are alike, so that there
+        are few views."""
         whole = self.whole
         key = whole._group_around(first, stop)
         if key not in whole._views:
@@ -118,18 +146,20 @@ class Setting:
 
     def _group_around(self, first: int, stop: int) -> tuple[int, int]:
         """Ends of the node group that holds these devices, or the devices' own where several do."""
+        if not self.topology.is_regular:
+            return first, stop
         place = bisect_right(self.edges, first) - 1
         low, high = self.edges[place : place + 2] if place + 1 < len(self.edges) else (first, stop)
         return (low, high) if stop <= high else (first, stop)
 
     @cached_property
     def edges(self) -> tuple[int, ...]:
-        """First device of every node group, and one past the last."""
-        return (0, *accumulate(group.num_devices for group in self.cluster.node_groups))
+        """First rank of every node group, and one past the last."""
+        return self.topology.edges
 
     @property
     def _ranks(self) -> range:
-        return range(self.cluster.num_devices) if self.ranks is None else self.ranks
+        return range(self.num_devices) if self.ranks is None else self.ranks
 
     @cached_property
     def kinds(self) -> tuple[Layer, ...]:
@@ -212,24 +242,23 @@ class Setting:
 
     def dollars_per_s(self, devices: int) -> float:
         """Price of the first `devices` devices; raises KeyError where a node group has none."""
-        total, left = 0.0, devices
-        for group in self.cluster.node_groups:
-            used = min(left, group.num_devices)
-            if used and group.price_per_device_hour is None:
+        total = 0.0
+        for group, used in self.devices_used(devices):
+            if group.price_per_device_hour is None:
                 raise KeyError(group.name)
-            total += used * (group.price_per_device_hour or 0.0) / 3600
-            left -= used
+            total += used * group.price_per_device_hour / 3600
         return total
+
+    def devices_used(self, devices: int) -> list[tuple[NodeGroup, int]]:
+        """How many of the first `devices` ranks lie on each run of devices of one node group."""
+        return self.topology.used(devices)
 
     def peak_flops(self, devices: int) -> float:
         """FLOP/s that the datasheets of the first `devices` devices promise, in what the layers' matmuls run in."""
         if not self.is_mixed:
             return devices * self.rates.peak_flops
         operand: Dtype = self.narrow or self.job.precision
-        return sum(
-            max(0, min(group.num_devices, devices - first)) * group.device.peak_flops[operand]
-            for group, first in zip(self.cluster.node_groups, self.edges, strict=False)
-        )
+        return sum(used * group.device.peak_flops[operand] for group, used in self.devices_used(devices))
 
     @cached_property
     def spread(self) -> Spread:
@@ -251,29 +280,28 @@ class Setting:
         return self._paths[key]
 
     def _slowest_group(self, stride: int, count: int) -> GroupPaths:
-        span = stride * count
-        starts = self._sample_starts(span)
-        groups = [self.topology.group(range(start, start + span, stride)) for start in starts]
-        slowest = min(groups, key=_narrowest)
+        slowest = self.topology.slowest_group(stride, count, self._ranks)
         return _flat(slowest) if self.framework.flat_rings else slowest
-
-    def _sample_starts(self, span: int) -> list[int]:
-        """Where to look for the slowest group: the first one does on a regular grid, else up to 64 over the devices."""
-        ranks, domain = self._ranks, self.domain_devices
-        starts = range(-(-ranks.start // span) * span, ranks.stop - span + 1, span)
-        on_grid = domain % span == 0 or span % domain == 0
-        if len(self.node_groups) == 1 and on_grid and (starts.start - ranks.start) % min(domain, span) == 0:
-            return [starts.start]
-        return list(starts[:: max(1, len(starts) // 64)]) or [0]
 
     def hop(self, stage_ranks: int, stages: int) -> Path:
         """The slowest path between neighbouring pipeline stages of `stage_ranks` devices each."""
+        paths = self.borders(stage_ranks, stages)[: stages - 1]
+        return min(paths, key=lambda path: (path.bandwidth_bytes_per_s, -path.latency_s))
+
+    def borders(self, stage_ranks: int, stages: int) -> tuple[Path, ...]:
+        """The path from every pipeline stage to the next, the last that back to the first. On a cluster of one node
+        group without exceptions the slowest stands for all."""
         key = stage_ranks, stages
         if key not in self._hops:
-            firsts = range(0, (stages - 1) * stage_ranks, stage_ranks)
-            paths = [self.topology.point_to_point(first, first + stage_ranks) for first in firsts]
-            self._hops[key] = min(paths, key=lambda path: (path.bandwidth_bytes_per_s, -path.latency_s))
+            self._hops[key] = self.whole._borders(stage_ranks, stages)
         return self._hops[key]
+
+    def _borders(self, stage_ranks: int, stages: int) -> tuple[Path, ...]:
+        nexts = [*range(1, stages), 0 if self.is_mixed else stages - 1]
+        paths = [self.topology.border(stage_ranks, stage, there) for stage, there in enumerate(nexts) if stage != there]
+        if self.is_mixed:
+            return tuple(paths)
+        return (min(paths, key=lambda path: (path.bandwidth_bytes_per_s, -path.latency_s)),) * stages
 
     def groups(self, sharding: Sharding) -> Groups:
         """Groups that a layer communicates in: tp fastest, then cp; experts fold the same ranks, etp fastest."""
@@ -326,8 +354,3 @@ def _flat(group: GroupPaths) -> GroupPaths:
     more = (1 - 1 / group.size) / (1 - 1 / group.domains)
     outer = replace(group.outer, bandwidth_bytes_per_s=group.outer.bandwidth_bytes_per_s / more)
     return replace(group, inner=None, outer=outer)
-
-
-def _narrowest(group: GroupPaths) -> tuple[float, float]:
-    paths = [path for path in (group.outer, group.inner) if path is not None]
-    return min(path.bandwidth_bytes_per_s for path in paths), -max(path.latency_s for path in paths)

@@ -19,13 +19,10 @@ import numpy as np
 from ...errors import InfeasibleError, InputError, Problem
 from ..configuration import Configuration
 from ..cost.setting import Setting
-from ..families import architecture
-from ..frameworks.framework import framework
-from ..pins import Pins
 from ..plan import Plan, Proof
 from ..search.answer import plan_of
 from ..search.feasible import Progress, legal, survey
-from ..search.objective import Priced, ValueOf, measure
+from ..search.objective import Priced, ValueOf
 from ..search.request import Request, check
 from ..search.space import BINDING, CHUNK_TOKENS
 from .bound import lower_bound_s
@@ -56,23 +53,20 @@ def find_mix(request: Request, progress: Progress | None = None) -> Plan:
     """
     started = time.perf_counter()
     check(request)
-    _check_pins(request.pins)
-    setting = Setting(
-        architecture(request.model),
-        request.cluster,
-        request.job,
-        every_device=request.objective == "time",
-        framework=framework(request.framework),
-    )
-    chooser = Chooser(request, setting, measure(setting, request.objective))
+    _check(request)
+    setting = request.setting()
+    chooser = Chooser(request, setting, request.measure(setting))
     chooser.look(progress)
     best, others = chooser.ranked()
     return chooser.plan(best, others, time.perf_counter() - started)
 
 
-def _check_pins(pins: Pins) -> None:
-    """Raises InputError with every pin that a job with lengths has no room for."""
-    found = []
+def _check(request: Request) -> None:
+    """Raises InputError with everything asked for that a job with lengths has no room for."""
+    found, pins = [], request.pins
+    if request.objective == "energy":
+        rule = "energy is not known of groups that change"
+        found.append(Problem("--objective", "energy", rule, "--objective time"))
     if pins.pp not in (None, 1):
         found.append(Problem("--pin pp", pins.pp, "sequences of different lengths go through no pipeline here", "pp=1"))
     if pins.microbatch is not None:

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from ...clusters.wiring import is_uniform
 from ...errors import InfeasibleError, InputError, Problem
 from ...units import format_bytes
 from ..configuration import Configuration
@@ -70,7 +71,7 @@ def _as_asked(setting: Setting, pins: Pins, configuration: Configuration, proble
     if problem.field != "--pin dp" or pins.dp is not None:
         return problem
     dp, batch = configuration.mesh.dp, setting.job.global_batch
-    rule = f"{setting.cluster.num_devices} devices make at least {dp} data-parallel ranks, which must divide it"
+    rule = f"{setting.num_devices} devices make at least {dp} data-parallel ranks, which must divide it"
     return Problem("--global-batch", batch, rule, f"--global-batch {max(1, round(batch / dp)) * dp}")
 
 
@@ -175,7 +176,7 @@ def _shorter(setting: Setting, pins: Pins, runnable: bool) -> str:
 
     def fits_at(length: int) -> bool:
         job = setting.job.model_copy(update={"seq_len": length})
-        shorter = Setting(setting.architecture, setting.cluster, job, setting.every_device, setting.framework)
+        shorter = replace(setting.mapped(setting.rank_map), job=job)
         return _any_fits(shorter, pins, runnable)
 
     place = bisect_left(lengths, True, key=fits_at)
@@ -185,7 +186,7 @@ def _shorter(setting: Setting, pins: Pins, runnable: bool) -> str:
 def _more_nodes(setting: Setting, pins: Pins, runnable: bool) -> str:
     """The least doubling of a single-group cluster that fits, up to 64 times."""
     groups = setting.cluster.node_groups
-    if len(groups) > 1 or groups[0].nics is None:
+    if len(groups) > 1 or groups[0].nics is None or not is_uniform(setting.cluster):
         return ""
     for power in range(1, 7):
         nodes = groups[0].nodes << power

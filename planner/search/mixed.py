@@ -11,6 +11,7 @@ from ..cost.blocks import Block, ModelCosts
 from ..cost.footprint import rank_peak
 from ..cost.setting import Setting
 from .partition import balanced_split
+from .shares import shared
 
 
 def layers_s(costs: ModelCosts, choice: Recompute) -> list[float]:
@@ -32,7 +33,11 @@ class MixedBalancer:
         self._known: dict[tuple[object, ...], tuple[int, ...]] = {}
 
     def balanced(self, configuration: Configuration) -> Configuration:
-        """The configuration with its layers balanced, within the memory of each rank where that is possible."""
+        """The configuration with its layers balanced, within the memory of each rank where that is possible, and with
+        shares that suit its replicas."""
+        return shared(self._setting, self._layered(configuration))
+
+    def _layered(self, configuration: Configuration) -> Configuration:
         seen = tuple(self._setting.at(configuration, rank) for rank in configuration.placement)
         costs = [each.costs(configuration) for each in seen]
         choice = configuration.recompute[0]

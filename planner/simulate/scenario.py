@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...clusters.schema import Cluster, NodeGroup
+from ...clusters.topology import Topology
 from ..configuration import Configuration
 from ..cost.setting import Setting
 from ..families import ModelSpec, architecture
@@ -25,6 +26,7 @@ class Scenario:
     job: Job
     configuration: Configuration
     framework: str = DEFAULT  # what the step is priced as
+    rank_map: tuple[int, ...] = ()  # the device of each rank; (): in their order
 
     @classmethod
     def of(cls, plan: Plan) -> Scenario:
@@ -35,22 +37,20 @@ class Scenario:
             job=plan.job,
             configuration=plan.configuration,
             framework=plan.framework,
+            rank_map=plan.rank_map,
         )
 
     @property
     def setting(self) -> Setting:
         """What the step is priced in."""
-        return Setting(architecture(self.model), self.cluster, self.job, framework=framework(self.framework))
+        executed = framework(self.framework)
+        return Setting(architecture(self.model), self.cluster, self.job, framework=executed, rank_map=self.rank_map)
 
     @property
     def devices_used(self) -> tuple[tuple[NodeGroup, int], ...]:
-        """Devices of each node group that hold a rank: ranks fill group by group."""
-        left = self.configuration.mesh.world
-        used = []
-        for group in self.cluster.node_groups:
-            used.append((group, min(left, group.num_devices)))
-            left -= used[-1][1]
-        return tuple((group, count) for group, count in used if count)
+        """Devices of each node group that hold a rank, in the order of the ranks."""
+        topology = Topology(self.cluster, self.rank_map)
+        return tuple(topology.used(self.configuration.mesh.world))
 
     @property
     def price_per_hour(self) -> float | None:
