@@ -69,32 +69,11 @@ def profile(
 
 @app.command(epilog="Example: meshwright plan llama-3.1-70b dgx-h100:8 --seq-len 8192 --global-batch 512")
 def plan(
-<<<<<<< HEAD
-    model: Annotated[str, typer.Argument(help="config.json, a bundled name (llama-3.1-8b), or a hub id.")],
-    cluster: Annotated[str, typer.Argument(help="YAML file, a bundled name (dgx-h100:16 is 16 nodes), or local:8.")],
-    seq_len: Annotated[int, typer.Option(help="Tokens of one sequence.")] = 4096,
-    global_batch: Annotated[int, typer.Option(help="Sequences of one optimizer step.")] = 256,
-    lengths: Annotated[
-        str | None, typer.Option(help="Of the sequences: a file of lengths, or lognormal:median=800,p99=16000.")
-    ] = None,
-    precision: Annotated[PrecisionOption, typer.Option(help="Of the matrix products.")] = PrecisionOption.bf16,
-    optimizer: Annotated[str, typer.Option(help="adamw is the only one so far.")] = "adamw",
-    objective: Annotated[ObjectiveOption, typer.Option(help="Fastest or cheapest step.")] = ObjectiveOption.time,
-    gap: Annotated[float, typer.Option(help="Stop when the plan is proven this close to the best.")] = 0.01,
-    pin: Annotated[list[str] | None, typer.Option(help="Fix a part of the plan: tp=8, recompute=full, ...")] = None,
-    schedule_file: Annotated[
-        Path | None, typer.Option(help="Pipeline schedule as a CSV of actions: a row for each rank, cells like 0F0.")
-    ] = None,
-    top: Annotated[int, typer.Option(help="How many runners-up to keep.")] = 5,
-    runnable: Annotated[bool, typer.Option("--runnable", help="Only plans that launch executes today.")] = False,
-    framework: Annotated[
-        str, typer.Option(help="What executes the layers, for the price: megatron-core, ...")
-    ] = "meshwright",
-=======
     model: options.Model,
     cluster: options.Cluster = None,
     seq_len: options.SeqLen = 4096,
     global_batch: options.GlobalBatch = 256,
+    lengths: options.Lengths = None,
     precision: options.Precision = options.PrecisionOption.bf16,
     optimizer: options.Optimizer = "adamw",
     objective: options.Objective = options.ObjectiveOption.time,
@@ -109,22 +88,17 @@ def plan(
     clusters: options.Clusters = None,
     picture: options.Picture = None,
     explain: options.Explain = False,
->>>>>>> main
     out: Out = None,
     json: Json = False,
 ) -> None:
     """Choose the parallel configuration for MODEL on CLUSTER; with --clusters the one for each, time against price."""
     from .planning import read_requests, which_clusters
 
-<<<<<<< HEAD
-    job: dict[str, Any] = {"seq_len": seq_len, "global_batch": global_batch, "lengths": lengths}
-    job |= {"precision": precision.value, "optimizer": optimizer}
-    inputs = _read_inputs(model, cluster, job, pin or [], framework, schedule_file)
-=======
     given = {"--picture": picture is not None, "--objective": objective.value != "time", "--explain": explain}
     given["--out"] = out is not None and deadline is None  # of one of several clusters, the deadline says which
     names = which_clusters(cluster, clusters, given)
-    job = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value, "optimizer": optimizer}
+    job: dict[str, Any] = {"seq_len": seq_len, "global_batch": global_batch, "lengths": lengths}
+    job |= {"precision": precision.value, "optimizer": optimizer}
     asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
     asked |= {"framework": framework, "tokens": tokens, "deadline": deadline}
     requests = read_requests(model, names, job, pin or [], schedule_file, **asked)
@@ -144,7 +118,6 @@ def _plan(request: Request, explain: bool, out: Path | None, json: bool) -> None
     from .planner.search.choose import choose
     from .planner.search.explanation import explanation
 
->>>>>>> main
     with searching() as progress:
         found = choose(request, progress)
     if out:

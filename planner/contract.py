@@ -19,11 +19,8 @@ def plan_json(plan: Plan) -> Json:
     """A chosen plan with its prediction, proof and runners-up."""
     return {
         **configuration_json(plan.configuration),
-<<<<<<< HEAD
         "mix": None if plan.mix is None else plan.mix.model_dump(mode="json"),
-=======
         "rank_map": list(plan.rank_map),
->>>>>>> main
         "predicted": predicted_json(plan.predicted),
         "expected": None if plan.expected is None else expected_json(plan.expected),
         "proof": proof_json(plan.proof),

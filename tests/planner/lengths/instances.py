@@ -62,11 +62,10 @@ def instances(draw: st.DrawFn, most: int = 24) -> Instance:
 def by_trying_everything(one: Instance) -> float:
     """Seconds of the best assignment: every partition of the sequences into rounds, of each round into groups, and
     every degree of each group."""
-    best = min(
+    return min(
         (sum(_round_s(one, part) for part in partition) for partition in _partitions(list(range(one.count)))),
         default=0.0,
     )
-    return best
 
 
 def _round_s(one: Instance, members: list[int]) -> float:

@@ -154,8 +154,8 @@ def test_plain_packing_fills_rows_first_fit():
 def test_rounds_hold_as_many_lanes_as_there_are():
     one = instance([3] * 9, lanes=4)
     packs = [pack for packs in greedy(one, 1, 100.0) for pack in packs]
-    for packs in deal(2, packs):
-        assert sum(pack.degree for pack in packs) <= 2
+    for inside in deal(2, packs):
+        assert sum(pack.degree for pack in inside) <= 2
 
 
 def test_equal_sequences_keep_a_step_small():
