@@ -116,8 +116,10 @@ def _plan(request: Request, explain: bool, out: Path | None, json: bool) -> None
     from .display.progress import explaining, searching
     from .planner.contract import plan_json
     from .planner.search.choose import choose
-    from .planner.search.explanation import explanation
+    from .planner.search.explanation import check_explainable, explanation
 
+    if explain:
+        check_explainable(request)
     with searching() as progress:
         found = choose(request, progress)
     if out:

@@ -28,7 +28,7 @@ from ..search.space import BINDING, CHUNK_TOKENS
 from .bound import lower_bound_s
 from .expected import Judge, drawn
 from .mix import Expected, Mix
-from .predict import STEPS, outcome
+from .predict import STEPS, Outcome, outcome
 from .prices import MOST_TOKENS, Prices, Table, capacity_of, degrees_of, prices_of, table_of
 
 TRIED = 4
@@ -202,15 +202,18 @@ class Chooser:
             gap=1 - lower / best.value,
             seconds=seconds,
         )
-        told = [Priced(t.judge.configuration, outcome(setting, t.judge, TRIED).prediction, t.value) for t in others]
-        chosen = Priced(best.judge.configuration, found.prediction, best.value)
-        plan = plan_of(self.request, setting, chosen, told, proof)
+        told = [self._priced(outcome(setting, tried.judge, STEPS, quick=True)) for tried in others]
+        plan = plan_of(self.request, setting, self._priced(found), told, proof)
         expected = found.expected
         if self.fixed is not None:
             fixed_s = outcome(setting, self.fixed.judge, STEPS).expected.step_time_s
             degree = self.fixed.judge.prices.degrees[0]
             expected = expected.model_copy(update={"fixed_degree": degree, "fixed_step_time_s": fixed_s})
         return plan.model_copy(update={"mix": mix, "expected": expected, "why": (*plan.why, *self._why(expected, mix))})
+
+    def _priced(self, found: Outcome) -> Priced:
+        configuration = found.judge.configuration
+        return Priced(configuration, found.prediction, self.value_of(configuration, found.prediction.step_time_s))
 
     def _why(self, expected: Expected, mix: Mix) -> Iterator[str]:
         job = self.setting.job

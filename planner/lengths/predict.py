@@ -7,14 +7,17 @@ from statistics import fmean
 
 import numpy as np
 
+from ...errors import InputError, Problem
 from ..configuration import Configuration
 from ..cost.footprint import Peak, fits_host, peaks
 from ..cost.setting import Setting
 from ..cost.step import price
 from ..plan import Breakdown, Prediction
+from ..sequence import local_tokens
+from ..simulate.work import Work
 from .expected import Judge, Step
 from .mix import Expected, Mix
-from .prices import Prices, at_degree, at_length, table_of
+from .prices import Prices, at_degree, at_length, multiple_of, table_of
 
 STEPS = 16
 """Drawn steps that a prediction is the mean of."""
@@ -29,18 +32,43 @@ class Outcome:
     judge: Judge
     steps: tuple[Step, ...]
 
+    @property
+    def played(self) -> tuple[Configuration, Work]:
+        """The mean step as the event interpreter plays it: as many equal rounds as steps have on average."""
+        rounds = max(1, round(fmean(len(step.solution.assignment.rounds) for step in self.steps)))
+        mean_s = fmean(step.solution.seconds for step in self.steps) / rounds
+        return self.judge.played([mean_s] * rounds)
+
 
 def predict(setting: Setting, configuration: Configuration, mix: Mix, steps: int = STEPS) -> Outcome:
-    """Price a configuration of a job with lengths, with groups of the mix's degrees."""
+    """Price a configuration of a job with lengths, with groups of the mix's degrees. Raises InputError where these do
+    not divide its ranks, or hold no sequence of seq_len tokens."""
+    _check(setting, configuration, mix)
     table = table_of(setting, configuration, mix.degrees)
     capacity = np.array(mix.capacity_tokens, dtype=np.int64)
     prices = Prices(configuration=configuration, table=table, degrees=mix.degrees, capacity=capacity)
     return outcome(setting, Judge(setting, prices, configuration), steps)
 
 
-def outcome(setting: Setting, judge: Judge, steps: int) -> Outcome:
-    """The same where prices are known."""
-    found = tuple(judge.steps(steps))
+def _check(setting: Setting, configuration: Configuration, mix: Mix) -> None:
+    mesh, seq_len, fix = configuration.mesh, setting.job.seq_len, "meshwright plan ... --lengths"
+    lanes, multiple, found = mesh.dp * mesh.cp, multiple_of(configuration), []
+    if mesh.pp > 1:
+        found.append(Problem("mesh.pp", mesh.pp, "sequences of different lengths go through no pipeline", "mesh.pp=1"))
+    if wrong := [degree for degree in mix.degrees if lanes % degree]:
+        found.append(Problem("mix.degrees", wrong, f"must divide dp x cp = {lanes} ranks", fix))
+    room = list(zip(mix.degrees, mix.capacity_tokens, strict=True))
+    if not any(local_tokens(seq_len, degree, multiple) <= tokens for degree, tokens in room):
+        most = max(degree * tokens for degree, tokens in room)
+        rule = f"is longer than a group of the plan's mix holds ({most} tokens)"
+        found.append(Problem("job.seq_len", seq_len, rule, fix))
+    if found:
+        raise InputError("plan", found)
+
+
+def outcome(setting: Setting, judge: Judge, steps: int, *, quick: bool = False) -> Outcome:
+    """The same where prices are known; `quick`: with assignments that are sooner found."""
+    found = tuple(judge.steps(steps, quick=quick))
     return Outcome(_prediction(setting, judge, found), _expected(judge, found), judge, found)
 
 
