@@ -150,11 +150,13 @@ class Chooser:
             self.fixed = tried
 
     def _with_chunks(self, configuration: Configuration) -> Configuration:
-        """With as few chunks of the loss as keep its logits below an eighth of the device when a rank is full."""
-        if self.request.pins.logits_chunks or not self.setting.framework.chunks_loss:
+        """With as few chunks of the loss as keep its logits below an eighth of the device: of a full rank, or of the
+        tokens that a rank has where one round of even shares is enough."""
+        setting, job = self.setting, self.setting.job
+        if self.request.pins.logits_chunks or not setting.framework.chunks_loss:
             return configuration
-        setting = self.setting
-        tokens = capacity_of(setting, configuration, 1)
+        share = job.tokens_per_step // (configuration.mesh.dp * configuration.mesh.cp)
+        tokens = min(capacity_of(setting, configuration, 1), max(share, CHUNK_TOKENS))
         logits = setting.framework.keeps.logit_bytes * tokens * setting.architecture.vocab / configuration.mesh.tp
         wanted = logits / (BINDING * setting.memory_limit_bytes)
         chunks = 1 << max(0, math.ceil(math.log2(max(1.0, wanted))))

@@ -20,7 +20,7 @@ from ..cost.core import core_s
 from ..cost.footprint import peaks
 from ..cost.setting import Setting
 from ..cost.sharding import sharding_of
-from ..cost.stage import ends_of, stage_times
+from ..cost.stage import chunks_s, ends_of, stage_times
 from ..model import Layer
 from ..sequence import local_tokens
 from .distribution import Integers
@@ -170,7 +170,7 @@ def _linear_s(setting: Setting, configuration: Configuration, tokens: int) -> fl
     at = at_length(setting, tokens)
     costs, choice = at.costs(configuration), configuration.recompute[0]
     ends = ends_of(costs, 0, 1)
-    total = costs.forward[-1] + costs.backward[choice][-1]
+    total = costs.forward[-1] + costs.backward[choice][-1] + chunks_s(at, configuration)
     total += sum(block.forward_s + block.backward_s("none") for block in ends)
     again = choice == "full" or (choice == "selective" and "core_attn" in configuration.recompute_operations)
     attention = sum(
