@@ -73,6 +73,7 @@ def plan(
     cluster: options.Cluster = None,
     seq_len: options.SeqLen = 4096,
     global_batch: options.GlobalBatch = 256,
+    lengths: options.Lengths = None,
     precision: options.Precision = options.PrecisionOption.bf16,
     optimizer: options.Optimizer = "adamw",
     objective: options.Objective = options.ObjectiveOption.time,
@@ -96,7 +97,8 @@ def plan(
     given = {"--picture": picture is not None, "--objective": objective.value != "time", "--explain": explain}
     given["--out"] = out is not None and deadline is None  # of one of several clusters, the deadline says which
     names = which_clusters(cluster, clusters, given)
-    job = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value, "optimizer": optimizer}
+    job: dict[str, Any] = {"seq_len": seq_len, "global_batch": global_batch, "lengths": lengths}
+    job |= {"precision": precision.value, "optimizer": optimizer}
     asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
     asked |= {"framework": framework, "tokens": tokens, "deadline": deadline}
     requests = read_requests(model, names, job, pin or [], schedule_file, **asked)
@@ -114,8 +116,10 @@ def _plan(request: Request, explain: bool, out: Path | None, json: bool) -> None
     from .display.progress import explaining, searching
     from .planner.contract import plan_json
     from .planner.search.choose import choose
-    from .planner.search.explanation import explanation
+    from .planner.search.explanation import check_explainable, explanation
 
+    if explain:
+        check_explainable(request)
     with searching() as progress:
         found = choose(request, progress)
     if out:

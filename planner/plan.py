@@ -31,6 +31,7 @@ from .families.spec import ModelSpec as ModelSpec
 from .frameworks.framework import DEFAULT, FrameworkName
 from .goal import Goal, Objective, Training
 from .job import Job
+from .lengths.mix import Expected, Mix
 from .schedule.name import CUSTOM
 from .schedule.table import custom, names
 
@@ -219,7 +220,9 @@ class Plan(Frozen):
     spread_vocabulary: bool = False
     shares: tuple[int, ...] = ()  # microbatches of each dp rank where they differ
     rank_map: tuple[int, ...] = ()  # the device of each logical rank; (): in their order
+    mix: Mix | None = None  # groups for sequences of different lengths, where the job has lengths
     predicted: Prediction
+    expected: Expected | None = None  # what is predicted of lengths
     proof: Proof
     goal: Goal = Goal()
     training: Training | None = None  # where the tokens of the run are known
@@ -251,8 +254,11 @@ class Plan(Frozen):
     @property
     def fingerprint(self) -> str:
         """Hash of what determines the training run: model, job and configuration."""
-        judged = {"framework", "predicted", "proof", "goal", "training", "why", "runners_up", "cluster", "rank_map"}
+        judged = {"framework", "predicted", "expected", "proof", "goal", "training", "why", "runners_up", "cluster"}
+        judged |= {"rank_map"} if self.mix else {"rank_map", "mix"}
         parts = self.model_dump(mode="json", exclude=judged)
+        if self.job.lengths is None:  # as before there were any
+            del parts["job"]["lengths"]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
