@@ -109,7 +109,6 @@ def plan(
 
 def _plan(request: Request, explain: bool, out: Path | None, json: bool) -> None:
     """One plan for one cluster."""
-    from .display.explanation import show_explanation
     from .display.plan import show_plan
     from .display.progress import explaining, searching
     from .planner.contract import plan_json
@@ -127,7 +126,7 @@ def _plan(request: Request, explain: bool, out: Path | None, json: bool) -> None
     _print(
         json,
         lambda: plan_json(found) | ({"explanation": why.to_json()} if why else {}),
-        lambda console: (show_plan(console, found), show_explanation(console, why) if why else None),
+        lambda console: show_plan(console, found, why),
     )
 
 

@@ -10,16 +10,18 @@ from ..planner.explain import describe
 from ..planner.frameworks.framework import DEFAULT
 from ..planner.goal import Goal, Training
 from ..planner.plan import Plan, Prediction, Proof, RunnerUp, StageMemory
+from ..planner.search.explanation import Explanation
 from ..planner.simulate.energy import format_energy
 from ..units import format_bytes, format_count, format_seconds
+from .explanation import show_explanation
 
 MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "buffers", "reserve", "context")
 MEMORY_ROWS = 8
 SMALL_BYTES = 4 * 2**30
 
 
-def show_plan(console: Console, plan: Plan) -> None:
-    """The whole answer of `meshwright plan`."""
+def show_plan(console: Console, plan: Plan, why: Explanation | None = None) -> None:
+    """The whole answer of `meshwright plan`; `why` where it was asked."""
     console.print(_title(plan))
     console.print(_configuration(plan))
     console.print(_prediction(plan))
@@ -29,6 +31,8 @@ def show_plan(console: Console, plan: Plan) -> None:
     console.print(Group(Text("why", style="bold"), *(Text(f"  {line}") for line in plan.why)))
     if plan.runners_up:
         console.print(_runners_up(plan))
+    if why:
+        show_explanation(console, why)
     console.print(_proof(plan), style="dim")
 
 
