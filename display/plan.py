@@ -69,7 +69,7 @@ def _configuration(plan: Plan) -> Table:
         describe(plan.mesh),
         str(plan.zero),
         schedule_text(plan),
-        f"{plan.schedule.microbatches} x {plan.microbatch}",
+        f"{_microbatches(plan)} x {plan.microbatch}",
         recompute_text(plan.recompute),
         "on" if plan.sp else "off",
         layers_text(plan.stage_layers),
@@ -96,6 +96,12 @@ def layers_text(stage_layers: tuple[int, ...]) -> str:
     return ", ".join(parts)
 
 
+def _microbatches(plan: Plan) -> str:
+    """Of a replica; where they differ the fewest and the most."""
+    most = plan.schedule.microbatches
+    return f"{min(plan.shares)}-{most}" if plan.shares and min(plan.shares) < most else f"{most}"
+
+
 def _prediction(plan: Plan) -> Table:
     predicted = plan.predicted
     low, high = predicted.step_time_interval_s
@@ -108,7 +114,7 @@ def _prediction(plan: Plan) -> Table:
         f"{predicted.tokens_per_s_per_device:,.0f}",
         f"{predicted.mfu:.1%}",
         f"{predicted.hfu:.1%}",
-        f"{format_bytes(max(predicted.peak_memory_bytes))} of {format_bytes(predicted.memory_limit_bytes)}",
+        " of ".join(map(format_bytes, predicted.fullest_bytes)),
     )
     return table
 

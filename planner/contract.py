@@ -18,6 +18,7 @@ def plan_json(plan: Plan) -> Json:
     """A chosen plan with its prediction, proof and runners-up."""
     return {
         **configuration_json(plan.configuration),
+        "rank_map": list(plan.rank_map),
         "predicted": predicted_json(plan.predicted),
         "proof": proof_json(plan.proof),
         "runners_up": [runner_up_json(runner) for runner in plan.runners_up],

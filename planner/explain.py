@@ -9,6 +9,7 @@ from .configuration import Configuration, Mesh
 from .cost.setting import Setting
 from .goal import Objective
 from .legality import runtime_problems
+from .placed import placed
 from .plan import Breakdown, MeshDegrees, Prediction, Proof
 
 MEANING = {
@@ -73,10 +74,9 @@ def _shares(breakdown: Breakdown) -> list[tuple[str, float]]:
 
 
 def _memory(predicted: Prediction) -> str:
-    peaks = predicted.peak_memory_bytes
-    stage = max(range(len(peaks)), key=peaks.__getitem__)
+    stage = predicted.fullest
     name, size = max(predicted.memory[stage].model_dump().items(), key=lambda part: part[1])
-    used, limit = format_bytes(peaks[stage]), format_bytes(predicted.memory_limit_bytes)
+    used, limit = map(format_bytes, predicted.fullest_bytes)
     return f"Stage {stage} is fullest: {used} of {limit}, most of it {name} ({format_bytes(size)})."
 
 
@@ -93,10 +93,7 @@ def _devices(setting: Setting, configuration: Configuration) -> list[str]:
         found.append("Embedding and output layer are spread over all pipeline ranks.")
     if configuration.dp_replicate > 1:
         found.append(f"ZeRO shards inside each of {configuration.dp_replicate} copies.")
-    kinds = sorted({group.device.name for group in setting.cluster.node_groups})
-    if len(kinds) > 1:
-        found.append(f"Devices differ ({', '.join(kinds)}): all are priced as {setting.device.name}, the slowest.")
-    return found
+    return found + placed(setting, configuration)
 
 
 def _loses(

@@ -138,11 +138,28 @@ class Prediction(Frozen):
     hfu: float
     peak_memory_bytes: tuple[int, ...]  # one per pipeline rank: reserved and context, what fitting is judged on
     worst_routing_bytes: tuple[int, ...] = ()  # beyond that, when one rank gets every token
-    memory_limit_bytes: int
+    memory_limit_bytes: int  # of the smallest device
+    memory_limits_bytes: tuple[int, ...] = ()  # one per pipeline rank where devices may differ; (): all as above
     fits: bool
     memory: tuple[StageMemory, ...]
     breakdown_s: Breakdown
     origin: Origin
+
+    @property
+    def limits_bytes(self) -> tuple[int, ...]:
+        """What the device has on which each pipeline rank leaves least room."""
+        return self.memory_limits_bytes or (self.memory_limit_bytes,) * len(self.peak_memory_bytes)
+
+    @property
+    def fullest(self) -> int:
+        """The pipeline rank that leaves least room."""
+        pairs = list(zip(self.limits_bytes, self.peak_memory_bytes, strict=True))
+        return min(range(len(pairs)), key=lambda rank: pairs[rank][0] - pairs[rank][1])
+
+    @property
+    def fullest_bytes(self) -> tuple[int, int]:
+        """What that rank needs, and what its device has."""
+        return self.peak_memory_bytes[self.fullest], self.limits_bytes[self.fullest]
 
 
 class Proof(Frozen):
@@ -200,6 +217,8 @@ class Plan(Frozen):
     cp_ulysses: int = Field(1, ge=1)
     logits_chunks: int = Field(1, ge=1)
     spread_vocabulary: bool = False
+    shares: tuple[int, ...] = ()  # microbatches of each dp rank where they differ
+    rank_map: tuple[int, ...] = ()  # the device of each logical rank; (): in their order
     predicted: Prediction
     proof: Proof
     goal: Goal = Goal()
@@ -232,7 +251,7 @@ class Plan(Frozen):
     @property
     def fingerprint(self) -> str:
         """Hash of what determines the training run: model, job and configuration."""
-        judged = {"framework", "predicted", "proof", "goal", "training", "why", "runners_up", "cluster"}
+        judged = {"framework", "predicted", "proof", "goal", "training", "why", "runners_up", "cluster", "rank_map"}
         parts = self.model_dump(mode="json", exclude=judged)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

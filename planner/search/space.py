@@ -39,8 +39,10 @@ def candidates(setting: Setting, pins: Pins) -> Iterator[Configuration]:
 
 def worlds(setting: Setting) -> list[int]:
     """Numbers of devices: all, or those of some whole nodes besides when fewer may be used."""
-    devices = setting.cluster.num_devices
-    return [devices] if setting.every_device else list(reversed(part_sizes(setting.cluster)))
+    devices = setting.num_devices
+    if setting.every_device:
+        return [devices]
+    return [devices, *(size for size in reversed(part_sizes(setting.cluster)) if size < devices)]
 
 
 def meshes(setting: Setting, pins: Pins, world: int) -> Iterator[Mesh]:
@@ -98,6 +100,8 @@ def _ep(setting: Setting, pins: Pins, ranks: int, etp: int) -> list[int]:
 def _microbatches(setting: Setting, pins: Pins, mesh: Mesh) -> list[int]:
     if pins.microbatch:
         return [pins.microbatch]
+    if pins.shares:
+        return [max(1, setting.job.global_batch // sum(pins.shares))]
     sequences = max(1, setting.job.global_batch // mesh.dp)
     if pins.actions:
         size, left = divmod(sequences, custom(pins.actions).microbatches)
@@ -107,7 +111,7 @@ def _microbatches(setting: Setting, pins: Pins, mesh: Mesh) -> list[int]:
 
 def _recipes(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> Iterator[Configuration]:
     """Schedule, ZeRO stage and recomputation over one mesh."""
-    count = max(1, setting.job.global_batch // (mesh.dp * microbatch))
+    count = max(pins.shares) if pins.shares else max(1, setting.job.global_batch // (mesh.dp * microbatch))
     layers = len(setting.architecture.layers)
     sp = _sp(setting, pins, mesh)
     chunks = _logits_chunks(setting, pins, mesh, microbatch, sp=sp)

@@ -168,11 +168,13 @@ def _memory(axes: Axes, simulation: Simulation) -> None:
             left = [start + width for start, width in zip(left, widths, strict=True)]
     for rank, end in zip(ranks, left, strict=True):
         axes.annotate(f"{end:.1f}", (end, rank), (3, 0), textcoords="offset points", va="center", fontsize=8)
-    limit = prediction.memory_limit_bytes / _GIB
-    axes.axvline(limit, color="black", linestyle="--", linewidth=1, label=f"limit {limit:.1f} GiB")
+    limits = [limit / _GIB for limit in prediction.limits_bytes]
+    label = f"limit {min(limits):.1f} GiB" if len(set(limits)) == 1 else "limit of its device"
+    lows, highs = [rank - 0.5 for rank in ranks], [rank + 0.5 for rank in ranks]
+    axes.vlines(limits, lows, highs, color="black", linestyle="--", linewidth=1, label=label)
     verdict = "fits" if prediction.fits else "does not fit"
     axes.set(title=f"memory of the busiest device: {verdict}", xlabel="GiB", ylabel="pipeline rank")
-    axes.set_xlim(0, max(limit, *left) * 1.06)
+    axes.set_xlim(0, max(*limits, *left) * 1.06)
     _ranks(axes, len(ranks))
     legend(axes)
 

@@ -82,7 +82,7 @@ def outcome_rows(simulation: Simulation) -> Sequence[Cells]:
     """Name and value of each result, as people read them."""
     prediction = simulation.prediction
     low, high = prediction.step_time_interval_s
-    peak, limit = max(prediction.peak_memory_bytes), prediction.memory_limit_bytes
+    peak, limit = prediction.fullest_bytes
     rows = [
         ("step time", f"{format_seconds(prediction.step_time_s)} ({format_seconds(low)} to {format_seconds(high)})"),
         ("tokens per second", f"{simulation.tokens_per_s:,.0f}"),

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...clusters.part import devices_used
 from ...clusters.schema import Cluster, NodeGroup
+from ...clusters.topology import Topology
 from ..configuration import Configuration
 from ..cost.setting import Setting
 from ..families import ModelSpec, architecture
@@ -26,6 +26,7 @@ class Scenario:
     job: Job
     configuration: Configuration
     framework: str = DEFAULT  # what the step is priced as
+    rank_map: tuple[int, ...] = ()  # the device of each rank; (): in their order
 
     @classmethod
     def of(cls, plan: Plan) -> Scenario:
@@ -36,17 +37,20 @@ class Scenario:
             job=plan.job,
             configuration=plan.configuration,
             framework=plan.framework,
+            rank_map=plan.rank_map,
         )
 
     @property
     def setting(self) -> Setting:
         """What the step is priced in."""
-        return Setting(architecture(self.model), self.cluster, self.job, framework=framework(self.framework))
+        executed = framework(self.framework)
+        return Setting(architecture(self.model), self.cluster, self.job, framework=executed, rank_map=self.rank_map)
 
     @property
     def devices_used(self) -> tuple[tuple[NodeGroup, int], ...]:
-        """Devices of each node group that hold a rank: ranks fill group by group."""
-        return devices_used(self.cluster, self.configuration.mesh.world)
+        """Devices of each node group that hold a rank, in the order of the ranks."""
+        topology = Topology(self.cluster, self.rank_map)
+        return tuple(topology.used(self.configuration.mesh.world))
 
     @property
     def price_per_hour(self) -> float | None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...units import format_bytes
+from ..configuration import Configuration
 from ..contract import configuration_json, predicted_json, proof_json, runner_up_json
 from ..cost.energy import Energy, step_energy
-from ..cost.step import price, work_of
+from ..cost.step import price, slowest_replica, work_of
 from ..goal import SECONDS_PER_DAY
 from ..plan import Plan, Prediction, Proof, RunnerUp
 from ..schedule import build
@@ -25,11 +26,13 @@ from .work import Work
 class Simulation:
     """One step of a scenario, and what many of them take.
 
-    `timeline` is what the event interpreter made of `work`, on all streams of every pipeline rank. `proof` and
-    `runners_up` are the plan's, where no setting changed it.
+    `timeline` is what the event interpreter made of `work`, on all streams of every pipeline rank: those of the replica
+    that the others wait for, whose microbatches `played` has. `proof` and `runners_up` are the plan's, where no setting
+    changed it.
     """
 
     scenario: Scenario
+    played: Configuration
     prediction: Prediction
     work: Work
     timeline: Timeline
@@ -84,11 +87,10 @@ class Simulation:
         prediction = self.prediction
         if prediction.fits:
             return ""
-        peak = max(prediction.peak_memory_bytes)
-        if peak <= prediction.memory_limit_bytes:
+        peak, limit = prediction.fullest_bytes
+        if peak <= limit:
             return "the host does not hold the offloaded optimizer states"
-        rank = prediction.peak_memory_bytes.index(peak)
-        return f"stage {rank} needs {format_bytes(peak)} of {format_bytes(prediction.memory_limit_bytes)}"
+        return f"stage {prediction.fullest} needs {format_bytes(peak)} of {format_bytes(limit)}"
 
     def to_json(self) -> dict[str, Any]:
         """The contract of `plan --json`, and beside it what a whole run takes."""
@@ -120,13 +122,14 @@ def simulate(plan: Plan, settings: Sequence[str] = (), tokens: float | None = No
     """
     scenario = apply_settings(plan, settings)
     setting = scenario.setting
-    configuration = scenario.configuration
-    work = work_of(setting, configuration)
+    seen, played = slowest_replica(setting, scenario.configuration)
+    work = work_of(seen, played)
     return Simulation(
         scenario=scenario,
-        prediction=price(setting, configuration),
+        played=played,
+        prediction=price(setting, scenario.configuration),
         work=work,
-        timeline=run(build(configuration), work),
+        timeline=run(build(played), work),
         settings=tuple(settings),
         tokens=tokens,
         proof=None if settings else plan.proof,
