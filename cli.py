@@ -78,6 +78,7 @@ def plan(
     objective: options.Objective = options.ObjectiveOption.time,
     tokens: options.Tokens = None,
     deadline: options.Deadline = None,
+    risk: options.Risk = None,
     gap: options.Gap = 0.01,
     pin: options.Pin = None,
     schedule_file: options.ScheduleFile = None,
@@ -98,7 +99,7 @@ def plan(
     names = which_clusters(cluster, clusters, given)
     job = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value, "optimizer": optimizer}
     asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
-    asked |= {"framework": framework, "tokens": tokens, "deadline": deadline}
+    asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk}
     requests = read_requests(model, names, job, pin or [], schedule_file, **asked)
     _check_outputs(picture, out)
     if clusters is None:

@@ -181,7 +181,7 @@ def _proof(plan: Plan) -> str:
 def _bound_text(proof: Proof) -> str:
     """What no other configuration does, in the unit of the objective."""
     if proof.objective == "time" or proof.lower_bound is None:
-        return f"is faster than {format_seconds(proof.lower_bound_s)}"
+        return f"is faster than {format_seconds(proof.lower_bound or proof.lower_bound_s)}"
     if proof.objective == "cost":
         return f"costs less than {dollars(proof.lower_bound)} a step"
     if proof.objective == "energy":
@@ -199,5 +199,7 @@ def _training(training: Training, goal: Goal) -> str:
     parts = [f"{training.days:,.1f} days" if training.days >= 3 else f"{24 * training.days:,.1f} hours"]
     parts += [] if training.price is None else [dollars(training.price)]
     parts += [] if training.kwh is None else [f"{training.kwh:,.0f} kWh"]
+    if training.days_at_risk is not None:
+        parts[0] += f" ({training.days_at_risk:,.1f} at most with probability {goal.risk:g})"
     limit = "" if goal.deadline_s is None else f"; the deadline is {format_seconds(goal.deadline_s)}"
     return f"whole run of {format_count(training.tokens)} tokens, no failures: {', '.join(parts)}{limit}"
