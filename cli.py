@@ -79,6 +79,7 @@ def plan(
     objective: options.Objective = options.ObjectiveOption.time,
     tokens: options.Tokens = None,
     deadline: options.Deadline = None,
+    risk: options.Risk = None,
     gap: options.Gap = 0.01,
     pin: options.Pin = None,
     schedule_file: options.ScheduleFile = None,
@@ -100,7 +101,7 @@ def plan(
     job: dict[str, Any] = {"seq_len": seq_len, "global_batch": global_batch, "lengths": lengths}
     job |= {"precision": precision.value, "optimizer": optimizer}
     asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
-    asked |= {"framework": framework, "tokens": tokens, "deadline": deadline}
+    asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk}
     requests = read_requests(model, names, job, pin or [], schedule_file, **asked)
     _check_outputs(picture, out)
     if clusters is None:
@@ -111,7 +112,6 @@ def plan(
 
 def _plan(request: Request, explain: bool, out: Path | None, json: bool) -> None:
     """One plan for one cluster."""
-    from .display.explanation import show_explanation
     from .display.plan import show_plan
     from .display.progress import explaining, searching
     from .planner.contract import plan_json
@@ -131,7 +131,7 @@ def _plan(request: Request, explain: bool, out: Path | None, json: bool) -> None
     _print(
         json,
         lambda: plan_json(found) | ({"explanation": why.to_json()} if why else {}),
-        lambda console: (show_plan(console, found), show_explanation(console, why) if why else None),
+        lambda console: show_plan(console, found, why),
     )
 
 

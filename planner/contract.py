@@ -26,6 +26,7 @@ def plan_json(plan: Plan) -> Json:
         "proof": proof_json(plan.proof),
         "runners_up": [runner_up_json(runner) for runner in plan.runners_up],
         "goal": plan.goal.model_dump(mode="json"),
+        "at_risk": plan.at_risk.model_dump(mode="json") if plan.at_risk else None,
         "training": plan.training.model_dump(mode="json") if plan.training else None,
         "why": list(plan.why),
         "model": plan.model.name,

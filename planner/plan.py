@@ -29,7 +29,7 @@ from .configuration import (
 )
 from .families.spec import ModelSpec as ModelSpec
 from .frameworks.framework import DEFAULT, FrameworkName
-from .goal import Goal, Objective, Training
+from .goal import AtRisk, Goal, Objective, Training
 from .job import Job
 from .lengths.mix import Expected, Mix
 from .schedule.name import CUSTOM
@@ -226,6 +226,7 @@ class Plan(Frozen):
     proof: Proof
     goal: Goal = Goal()
     training: Training | None = None  # where the tokens of the run are known
+    at_risk: AtRisk | None = None  # where it was chosen against its intervals
     why: tuple[str, ...] = ()
     runners_up: tuple[RunnerUp, ...] = ()
 
@@ -252,10 +253,16 @@ class Plan(Frozen):
         )
 
     @property
+    def judged_step_time_s(self) -> float:
+        """What deadlines are held against: the predicted step time, or that which is not exceeded with the probability
+        that was asked for."""
+        return self.at_risk.step_time_s if self.at_risk else self.predicted.step_time_s
+
+    @property
     def fingerprint(self) -> str:
         """Hash of what determines the training run: model, job and configuration."""
-        judged = {"framework", "predicted", "expected", "proof", "goal", "training", "why", "runners_up", "cluster"}
-        judged |= {"rank_map"} if self.mix else {"rank_map", "mix"}
+        judged = {"framework", "predicted", "expected", "proof", "goal", "training", "at_risk", "why", "runners_up"}
+        judged |= {"cluster", "rank_map"} if self.mix else {"cluster", "rank_map", "mix"}
         parts = self.model_dump(mode="json", exclude=judged)
         if self.job.lengths is None:  # as before there were any
             del parts["job"]["lengths"]
