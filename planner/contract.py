@@ -22,6 +22,8 @@ def plan_json(plan: Plan) -> Json:
         "predicted": predicted_json(plan.predicted),
         "proof": proof_json(plan.proof),
         "runners_up": [runner_up_json(runner) for runner in plan.runners_up],
+        "goal": plan.goal.model_dump(mode="json"),
+        "training": plan.training.model_dump(mode="json") if plan.training else None,
         "why": list(plan.why),
         "model": plan.model.name,
         "cluster": plan.cluster.name,

@@ -29,6 +29,7 @@ from .configuration import (
 )
 from .families.spec import ModelSpec as ModelSpec
 from .frameworks.framework import DEFAULT, FrameworkName
+from .goal import Goal, Objective, Training
 from .job import Job
 from .schedule.name import CUSTOM
 from .schedule.table import custom, names
@@ -162,12 +163,19 @@ class Prediction(Frozen):
 
 
 class Proof(Frozen):
-    """How good the choice is: no plan in the searched space is faster than `lower_bound_s`."""
+    """How good the choice is: no plan in the searched space is faster than `lower_bound_s`.
+
+    `value` is the plan's in what the objective counts (`goal.UNITS`), `lower_bound` that of any plan; `gap` is between
+    these two.
+    """
 
     candidates: int
     pruned: int
     lower_bound_s: float
     gap: float
+    objective: Objective = "time"
+    value: float | None = None
+    lower_bound: float | None = None
     seconds: float = Field(exclude=True, default=0.0)  # of this search; kept out of the file: same input, same bytes
 
 
@@ -181,7 +189,8 @@ class RunnerUp(Frozen):
     recompute: tuple[Recompute, ...]
     step_time_s: float
     peak_memory_bytes: int
-    slower_by: float  # 0.05: five percent slower than the chosen plan
+    slower_by: float  # 0.05: five percent slower than the chosen plan, or that much worse in what was asked
+    breakdown_s: Breakdown | None = None
 
 
 class Plan(Frozen):
@@ -209,8 +218,11 @@ class Plan(Frozen):
     logits_chunks: int = Field(1, ge=1)
     spread_vocabulary: bool = False
     rank_map: tuple[int, ...] = ()  # the device of each logical rank; (): in their order
+    shares: tuple[int, ...] = ()  # microbatches of each dp rank where they differ
     predicted: Prediction
     proof: Proof
+    goal: Goal = Goal()
+    training: Training | None = None  # where the tokens of the run are known
     why: tuple[str, ...] = ()
     runners_up: tuple[RunnerUp, ...] = ()
 
@@ -239,7 +251,7 @@ class Plan(Frozen):
     @property
     def fingerprint(self) -> str:
         """Hash of what determines the training run: model, job and configuration."""
-        judged = {"framework", "predicted", "proof", "why", "runners_up", "cluster", "rank_map"}
+        judged = {"framework", "predicted", "proof", "goal", "training", "why", "runners_up", "cluster", "rank_map"}
         parts = self.model_dump(mode="json", exclude=judged)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

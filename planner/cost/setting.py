@@ -15,6 +15,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from ...clusters.any_order import AnyOrder
 from ...clusters.schema import Cluster, Device, Dtype, NodeGroup, Nvme, Origin
@@ -31,6 +32,9 @@ from .context import Links
 from .exchange import Groups
 from .rates import ORIGIN_RANK, Rates, cluster_device, device_rates
 from .sharding import Sharding, sharding_of
+
+if TYPE_CHECKING:
+    from .replica import ReplicaClass
 
 Alike = tuple[Sharding, tuple[Module, ...], Groups, Rates, bool]
 """What the costs of a model depend on beside the model."""
@@ -60,7 +64,7 @@ class Setting:
     replica: int | None = None  # the block of a stage's devices that `at` looks at, where its devices differ
     _whole: Setting | None = field(default=None, repr=False)  # that a view is of
     _views: dict[tuple[int, int], Setting] = field(default_factory=dict, repr=False)
-    classes: dict[tuple[int, int, int], tuple[Setting, ...]] = field(default_factory=dict, repr=False)
+    classes: dict[tuple[int, int, int], tuple[ReplicaClass, ...]] = field(default_factory=dict, repr=False)
     _wiring: list[Wiring] = field(default_factory=list, repr=False)  # of the cluster, where others made it
     _alike: dict[Alike, ModelCosts] = field(default_factory=dict, repr=False)
     _paths: dict[tuple[int, int], GroupPaths] = field(default_factory=dict, repr=False)
@@ -83,10 +87,10 @@ class Setting:
         """Devices that ranks lie on."""
         return len(self.rank_map) or self.cluster.num_devices
 
-    def mapped(self, rank_map: tuple[int, ...], any_order: bool = False) -> Setting:
-        """The same with ranks on other devices, and no prices yet."""
+    def mapped(self, rank_map: tuple[int, ...], any_order: bool = False, wiring: Wiring | None = None) -> Setting:
+        """The same with ranks on other devices, and no prices yet; `wiring` is the cluster's, where somebody has it."""
         kept = self.architecture, self.cluster, self.job, self.every_device, self.framework, self.narrow
-        known = self.whole._wiring or [Wiring(self.cluster)]
+        known = [] if wiring is None else [wiring]
         return Setting(*kept, rank_map, any_order, _wiring=known, _alike=self.whole._alike)
 
     @cached_property

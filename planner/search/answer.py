@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
+from ...clusters.part import devices_used
 from ..configuration import Configuration, Mesh, levers
+from ..cost.energy import busy_of, step_energy
 from ..cost.setting import Setting
 from ..explain import explain
+from ..goal import SECONDS_PER_DAY, Training
 from ..plan import MeshDegrees, Plan, Proof, RunnerUp, ScheduleChoice
 from .objective import Priced
 from .request import Request
@@ -14,7 +18,8 @@ from .request import Request
 
 def plan_of(request: Request, setting: Setting, best: Priced, others: list[Priced], proof: Proof) -> Plan:
     configuration = best.configuration
-    compared = [(other.configuration, other.predicted, other.value / best.value - 1) for other in others]
+    worse = [_worse(request, setting, other, best) for other in others]
+    compared = [(other.configuration, other.predicted, each) for other, each in zip(others, worse, strict=True)]
     return Plan(
         model=request.model,
         cluster=request.cluster,
@@ -26,13 +31,44 @@ def plan_of(request: Request, setting: Setting, best: Priced, others: list[Price
         microbatch=configuration.microbatch,
         **levers(configuration),
         predicted=best.predicted,
-        proof=proof,
-        why=explain(setting, configuration, best.predicted, proof, compared, request.objective),
-        runners_up=tuple(_runner_up(other, best) for other in others),
+        proof=_in_unit(request, best, proof),
+        goal=request.goal,
+        training=_training(request, setting, best),
+        why=explain(setting, configuration, best.predicted, proof, compared, request.objective, request.step_limit_s),
+        runners_up=tuple(_runner_up(other, each) for other, each in zip(others, worse, strict=True)),
     )
 
 
-def _runner_up(other: Priced, best: Priced) -> RunnerUp:
+def _in_unit(request: Request, best: Priced, proof: Proof) -> Proof:
+    """The proof in what the objective counts."""
+    told = {"objective": request.objective, "value": best.value, "lower_bound": best.value * (1 - proof.gap)}
+    return proof.model_copy(update=told)
+
+
+def _training(request: Request, setting: Setting, best: Priced) -> Training | None:
+    """What the whole run takes, where its tokens are known."""
+    if request.tokens is None:
+        return None
+    mesh, step_s = best.configuration.mesh, best.predicted.step_time_s
+    steps = request.tokens / request.job.tokens_per_step
+    prices = [group.price_per_device_hour for group, _ in devices_used(request.cluster, mesh.world)]
+    energy = step_energy(request.cluster, mesh, step_s, busy_of(setting, best.configuration))
+    return Training(
+        tokens=request.tokens,
+        days=steps * step_s / SECONDS_PER_DAY,
+        price=None if None in prices else steps * step_s * setting.dollars_per_s(mesh.world),
+        kwh=None if energy is None else energy.kwh(steps),
+    )
+
+
+def _worse(request: Request, setting: Setting, other: Priced, best: Priced) -> float:
+    """How much more of what is minimised, whatever the deadline: 0.05 is five percent."""
+    plain = replace(request.measure(setting), limit_s=math.inf)
+    theirs, ours = (plain.of(each.configuration, each.predicted) for each in (other, best))
+    return theirs / ours - 1
+
+
+def _runner_up(other: Priced, worse: float) -> RunnerUp:
     configuration = other.configuration
     return RunnerUp(
         mesh=_degrees(configuration.mesh),
@@ -42,7 +78,8 @@ def _runner_up(other: Priced, best: Priced) -> RunnerUp:
         recompute=configuration.recompute,
         step_time_s=other.predicted.step_time_s,
         peak_memory_bytes=max(other.predicted.peak_memory_bytes),
-        slower_by=other.value / best.value - 1,
+        slower_by=worse,
+        breakdown_s=other.predicted.breakdown_s,
     )
 
 

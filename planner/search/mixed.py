@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,6 +11,7 @@ from ..cost.blocks import Block, ModelCosts
 from ..cost.footprint import rank_peak
 from ..cost.setting import Setting
 from .partition import balanced_split
+from .shares import shared
 
 
 def layers_s(costs: ModelCosts, choice: Recompute) -> list[float]:
@@ -32,7 +33,11 @@ class MixedBalancer:
         self._known: dict[tuple[object, ...], tuple[int, ...]] = {}
 
     def balanced(self, configuration: Configuration) -> Configuration:
-        """The configuration with its layers balanced, within the memory of each rank where that is possible."""
+        """The configuration with its layers balanced, within the memory of each rank where that is possible, and with
+        shares that suit its replicas."""
+        return shared(self._setting, self._layered(configuration))
+
+    def _layered(self, configuration: Configuration) -> Configuration:
         seen = tuple(self._setting.at(configuration, rank) for rank in configuration.placement)
         costs = [each.costs(configuration) for each in seen]
         choice = configuration.recompute[0]
@@ -45,19 +50,38 @@ class MixedBalancer:
             return found
         if all(rank_peak(self._setting, found, rank).fits for rank in ranks):
             return found
-        most = [self._most(configuration, rank) for rank in ranks]
-        return replace(found, stage_layers=_split(costs, choice, most) or found.stage_layers)
+        return replace(found, stage_layers=self._within(found, costs) or found.stage_layers)
 
-    def _most(self, configuration: Configuration, rank: int) -> int:
-        """Layers that a rank with one stage has memory for, whatever the others hold."""
-        counts = range(1, len(self._setting.architecture.layers) + 1)
-        ranks = configuration.mesh.pp
+    def _within(self, configuration: Configuration, costs: Sequence[ModelCosts]) -> tuple[int, ...] | None:
+        """The best split within the memory of every rank, if there is one. What a rank holds grows about as fast as its
+        layers do: where by that they are far from enough for all layers nothing is looked for."""
+        layers, ranks = len(self._setting.architecture.layers), range(configuration.mesh.pp)
+        guesses = [self._guess(configuration, rank) for rank in ranks]
+        if sum(guesses) + len(guesses) < layers:
+            return None
+        most = [self._most(configuration, rank, guess) for rank, guess in zip(ranks, guesses, strict=True)]
+        return _split(costs, configuration.recompute[0], most)
 
-        def full(layers: int) -> bool:
-            held = tuple(layers if each == rank else 0 for each in range(ranks))
-            return not rank_peak(self._setting, replace(configuration, stage_layers=held), rank).fits
+    def _room(self, configuration: Configuration, rank: int, layers: int) -> int:
+        """Bytes that a rank of so many layers leaves free, whatever the others hold."""
+        held = tuple(layers if each == rank else 0 for each in range(configuration.mesh.pp))
+        return rank_peak(self._setting, replace(configuration, stage_layers=held), rank).room_bytes
 
-        return bisect_left(counts, True, key=full)
+    def _guess(self, configuration: Configuration, rank: int) -> int:
+        """Layers that a rank with one stage has memory for, if each takes as much."""
+        given = max(2, configuration.stage_layers[rank])
+        one, some = self._room(configuration, rank, 1), self._room(configuration, rank, given)
+        each = max(1.0, (one - some) / (given - 1))
+        return max(0, min(len(self._setting.architecture.layers), 1 + math.floor(one / each)))
+
+    def _most(self, configuration: Configuration, rank: int, guess: int) -> int:
+        """The same, exactly: the guess is moved until one layer more is too much."""
+        layers = len(self._setting.architecture.layers)
+        while guess > 0 and self._room(configuration, rank, guess) < 0:
+            guess -= 1
+        while guess < layers and self._room(configuration, rank, guess + 1) >= 0:
+            guess += 1
+        return guess
 
 
 def _split(costs: Sequence[ModelCosts], choice: Recompute, most: Sequence[int] = ()) -> tuple[int, ...] | None:

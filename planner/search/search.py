@@ -12,14 +12,12 @@ from collections.abc import Iterable, Iterator
 
 from ..configuration import Mesh
 from ..cost.setting import Setting
-from ..families import architecture
-from ..frameworks.framework import framework
 from ..pins import Pins
 from ..plan import Plan, Proof
 from .answer import plan_of
 from .bound import Bounded
 from .feasible import Progress, infeasible, survey
-from .objective import Priced, ValueOf, measure, price_as
+from .objective import Priced, ValueOf, price_as
 from .polish import CHOICES, polish, polishable
 from .request import Request, check
 from .space import recomputations
@@ -37,17 +35,11 @@ def find_plan(request: Request, progress: Progress | None = None) -> Plan:
     """
     started = time.perf_counter()
     check(request)
-    setting = Setting(
-        architecture(request.model),
-        request.cluster,
-        request.job,
-        every_device=request.objective == "time",
-        framework=framework(request.framework),
-    )
+    setting = request.setting()
     pins, found = request.pins, survey(setting, request.pins, request.runnable)
     if not found.fitting:
         raise infeasible(setting, pins, request.runnable)
-    value_of = measure(setting, request.objective)
+    value_of = request.measure(setting)
     priced, bound = best_first(setting, found.fitting, value_of, request.gap, request.top, progress)
     ranked = _with_polished(setting, pins, priced, value_of)
     best = ranked[0]

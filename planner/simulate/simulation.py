@@ -7,29 +7,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...units import format_bytes
+from ..configuration import Configuration
 from ..contract import configuration_json, predicted_json, proof_json, runner_up_json
-from ..cost.step import price, work_of
+from ..cost.energy import Energy, step_energy
+from ..cost.step import price, slowest_replica, work_of
+from ..goal import SECONDS_PER_DAY
 from ..plan import Plan, Prediction, Proof, RunnerUp
 from ..schedule import build
-from .energy import Bill, Energy, step_energy
+from .energy import Bill
 from .engine import run
 from .scenario import Scenario
 from .timeline import Timeline
 from .whatif import apply_settings
 from .work import Work
 
-_SECONDS_PER_DAY = 86_400
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Simulation:
     """One step of a scenario, and what many of them take.
 
-    `timeline` is what the event interpreter made of `work`, on all streams of every pipeline rank. `proof` and
-    `runners_up` are the plan's, where no setting changed it.
+    `timeline` is what the event interpreter made of `work`, on all streams of every pipeline rank: those of the replica
+    that the others wait for, whose microbatches `played` has. `proof` and `runners_up` are the plan's, where no setting
+    changed it.
     """
 
     scenario: Scenario
+    played: Configuration
     prediction: Prediction
     work: Work
     timeline: Timeline
@@ -56,7 +59,7 @@ class Simulation:
     @property
     def days(self) -> float | None:
         """To train the tokens asked for, without failures."""
-        return None if self.tokens is None else self.tokens / self.tokens_per_s / _SECONDS_PER_DAY
+        return None if self.tokens is None else self.tokens / self.tokens_per_s / SECONDS_PER_DAY
 
     @property
     def price(self) -> float | None:
@@ -68,7 +71,8 @@ class Simulation:
     def energy(self) -> Energy | None:
         """Joules of a step; None where the cluster file has no power of a device. The optimizer computes, too."""
         after_s = self.prediction.breakdown_s.optimizer
-        return step_energy(self.scenario, self.step_time_s, [busy_s + after_s for busy_s in self.timeline.busy_s])
+        busy = [busy_s + after_s for busy_s in self.timeline.busy_s]
+        return step_energy(self.scenario.cluster, self.scenario.configuration.mesh, self.step_time_s, busy)
 
     def bill(self, dollars_per_kwh: float | None = None) -> Bill | None:
         """The energy of steps, tokens and the run; None where the cluster file has no power of a device."""
@@ -118,13 +122,14 @@ def simulate(plan: Plan, settings: Sequence[str] = (), tokens: float | None = No
     """
     scenario = apply_settings(plan, settings)
     setting = scenario.setting
-    configuration = scenario.configuration
-    work = work_of(setting, configuration)
+    seen, played = slowest_replica(setting, scenario.configuration)
+    work = work_of(seen, played)
     return Simulation(
         scenario=scenario,
-        prediction=price(setting, configuration),
+        played=played,
+        prediction=price(setting, scenario.configuration),
         work=work,
-        timeline=run(build(configuration), work),
+        timeline=run(build(played), work),
         settings=tuple(settings),
         tokens=tokens,
         proof=None if settings else plan.proof,

@@ -10,6 +10,7 @@ What follows from other fields, unless a setting names it too:
     recompute              one word for all pipeline ranks, where all agreed before
     sp                     off where tp is 1
     zero                   0 where dp x cp is 1
+    shares                 of another number of microbatches or replicas: anew, so that no replica is waited for
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ..plan import Plan
 from ..rank_map import kept
 from ..rank_map import problems as map_problems
 from ..search.partition import even_split
+from ..search.shares import fair_shares, replica_times
 from .draft import Draft
 from .scenario import Scenario
 
@@ -87,7 +89,8 @@ def _consistent(before: Plan, after: Plan, named: Collection[str], every_device:
     given = after.configuration
     world = after.cluster.num_devices if every_device else before.configuration.mesh.world
     mesh = _mesh(after, world, named, problems)
-    microbatch, microbatches = _batch(after, mesh, named, problems)
+    batch = _given_shares if given.shares else _batch
+    microbatch, microbatches = batch(after, mesh, named, problems)
     configuration = replace(
         given,
         mesh=mesh,
@@ -100,7 +103,7 @@ def _consistent(before: Plan, after: Plan, named: Collection[str], every_device:
     )
     if problems:
         raise InputError("settings", problems)
-    return configuration
+    return configuration if "shares" in named else _with_shares(after, configuration)
 
 
 def _mesh(after: Plan, world: int, named: Collection[str], problems: list[Problem]) -> Mesh:
@@ -129,6 +132,24 @@ def _batch(after: Plan, mesh: Mesh, named: Collection[str], problems: list[Probl
         )
         follows = max(1, follows)
     return (follows, microbatches) if name == "microbatches" else (microbatch, follows)
+
+
+def _given_shares(after: Plan, mesh: Mesh, named: Collection[str], problems: list[Problem]) -> tuple[int, int]:
+    """Microbatch and most microbatches where replicas have shares."""
+    microbatches = after.schedule.microbatches if "schedule.microbatches" in named else max(after.shares)
+    return after.microbatch, microbatches
+
+
+def _with_shares(after: Plan, configuration: Configuration) -> Configuration:
+    """Shares that no longer suit the batch or the replicas are made anew."""
+    total, dp = after.job.global_batch // configuration.microbatch, configuration.mesh.dp
+    if not configuration.shares or (sum(configuration.shares) == total and len(configuration.shares) == dp):
+        return configuration
+    if total < dp:
+        return configuration  # illegal, which is told with the other problems
+    setting = Setting(_shape(after), after.cluster, after.job)
+    shares = fair_shares(replica_times(setting, configuration), total)
+    return replace(configuration, shares=shares, microbatches=max(shares))
 
 
 def _stage_layers(given: Configuration, layers: int, named: Collection[str]) -> tuple[int, ...]:

@@ -1,0 +1,33 @@
+"""Goal: what the best plan has least of, within which limits, and what a whole run then takes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ..schema import Frozen
+
+Objective = Literal["time", "cost", "devices", "energy"]
+
+UNITS: dict[Objective, str] = {"time": "s", "cost": "USD", "devices": "devices", "energy": "J"}
+"""What each objective counts: of one step, but for the devices."""
+
+SECONDS_PER_DAY = 86_400
+
+
+class Goal(Frozen):
+    """What a plan was asked to be best at."""
+
+    objective: Objective = "time"
+    tokens: int | None = Field(default=None, ge=1, description="of the whole run")
+    deadline_s: float | None = Field(default=None, gt=0, description="for the whole run")
+
+
+class Training(Frozen):
+    """The whole run, without failures."""
+
+    tokens: int
+    days: float
+    price: float | None = None  # US dollars; None where the cluster file has none
+    kwh: float | None = None  # None where the cluster file has no power of a device
