@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ...clusters.wiring import Wiring, is_uniform
+from ...clusters.wiring import Wiring
 from ..configuration import Configuration
 from ..cost.replica import replicas
 from ..cost.setting import Setting
@@ -22,6 +22,9 @@ from ..schedule import build
 from ..simulate.engine import step_time
 from ..simulate.work import Work
 from .orders import Order, Orders
+
+Played = dict[tuple[Configuration, Work], float]
+"""Seconds of steps that were played."""
 
 EXACT = 720
 """Orders that are all priced: any order of six nodes."""
@@ -41,11 +44,6 @@ class Mapping:
     is_exact: bool  # no order is faster
 
 
-def has_orders(setting: Setting) -> bool:
-    """Whether orders of the nodes differ at all."""
-    return not is_uniform(setting.cluster) and Orders(Wiring(setting.cluster), _devices(setting)).count > 1
-
-
 def best_mapping(setting: Setting, configuration: Configuration) -> Mapping:
     """The fastest order of the nodes that `setting` has; its own order where none is faster."""
     return Mapper(setting).best(configuration)
@@ -58,7 +56,11 @@ class Mapper:
         self._setting = setting
         self._wiring = Wiring(setting.cluster)
         self._orders = Orders(self._wiring, _devices(setting))
-        self._settings: dict[tuple[int, ...], Setting] = {}
+
+    @property
+    def count(self) -> int:
+        """Orders that differ."""
+        return self._orders.count
 
     def best(self, configuration: Configuration) -> Mapping:
         """The fastest order for a configuration."""
@@ -74,11 +76,9 @@ class Mapper:
 
     def setting(self, rank_map: tuple[int, ...]) -> Setting:
         """The setting under a map."""
-        if rank_map not in self._settings:
-            self._settings[rank_map] = self._setting.mapped(rank_map, wiring=self._wiring)
-        return self._settings[rank_map]
+        return self._setting.mapped(rank_map, wiring=self._wiring)
 
-    def seconds(self, setting: Setting, configuration: Configuration, known: dict[Work, float]) -> float:
+    def seconds(self, setting: Setting, configuration: Configuration, known: Played) -> float:
         """Of a step; equal work is played once."""
         return max(_played_s(asked, work_of(seen, asked), known) for seen, asked in replicas(setting, configuration))
 
@@ -91,10 +91,11 @@ class Mapper:
         return self.setting(self._orders.rank_map(order))
 
 
-def _played_s(configuration: Configuration, work: Work, known: dict[Work, float]) -> float:
-    if work not in known:
-        known[work] = step_time(build(configuration), work).total_s
-    return known[work]
+def _played_s(configuration: Configuration, work: Work, known: Played) -> float:
+    key = configuration, work
+    if key not in known:
+        known[key] = step_time(build(configuration), work).total_s
+    return known[key]
 
 
 class _Trial:
@@ -102,7 +103,7 @@ class _Trial:
 
     def __init__(self, mapper: Mapper, configuration: Configuration) -> None:
         self._mapper, self._configuration = mapper, configuration
-        self._known: dict[Work, float] = {}
+        self._known: Played = {}
         self.seen: dict[Order, float] = {}
         self.order: Order = ()
         self.best_s = float("inf")

@@ -118,7 +118,7 @@ class Orders:
         """Chains through all units along good paths: those that a tree of the widest paths grows together to, and from
         each of the units with the worst paths always to the nearest that is left."""
         rates = {pair: self._rate(*pair) for pair in combinations(self.standard, 2)}
-        graph = nx.Graph()
+        graph: nx.Graph[int] = nx.Graph()
         graph.add_weighted_edges_from((a, b, rate) for (a, b), rate in rates.items())
         chain_of = {unit: [unit] for unit in self.standard}
         tree = nx.maximum_spanning_edges(graph, data=True)

@@ -33,6 +33,7 @@ class Request:
     framework: str = DEFAULT  # what the step is priced as
     tokens: int | None = None  # of the whole run
     deadline_s: float | None = None  # for the whole run, without failures
+    rank_map: tuple[int, ...] = ()  # the device of each rank; (): to be found
 
     @property
     def goal(self) -> Goal:
@@ -53,6 +54,7 @@ class Request:
             self.job,
             every_device=self.objective not in ("cost", "energy"),
             framework=framework(self.framework),
+            rank_map=self.rank_map,
         )
 
     def measure(self, setting: Setting) -> Measure:
