@@ -222,8 +222,8 @@ class Plan(Frozen):
     cp_ulysses: int = Field(1, ge=1)
     logits_chunks: int = Field(1, ge=1)
     spread_vocabulary: bool = False
-    rank_map: tuple[int, ...] = ()  # the device of each logical rank; (): in their order
     shares: tuple[int, ...] = ()  # microbatches of each dp rank where they differ
+    rank_map: tuple[int, ...] = ()  # the device of each logical rank; (): in their order
     predicted: Prediction
     proof: Proof
     goal: Goal = Goal()

@@ -40,7 +40,9 @@ def candidates(setting: Setting, pins: Pins) -> Iterator[Configuration]:
 def worlds(setting: Setting) -> list[int]:
     """Numbers of devices: all, or those of some whole nodes besides when fewer may be used."""
     devices = setting.num_devices
-    return [devices] if setting.every_device else list(reversed(part_sizes(setting.cluster)))
+    if setting.every_device:
+        return [devices]
+    return [devices, *(size for size in reversed(part_sizes(setting.cluster)) if size < devices)]
 
 
 def meshes(setting: Setting, pins: Pins, world: int) -> Iterator[Mesh]:
