@@ -22,7 +22,7 @@ from .prices import Prices, between_nodes_s, inside_nodes_s
 from .swaps import dealt, improved, starts
 from .trace import Ints
 
-LADDER = (1.0, 5.0)
+LADDER = (1.0, 4.0)
 STEEP = (20.0, 80.0)
 """Weight of the variation of load beside that of pairs: both are shares of tokens, so they need no units. What a larger one
 gains in load on the tokens that it was fitted to does not hold on others: it is tried only where a limit asks for it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -53,9 +54,12 @@ def place(
     _check(window, max_imbalance)
     made, prices = layout(num_experts, ranks_per_node, replicas, slots, n_group), prices or Prices()
     choices = transposed(given, window)
-    found = [_layer(each, made, prices, window, max_imbalance) for each in choices]
-    ranks = [each[0] for each in found]
-    metrics, bounds = joined([each[1] for each in found]), [each[2] for each in found]
+    counts = [counted(each, made.experts, window) for each in choices]
+    ranks = [_layer(each, made, prices, window, max_imbalance) for each in counts]
+    if max_imbalance is None and not replicas:
+        ranks = _evened(counts, ranks, made, prices, window)
+    found = [_priced(each, placed, made, prices, window) for each, placed in zip(counts, ranks, strict=True)]
+    metrics, bounds = joined([each[0] for each in found]), [each[1] for each in found]
     rank_of = ranks if replicas else np.stack(ranks)
     return Placement(rank_of, made, metrics, float(sum(bounds)), time.perf_counter() - begin)
 
@@ -90,17 +94,32 @@ def transposed(trace: Trace, window: int) -> Ints:
     return np.ascontiguousarray(experts.transpose(1, 2, 0))
 
 
-def _layer(
-    choices: Ints, made: Layout, prices: Prices, window: int, max_imbalance: float | None
-) -> tuple[Any, dict[str, float], float]:
-    """Ranks, metrics and bound of one layer."""
-    counts = counted(choices, made.experts, window)
+def _layer(counts: Counts, made: Layout, prices: Prices, window: int, max_imbalance: float | None) -> Any:
+    """Ranks of the experts of one layer."""
     if made.replicas:
-        ranks = replicated(counts, made, prices, window)
-    else:
-        ranks = chosen(counts, made, prices, window, max_imbalance)
-    metrics = layer_metrics(targets_of(ranks, choices, made), made, prices, window)
-    return ranks, metrics, layer_bound_s(counts, made, prices, None if made.replicas else inside_nodes(counts, ranks, made))
+        return replicated(counts, made, prices, window)
+    return chosen(counts, made, prices, window, [max_imbalance or math.inf] * 2)
+
+
+def _evened(counts: list[Counts], ranks: list[Ints], made: Layout, prices: Prices, window: int) -> list[Ints]:
+    """The same, no less even than contiguous placement in the mean over layers: those layers that are the most over it
+    are placed again within its imbalance, one after another until the mean is reached."""
+    pairs = zip(counts, ranks, strict=True)
+    over = np.array([np.subtract(imbalances(c, r, made), imbalances(c, made.contiguous, made)) for c, r in pairs])
+    for layer in np.argsort(-over.max(1), kind="stable"):
+        if (over.mean(0) <= 0).all():
+            break
+        limits = imbalances(counts[layer], made.contiguous, made)
+        ranks[layer] = chosen(counts[layer], made, prices, window, limits)
+        over[layer] = np.subtract(imbalances(counts[layer], ranks[layer], made), limits)
+    return ranks
+
+
+def _priced(counts: Counts, ranks: Any, made: Layout, prices: Prices, window: int) -> tuple[dict[str, float], float]:
+    """Metrics and bound of one layer."""
+    metrics = layer_metrics(targets_of(ranks, counts.choices, made), made, prices, window)
+    inside = None if made.replicas else inside_nodes(counts, ranks, made)
+    return metrics, layer_bound_s(counts, made, prices, inside)
 
 
 def inside_nodes(counts: Counts, ranks: Ints, made: Layout) -> float:
@@ -109,10 +128,9 @@ def inside_nodes(counts: Counts, ranks: Ints, made: Layout) -> float:
     return float(counts.together[nodes[:, None] == nodes[None, :]].sum() / 2)
 
 
-def chosen(counts: Counts, made: Layout, prices: Prices, window: int, max_imbalance: float | None) -> Ints:
-    """The candidate of least predicted time among those in the limits; of the least loaded where none is."""
+def chosen(counts: Counts, made: Layout, prices: Prices, window: int, limits: list[float]) -> Ints:
+    """The candidate of least predicted time among those in the limits (of `imbalances`); the nearest where none is."""
     even = made.contiguous
-    limits = [max_imbalance] * 2 if max_imbalance is not None else _imbalances(counts, even, made)
     over, _, best = min(
         (_judged(counts, ranks, made, prices, window, limits) for ranks in (even, *assignments(counts, made, prices))),
         key=lambda each: each[:2],
@@ -130,13 +148,13 @@ def _judged(
 ) -> tuple[float, float, Ints]:
     """How far a candidate is over the limits, its predicted seconds, and itself."""
     step = max(1, counts.tokens // _TRIAL_TOKENS)
-    pairs = zip(_imbalances(counts, ranks, made), limits, strict=True)
+    pairs = zip(imbalances(counts, ranks, made), limits, strict=True)
     over = max(0.0, *(each - limit for each, limit in pairs))
     seconds = layer_metrics(ranks[counts.choices[:, ::step]], made, prices, max(1, window // step))["time_s"]
     return (over if over > 1e-9 else 0.0), seconds, ranks
 
 
-def _imbalances(counts: Counts, ranks: Ints, made: Layout) -> list[float]:
+def imbalances(counts: Counts, ranks: Ints, made: Layout) -> list[float]:
     """Of all tokens, and in windows (their mean)."""
     parts = np.eye(made.ranks)[ranks]
     whole, windows = counts.load @ parts, counts.windows @ parts
