@@ -59,17 +59,16 @@ class Search:
         return min([self.best, *left])
 
     def more_meshes(self, wanted: int) -> None:
-        """Price what is whole of other meshes, the best by bound of each, until so many have a price; then, of those
-        that nothing was opened of, what is likely."""
-        whole = sorted(entry for entry in self._heap if entry[2].level == Level.WHOLE)
-        for _, _, node in whole:
+        """Price on until so many meshes have a price each: those whose best configuration, of what is whole and of
+        what is likely, has the least bound."""
+        nodes = [entry[2] for entry in self._heap if entry[2].level == Level.WHOLE]
+        other = [root for root in self._roots if root.configuration.mesh not in self._meshes]
+        if len(self._meshes) < wanted:
+            likely = (self._tree.likely(root) for root in other[: 2 * LIKELY])
+            nodes += [node for node in likely if node is not None]
+        for node in sorted(nodes, key=self._value):
             if len(self._meshes) < wanted and node.configuration.mesh not in self._meshes:
                 self._price(node.configuration, always=True)
-        for root in self._roots:
-            if len(self._meshes) < wanted and root.configuration.mesh not in self._meshes:
-                likely = self._tree.likely(root)
-                if likely is not None:
-                    self._price(likely.configuration, always=True)
 
     def _dive(self) -> None:
         """Price one likely configuration, so that bounds have something to be measured with: of the best ways to share

@@ -3,35 +3,55 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
+from ...clusters.wiring import is_uniform
 from ...errors import InfeasibleError, InputError, Problem
 from ...units import format_bytes
 from ..configuration import Configuration
-from ..cost.bound import lower_bound_s
-from ..cost.footprint import footprint, offloaded_bytes, rank_memory
-from ..cost.offload import room_bytes
+from ..cost.footprint import fullest_host, peaks, rank_memory
 from ..cost.setting import Setting
 from ..legality import is_legal, problems, runtime_problems
 from ..pins import Pins
 from ..plan import StageMemory
-from .bound import Balancer, holds
+from .bound import Balancer, Bounded, bounded, holds
 from .space import candidates
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """All legal configurations seen (`candidates`), and those that fit, in the order of the space."""
+
+    candidates: int
+    fitting: tuple[Bounded, ...]
 
 
 def legal(setting: Setting, pins: Pins, runnable: bool) -> Iterator[Configuration]:
-    """Legal recipes, all ranks recomputing alike; with `runnable` only those that the built-in runtime can execute."""
+    """Legal configurations; with `runnable` only those that the built-in runtime can execute."""
     for configuration in candidates(setting, pins):
         if is_legal(setting, configuration) and not (runnable and runtime_problems(setting, configuration)):
             yield configuration
 
 
+def survey(setting: Setting, pins: Pins, runnable: bool) -> Survey:
+    """Enumerate, balance, drop what does not fit, bound the rest. Raises InputError when nothing is legal."""
+    balancer, seen, fitting = Balancer(setting), 0, []
+    for configuration in legal(setting, pins, runnable):
+        seen += 1
+        balanced = balancer.balanced(configuration)
+        if holds(setting, balanced):
+            fitting.append(bounded(setting, balanced))
+    if not seen:
+        raise _illegal(setting, pins, runnable)
+    return Survey(seen, tuple(fitting))
+
+
 def none_found(setting: Setting, pins: Pins, runnable: bool, candidates: int) -> InputError | InfeasibleError:
     """Why a search has no plan: nothing is legal, or nothing fits."""
-    if not candidates:
-        return _illegal(setting, pins, runnable)
-    return infeasible(setting, pins, runnable)
+    return infeasible(setting, pins, runnable) if candidates else _illegal(setting, pins, runnable)
 
 
 def _illegal(setting: Setting, pins: Pins, runnable: bool) -> InputError:
@@ -56,7 +76,7 @@ def _as_asked(setting: Setting, pins: Pins, configuration: Configuration, proble
     if problem.field != "--pin dp" or pins.dp is not None:
         return problem
     dp, batch = configuration.mesh.dp, setting.job.global_batch
-    rule = f"{setting.cluster.num_devices} devices make at least {dp} data-parallel ranks, which must divide it"
+    rule = f"{setting.num_devices} devices make at least {dp} data-parallel ranks, which must divide it"
     return Problem("--global-batch", batch, rule, f"--global-batch {max(1, round(batch / dp)) * dp}")
 
 
@@ -72,11 +92,12 @@ def _closest(setting: Setting, pins: Pins, runnable: bool) -> str:
         balanced = balancer.balanced(configuration)
         if least and rank_memory(setting, balanced, 0).total >= least:
             continue
-        memories = footprint(setting, balanced)
-        rank = max(range(len(memories)), key=lambda r: memories[r].total)
-        if not least or memories[rank].total < least:
-            least, words = memories[rank].total, _binding(rank, memories[rank], setting.memory_limit_bytes)
-            if least <= setting.memory_limit_bytes:
+        stages = peaks(setting, balanced)
+        rank = min(range(len(stages)), key=lambda r: stages[r].room_bytes)
+        memory, limit_bytes = stages[rank]
+        if not least or memory.total < least:
+            least, words = memory.total, _binding(rank, memory, limit_bytes)
+            if least <= limit_bytes:
                 words = _host_binding(setting, balanced)
     return words
 
@@ -90,7 +111,7 @@ def _binding(rank: int, memory: StageMemory, limit_bytes: int) -> str:
 
 def _host_binding(setting: Setting, configuration: Configuration) -> str:
     """The devices hold it; what they offload is more than their host, or its drive, holds."""
-    needed, limit = offloaded_bytes(setting, configuration), room_bytes(setting, configuration)
+    needed, limit = fullest_host(setting, configuration)
     place = "drive" if configuration.offload and configuration.offload_to == "nvme" else "host"
     what = "swapped layers" if configuration.swap_layers else "offloaded optimizer states"
     return f"the {place} needs {format_bytes(needed)} of {format_bytes(limit)} for each device: {what}"
@@ -139,11 +160,11 @@ def _any_fits(setting: Setting, pins: Pins, runnable: bool) -> bool:
 
 
 def _fastest(setting: Setting, pins: Pins, runnable: bool) -> Configuration | None:
-    balancer = Balancer(setting)
-    fitting = (balancer.balanced(each) for each in legal(setting, pins, runnable))
-    return min(
-        (each for each in fitting if holds(setting, each)), key=lambda each: lower_bound_s(setting, each), default=None
-    )
+    try:
+        fitting = survey(setting, pins, runnable).fitting
+    except InputError:
+        return None
+    return min(fitting, key=lambda each: each.bound_s).configuration if fitting else None
 
 
 def _value(configuration: Configuration, name: str) -> str:
@@ -160,7 +181,7 @@ def _shorter(setting: Setting, pins: Pins, runnable: bool) -> str:
 
     def fits_at(length: int) -> bool:
         job = setting.job.model_copy(update={"seq_len": length})
-        shorter = Setting(setting.architecture, setting.cluster, job, setting.every_device, setting.framework)
+        shorter = replace(setting.mapped(setting.rank_map), job=job)
         return _any_fits(shorter, pins, runnable)
 
     place = bisect_left(lengths, True, key=fits_at)
@@ -170,7 +191,7 @@ def _shorter(setting: Setting, pins: Pins, runnable: bool) -> str:
 def _more_nodes(setting: Setting, pins: Pins, runnable: bool) -> str:
     """The least doubling of a single-group cluster that fits, up to 64 times."""
     groups = setting.cluster.node_groups
-    if len(groups) > 1 or groups[0].nics is None:
+    if len(groups) > 1 or groups[0].nics is None or not is_uniform(setting.cluster):
         return ""
     for power in range(1, 7):
         nodes = groups[0].nodes << power

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
+from ...clusters.part import part_sizes
 from ..configuration import Configuration, Mesh, Recompute, ScheduleName
 from ..cost.setting import Setting
 from ..pins import Pins
@@ -32,10 +33,13 @@ from 8k tokens on)."""
 
 
 def candidates(setting: Setting, pins: Pins) -> Iterator[Configuration]:
-    """All recipes in a fixed order, with even stages and all ranks recomputing alike; not all are legal."""
+    """All recipes in a fixed order, with even stages, all ranks recomputing nothing or all, and the loss in chunks
+    where that is worthwhile; not all are legal."""
+    choices = tuple(each for each in recomputations(pins) if each != "selective") or recomputations(pins)
     for shared in shares(setting, pins):
-        for recipe, recompute in product(recipes(setting, pins, shared), recomputations(pins)):
-            yield replace(recipe, recompute=(recompute,) * recipe.mesh.pp)
+        chunks = logits_chunks(setting, pins, shared)
+        for recipe, choice in product(recipes(setting, pins, shared), choices):
+            yield replace(recipe, recompute=(choice,) * recipe.mesh.pp, logits_chunks=chunks)
 
 
 def shares(setting: Setting, pins: Pins) -> Iterator[Configuration]:
@@ -47,12 +51,11 @@ def shares(setting: Setting, pins: Pins) -> Iterator[Configuration]:
 
 
 def worlds(setting: Setting) -> list[int]:
-    """Numbers of devices: all, or any power of two of whole nodes besides when fewer may be used."""
-    devices, node = setting.cluster.num_devices, setting.devices_per_node
+    """Numbers of devices: all, or those of some whole nodes besides when fewer may be used."""
+    devices = setting.num_devices
     if setting.every_device:
         return [devices]
-    fewer = [node << power for power in range(devices.bit_length()) if node << power < devices]
-    return [devices, *reversed(fewer)]
+    return [devices, *(size for size in reversed(part_sizes(setting.cluster)) if size < devices)]
 
 
 def meshes(setting: Setting, pins: Pins, world: int) -> Iterator[Mesh]:
@@ -112,6 +115,8 @@ def _ep(setting: Setting, pins: Pins, ranks: int, etp: int) -> list[int]:
 def _microbatches(setting: Setting, pins: Pins, mesh: Mesh) -> list[int]:
     if pins.microbatch:
         return [pins.microbatch]
+    if pins.shares:
+        return [max(1, setting.job.global_batch // sum(pins.shares))]
     sequences = max(1, setting.job.global_batch // mesh.dp)
     if pins.actions:
         size, left = divmod(sequences, custom(pins.actions).microbatches)
@@ -120,8 +125,8 @@ def _microbatches(setting: Setting, pins: Pins, mesh: Mesh) -> list[int]:
 
 
 def _shares(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> Iterator[Configuration]:
-    """Algorithms of context parallelism; sequence parallelism and chunks of the loss follow rules."""
-    count = max(1, setting.job.global_batch // (mesh.dp * microbatch))
+    """Algorithms of context parallelism; sequence parallelism follows a rule."""
+    count = max(pins.shares) if pins.shares else max(1, setting.job.global_batch // (mesh.dp * microbatch))
     sp = _sp(setting, pins, mesh)
     for choice in choices(setting, pins, mesh, microbatch, sp=sp):
         levers = {**pins.levers(), **choice._asdict(), "logits_chunks": pins.logits_chunks or 1}

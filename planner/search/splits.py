@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 from typing import get_args
 
 from ..configuration import Configuration, Recompute
-from ..cost.footprint import fits_host, rank_memory
+from ..cost.footprint import fits_host, rank_peak
 from ..cost.setting import Setting
 from ..schedule.builder import Held
 from ..schedule.table import held_of
@@ -114,7 +114,7 @@ class _Rooms:
         return True
 
     def _ask(self, rank: int, choice: Recompute) -> bool:
-        return rank_memory(self._setting, self._trials[choice], rank).total <= self._setting.memory_limit_bytes
+        return rank_peak(self._setting, self._trials[choice], rank).fits
 
 
 MOST_SPLITS = 200

@@ -86,14 +86,19 @@ class Tree:
         return branches[node.level](node, limit_s)
 
     def likely(self, root: Node) -> Node | None:
-        """A balanced configuration of the best recipe for memory among those of a root; None where it does not fit."""
-        listed = [each for each in recipes(self.setting, self.pins, root.configuration) if each.zero <= 1]
-        plainest = sorted(listed, key=lambda each: (each.schedule != "1f1b", -each.zero))
-        for recipe in plainest[:1] or [root.configuration]:
-            made = with_room(self.setting, self.balancer.balanced(recipe), self._choices(recipe))
-            if made is not None and self._legal(made):
-                return self.whole(made)
-        return None
+        """Of the balanced configurations of a root with 1F1B or ZB-V and the most sharding that both have, the one
+        whose bound is least; None where neither fits."""
+        listed = [each for each in recipes(self.setting, self.pins, root.configuration) if each.dp_replicate == 1]
+        best: dict[str, Configuration] = {}
+        for recipe in listed or [root.configuration]:
+            if recipe.zero <= 1 and (recipe.schedule in ("1f1b", "zb-v") or not best):
+                best[recipe.schedule] = recipe
+        found = (self._balanced(recipe) for recipe in best.values())
+        return min((node for node in found if node is not None), key=lambda node: node.bound_s, default=None)
+
+    def _balanced(self, recipe: Configuration) -> Node | None:
+        made = with_room(self.setting, self.balancer.balanced(recipe), self._choices(recipe))
+        return self.whole(made) if made is not None and self._legal(made) else None
 
     def _node(self, configuration: Configuration, bound_s: float, level: Level) -> Node:
         self.bounded += 1
