@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from meshwright.clusters.catalogue import load_cluster
 from meshwright.planner.configuration import Configuration
-from meshwright.planner.cost.footprint import fits, fits_host, footprint
+from meshwright.planner.cost.footprint import fits_host, peaks
 from meshwright.planner.cost.setting import Setting
 from meshwright.planner.cost.step import step_s
 from meshwright.planner.families import architecture, load_model
@@ -79,4 +79,4 @@ def seconds(setting: Setting, configuration: Configuration) -> float | None:
     """Of a step; None where it is illegal or does not fit."""
     if not is_legal(setting, configuration) or not fits_host(setting, configuration):
         return None
-    return step_s(setting, configuration) if fits(setting, footprint(setting, configuration)) else None
+    return step_s(setting, configuration) if all(peak.fits for peak in peaks(setting, configuration)) else None
