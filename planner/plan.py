@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -193,6 +193,18 @@ class RunnerUp(Frozen):
     breakdown_s: Breakdown | None = None
 
 
+class Contingency(Frozen):
+    """What to run when nodes are lost: those fields of the plan that take other values, and what they give."""
+
+    lost: dict[str, int]  # nodes of each node group, by its name
+    devices: int  # in use: of what is left as many as are fastest
+    step_time_s: float
+    slower_by: float
+    peak_memory_bytes: int
+    fields: dict[str, Any]
+    proof: Proof
+
+
 class Plan(Frozen):
     """A chosen configuration with everything needed to run, judge and repeat it."""
 
@@ -226,6 +238,7 @@ class Plan(Frozen):
     at_risk: AtRisk | None = None  # where it was chosen against its intervals
     why: tuple[str, ...] = ()
     runners_up: tuple[RunnerUp, ...] = ()
+    contingency: tuple[Contingency, ...] = ()
 
     @field_validator("schedule")
     @classmethod
@@ -266,6 +279,7 @@ class Plan(Frozen):
             "training",
             "at_risk",
             "why",
+            "contingency",
             "runners_up",
             "cluster",
             "rank_map",

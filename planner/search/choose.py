@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ...clusters.part import first_devices, part_sizes
+from ...clusters.schema import Exceptions
 from ...errors import InfeasibleError, InputError
 from ..cost.memory import recipe_of
 from ..cost.setting import Setting
@@ -68,8 +69,12 @@ def fewest(request: Request, progress: Progress | None = None) -> Plan:
 
 def sizes(request: Request) -> list[int]:
     """Numbers of devices that are tried: parts of one node, then of whole ones."""
-    node = request.cluster.node_groups[0].devices_per_node
-    return [*(few for few in range(1, node) if node % few == 0), *part_sizes(request.cluster)]
+    whole = part_sizes(request.cluster)
+    first = request.cluster.node_groups[0]
+    if request.cluster.exceptions != Exceptions() or first.fabric.matrix is not None:
+        return whole
+    node = first.devices_per_node
+    return [*(few for few in range(1, node) if node % few == 0), *whole]
 
 
 def too_few(request: Request, setting: Setting, devices: int) -> bool:

@@ -89,10 +89,11 @@ def explanation(request: Request, plan: Plan, progress: Progress = lambda done, 
         request, cluster=plan.cluster, deadline_s=None, objective=_objective(request), top=0, tokens=None
     )  # other meshes, other clusters: the same question
     setting, total = request.setting(), 3 + len(_shopping(request))
+    setting = setting.mapped(plan.rank_map) if plan.rank_map else setting
     chosen = price_as(setting, plan.configuration, request.measure(setting))
     near, large = _alternatives(request, setting, chosen)
     progress(1, total)
-    binding = tuple(sorted(_binding(request, chosen), key=lambda each: -each.gain))
+    binding = tuple(sorted(_binding(request, chosen, plan.rank_map), key=lambda each: -each.gain))
     progress(2, total)
     purchases = []
     for name, changed in _shopping(request):
@@ -137,7 +138,9 @@ def _first_of_each_choice(found: Iterable[Alternative]) -> Iterator[Alternative]
 
 def _alternative(neighbour: Neighbour, other: Priced, chosen: Priced) -> Alternative:
     predicted = other.predicted
-    short = max(0, max(predicted.peak_memory_bytes) - predicted.memory_limit_bytes)
+    short = max(
+        0, max(peak - limit for peak, limit in zip(predicted.peak_memory_bytes, predicted.limits_bytes, strict=True))
+    )
     return Alternative(
         choice=neighbour.choice,
         change=neighbour.change,
@@ -168,9 +171,10 @@ def _mesh(plan: Plan, place: int) -> Alternative:
     )
 
 
-def _binding(request: Request, chosen: Priced) -> Iterator[Binding]:
+def _binding(request: Request, chosen: Priced, rank_map: tuple[int, ...]) -> Iterator[Binding]:
     for resource in RATES:
         setting = replace(request, cluster=resource.better(request.cluster, BETTER)).setting()
+        setting = setting.mapped(rank_map) if rank_map else setting
         predicted = price(setting, chosen.configuration)
         gain = 1 - predicted.step_time_s / chosen.predicted.step_time_s
         shrinks = more_s(chosen.predicted.breakdown_s, predicted.breakdown_s)
@@ -199,10 +203,14 @@ def _shopping(request: Request) -> list[tuple[str, Request]]:
 
 
 def _has(cluster: Cluster, resource: Resource) -> bool:
-    return resource.name != "network" or _can_grow(cluster)
+    return resource.name != "network" or _joined(cluster)
 
 
 def _can_grow(cluster: Cluster) -> bool:
+    return cluster.exceptions.matrix is None and _joined(cluster)
+
+
+def _joined(cluster: Cluster) -> bool:
     return all(group.nics is not None for group in cluster.node_groups)
 
 
