@@ -1,8 +1,9 @@
 """Contingency plans: for each way to lose some nodes the best plan for what is left, found before it is needed.
 
-A checkpoint moves to any mesh, and the global batch stays: nodes that are left stay idle where no mesh of all of them
-divides the batch. Tried are the largest numbers of nodes on which some mesh does, and the largest on which
-the plan's own pipeline, context and tensor parallelism does.
+What was pinned stays but for `dp`, which follows from the devices, or where that leaves nothing is given up. A
+checkpoint moves to any mesh, and the global batch stays: nodes that are left stay idle where no mesh of all of them
+divides the batch. Tried are the largest numbers of nodes on which some mesh does, and the largest on which the plan's
+own pipeline, context and tensor parallelism does.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from itertools import combinations_with_replacement
 from ...clusters.part import first_devices, node_sizes, nodes_of, without_nodes
 from ...clusters.schema import Cluster
 from ...errors import InfeasibleError, InputError
-from ..contingency import changed_fields
+from ..contingency import changed_fields, words
+from ..pins import Pins
 from ..plan import Contingency, Plan
 from .feasible import Progress
 from .request import Request
@@ -38,12 +40,13 @@ def with_contingency(request: Request, plan: Plan, nodes: int, progress: Progres
             "command line", "--contingency", nodes, rule, f"--contingency {sum(groups.values()) - 1}"
         )
     losses = list(_losses(groups, nodes))
-    found = []
+    found, why = list[Contingency](), list(plan.why)
     for done, lost in enumerate(losses):
         held = _contingency(request, plan, lost)
         found += [held] if held else []
+        why += [] if held else [f"With {words(lost)} lost, nothing that is left holds the job."]
         progress(done + 1, len(losses))
-    return plan.model_copy(update={"contingency": tuple(found)})
+    return plan.model_copy(update={"contingency": tuple(found), "why": tuple(why)})
 
 
 def _losses(groups: dict[str, int], nodes: int) -> Iterator[dict[str, int]]:
@@ -59,8 +62,10 @@ def _contingency(request: Request, plan: Plan, lost: dict[str, int]) -> Continge
     left = without_nodes(plan.cluster, lost)
     if left is None:
         return None
-    same = replace(request, deadline_s=None, tokens=None, top=0)
-    found = [each for each in (_planned(same, part) for part in _parts(same, plan, left)) if each]
+    found = list[Plan]()
+    for pins in (replace(request.pins, dp=None), Pins()):
+        same = replace(request, pins=pins, deadline_s=None, tokens=None, top=0)
+        found = found or [each for each in (_planned(same, part) for part in _parts(same, plan, left)) if each]
     if not found:
         return None
     best = min(found, key=lambda each: each.proof.value or each.predicted.step_time_s)

@@ -12,7 +12,7 @@ from meshwright.cli import app
 from meshwright.clusters.catalogue import load_cluster
 from meshwright.clusters.check import check
 from meshwright.clusters.part import first_devices
-from meshwright.clusters.schema import Exceptions, NodeException
+from meshwright.clusters.schema import Exceptions, Nics, NodeException
 from meshwright.errors import InfeasibleError, InputError
 from meshwright.planner.contingency import contingency_plan
 from meshwright.planner.cost.setting import Setting
@@ -26,6 +26,8 @@ from meshwright.planner.search.contingency import with_contingency
 from meshwright.planner.search.request import Request
 from meshwright.planner.search.search import find_plan
 from meshwright.planner.simulate.simulation import simulate
+from meshwright.runtime.recipe import Recipe
+from meshwright.runtime.run_folder import differences, open_run
 
 
 def ask(model="llama-3.2-1b", cluster="dgx-a100-40g:4", global_batch=48, pins=("schedule=1f1b",), **changes) -> Request:
@@ -128,7 +130,18 @@ def test_a_loss_that_leaves_too_little_has_none():
     request = ask("llama-3.1-70b", "dgx-a100-80g:4", 32, objective="devices")
     plan = choose(request)
     assert plan.cluster.num_devices > 8
-    assert with_contingency(request, plan, 1).contingency == ()
+    ready = with_contingency(request, plan, 1)
+    assert ready.contingency == ()
+    assert ready.why[-1] == "With 1 node of dgx-a100-80g lost, nothing that is left holds the job."
+
+
+def test_pins_stay_where_they_can():
+    """Of two nodes one is left: tp = 4 is still possible, dp = 4 is not; ZeRO over one data-parallel rank is not."""
+    request = ask(cluster="dgx-a100-40g:2", global_batch=16, pins=("tp=4", "dp=4", "schedule=1f1b"))
+    made = contingency_plan(with_contingency(request, choose(request), 1), "1")
+    assert (made.mesh.tp, made.mesh.dp) == (4, 2)
+    request = ask(cluster="dgx-a100-40g:2", global_batch=16, pins=("tp=8", "zero=1"))
+    assert contingency_plan(with_contingency(request, choose(request), 1), "1").configuration.mesh.world == 8
 
 
 def test_what_is_not_held_is_refused():
@@ -163,3 +176,28 @@ def test_the_command_line(tmp_path):
     assert found["contingency"][0]["lost"] == {"dgx-a100-40g": 1}
     assert json.loads(CliRunner().invoke(app, [*COMMAND, "--json"]).output)["contingency"] == []
     assert load_plan(path).contingency[0].devices == 8
+
+
+def test_launch_continues_the_same_run_with_it(tmp_path):
+    """Everything that launch checks before it starts: of two nodes with one CPU worker each, one is left."""
+    node = load_cluster("local:1").node_groups[0]
+    nics = Nics.model_validate({"kind": "ethernet", "count": 1, "rate": "10 Gbit/s", "latency": "50 us"})
+    group = node.model_copy(update={"nodes": 2, "nics": nics})
+    cluster = load_cluster("local:1").model_copy(update={"node_groups": (group,)})
+    job = Job(seq_len=64, global_batch=4, precision="fp32")
+    request = Request(model=load_model("byte-llama"), cluster=cluster, job=job, runnable=True)
+    ready = with_contingency(request, choose(request), 1)
+    path, text = tmp_path / "plan.yaml", tmp_path / "text.txt"
+    ready.save(path)
+    text.write_text("to be or not to be " * 1000)
+    left = contingency_plan(ready, "1")
+    recipe = Recipe(steps=2, data=str(text))
+    assert differences(ready, left, recipe, recipe) == []
+    folder = open_run(tmp_path / "run", ready, recipe).path
+    command = ["launch", str(path), "--run", str(folder), "--lost-nodes", "1", "--dry-run", "--json"]
+    shown = CliRunner().invoke(app, command)
+    assert shown.exit_code == 0, shown.output
+    found = json.loads(shown.output)
+    assert (found["workers"], found["fingerprint"]) == (1, left.fingerprint)
+    with pytest.raises(InputError, match="the plan holds nothing for that"):
+        CliRunner().invoke(app, [*command[:5], "2", *command[6:]], catch_exceptions=False)
