@@ -73,6 +73,7 @@ def plan(
     cluster: options.Cluster = None,
     seq_len: options.SeqLen = 4096,
     global_batch: options.GlobalBatch = 256,
+    lengths: options.Lengths = None,
     precision: options.Precision = options.PrecisionOption.bf16,
     optimizer: options.Optimizer = "adamw",
     objective: options.Objective = options.ObjectiveOption.time,
@@ -95,14 +96,13 @@ def plan(
     """Choose the parallel configuration for MODEL on CLUSTER; with --clusters the one for each, time against price."""
     from .planning import read_requests, which_clusters
 
-    given = {"--picture": picture is not None, "--objective": objective.value != "time", "--explain": explain}
-    given["--contingency"] = contingency > 0
-    given["--out"] = out is not None and deadline is None  # of one of several clusters, the deadline says which
+    given = {"--picture": picture, "--objective": objective.value != "time", "--contingency": contingency}
+    given |= {"--explain": explain, "--out": out and not deadline}  # of several clusters, the deadline says which
     names = which_clusters(cluster, clusters, given)
     job = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value, "optimizer": optimizer}
     asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
     asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk}
-    requests = read_requests(model, names, job, pin or [], schedule_file, **asked)
+    requests = read_requests(model, names, job | {"lengths": lengths}, pin or [], schedule_file, **asked)
     _check_outputs(picture, out)
     if clusters is None:
         _plan(next(iter(requests.values())), contingency, explain, out, json)
@@ -117,8 +117,10 @@ def _plan(request: Request, contingency: int, explain: bool, out: Path | None, j
     from .planner.contract import plan_json
     from .planner.search.choose import choose
     from .planner.search.contingency import with_contingency
-    from .planner.search.explanation import explanation
+    from .planner.search.explanation import check_explainable, explanation
 
+    if explain:
+        check_explainable(request)
     with searching() as progress:
         found = choose(request, progress)
     if contingency:

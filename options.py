@@ -38,6 +38,9 @@ Clusters = Annotated[
 Picture = Annotated[Path | None, typer.Option(help="With --clusters: a picture (.png, .svg) of the table.")]
 SeqLen = Annotated[int, typer.Option(help="Tokens of one sequence.")]
 GlobalBatch = Annotated[int, typer.Option(help="Sequences of one optimizer step.")]
+Lengths = Annotated[
+    str | None, typer.Option(help="Of the sequences: a file of lengths, or lognormal:median=800,p99=16000.")
+]
 Precision = Annotated[PrecisionOption, typer.Option(help="Of the matrix products.")]
 Optimizer = Annotated[str, typer.Option(help="adamw is the only one so far.")]
 Objective = Annotated[ObjectiveOption, typer.Option(help="Least time, price or energy of a token, or fewest devices.")]

@@ -31,6 +31,7 @@ from .families.spec import ModelSpec as ModelSpec
 from .frameworks.framework import DEFAULT, FrameworkName
 from .goal import AtRisk, Goal, Objective, Training
 from .job import Job
+from .lengths.mix import Expected, Mix
 from .schedule.name import CUSTOM
 from .schedule.table import custom, names
 
@@ -162,6 +163,10 @@ class Prediction(Frozen):
         return self.peak_memory_bytes[self.fullest], self.limits_bytes[self.fullest]
 
 
+OrdersProven = Literal["", "every", "groups kept"]
+"""Orders of nodes that a proof covers, where orders differ: every one, or those that keep node groups as they stand."""
+
+
 class Proof(Frozen):
     """How good the choice is: no plan in the searched space is faster than `lower_bound_s`.
 
@@ -176,6 +181,7 @@ class Proof(Frozen):
     objective: Objective = "time"
     value: float | None = None
     lower_bound: float | None = None
+    orders: OrdersProven = ""
     seconds: float = Field(exclude=True, default=0.0)  # of this search; kept out of the file: same input, same bytes
 
 
@@ -231,7 +237,9 @@ class Plan(Frozen):
     spread_vocabulary: bool = False
     shares: tuple[int, ...] = ()  # microbatches of each dp rank where they differ
     rank_map: tuple[int, ...] = ()  # the device of each logical rank; (): in their order
+    mix: Mix | None = None  # groups for sequences of different lengths, where the job has lengths
     predicted: Prediction
+    expected: Expected | None = None  # what is predicted of lengths
     proof: Proof
     goal: Goal = Goal()
     training: Training | None = None  # where the tokens of the run are known
@@ -271,20 +279,11 @@ class Plan(Frozen):
     @property
     def fingerprint(self) -> str:
         """Hash of what determines the training run: model, job and configuration."""
-        judged = {
-            "framework",
-            "predicted",
-            "proof",
-            "goal",
-            "training",
-            "at_risk",
-            "why",
-            "contingency",
-            "runners_up",
-            "cluster",
-            "rank_map",
-        }
+        judged = {"framework", "predicted", "expected", "proof", "goal", "training", "at_risk", "why", "runners_up"}
+        judged |= {"contingency", "cluster", "rank_map"} | (set() if self.mix else {"mix"})
         parts = self.model_dump(mode="json", exclude=judged)
+        if self.job.lengths is None:  # as before there were any
+            del parts["job"]["lengths"]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:

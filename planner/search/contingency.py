@@ -64,7 +64,7 @@ def _contingency(request: Request, plan: Plan, lost: dict[str, int]) -> Continge
         return None
     found = list[Plan]()
     for pins in (replace(request.pins, dp=None), Pins()):
-        same = replace(request, pins=pins, deadline_s=None, tokens=None, top=0)
+        same = replace(request, pins=pins, rank_map=(), deadline_s=None, tokens=None, top=0)
         found = found or [each for each in (_planned(same, part) for part in _parts(same, plan, left)) if each]
     if not found:
         return None
