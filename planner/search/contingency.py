@@ -34,11 +34,10 @@ def with_contingency(request: Request, plan: Plan, nodes: int, progress: Progres
     nodes than that.
     """
     groups = nodes_of(plan.cluster)
-    if nodes >= sum(groups.values()):
-        rule = f"must be below the {sum(groups.values())} nodes in use"
-        raise InputError.single(
-            "command line", "--contingency", nodes, rule, f"--contingency {sum(groups.values()) - 1}"
-        )
+    in_use = sum(groups.values())
+    if nodes >= in_use:
+        rule = f"must be below the {in_use} nodes in use" if in_use > 1 else "leaves nothing of the one node in use"
+        raise InputError.single("command line", "--contingency", nodes, rule, f"--contingency {in_use - 1}")
     losses = list(_losses(groups, nodes))
     found, why = list[Contingency](), list(plan.why)
     for done, lost in enumerate(losses):
