@@ -19,8 +19,7 @@ from ...errors import InfeasibleError, InputError
 from ..contingency import changed_fields, words
 from ..pins import Pins
 from ..plan import Contingency, Plan
-from .feasible import Progress
-from .request import Request
+from .request import Progress, Request
 from .search import find_plan
 from .space import meshes
 

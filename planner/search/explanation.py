@@ -16,10 +16,9 @@ from ..configuration import Configuration
 from ..cost.setting import Setting
 from ..cost.step import price
 from ..plan import Breakdown, Plan
-from .feasible import Progress
 from .neighbours import Neighbour, neighbours, word
 from .objective import Priced, price_as
-from .request import Request
+from .request import Progress, Request
 from .resources import MEMORY, NODES, RATES, Resource
 from .search import find_plan
 
