@@ -10,7 +10,7 @@ that is best for it. (More bandwidth is never slower; a test holds that.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ...clusters.wiring import Wiring
@@ -81,6 +81,10 @@ class Mapper:
     def seconds(self, setting: Setting, configuration: Configuration, known: Played) -> float:
         """Of a step; equal work is played once."""
         return max(_played_s(asked, work_of(seen, asked), known) for seen, asked in replicas(setting, configuration))
+
+    def every(self) -> Iterator[Setting]:
+        """The setting in every order that differs."""
+        return map(self.mapped, self._orders.every())
 
     def any_order(self) -> Setting:
         """What no order is faster than."""
