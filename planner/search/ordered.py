@@ -2,8 +2,9 @@
 
 Where orders of the nodes differ, a search with every link as in its best order bounds all plans in all orders, and says
 which configurations are worth an order of their own: the best of each mesh, while its bound is below the best price.
-Each gets its best order (`mapping.py`); in the best of all, the search is repeated, for configurations that suit it
-better. Where that leaves more than the gap and orders are few, every one is searched. Where devices are missing, every choice of those that are left is searched (`clusters/in_use.py`).
+The best of these orders (`mapping.py`) is then searched itself, for configurations that suit it better. Where that
+leaves more than the gap that is asked for and orders are few, every one of them is searched. Where devices are missing,
+so is every choice of those that are left (`clusters/in_use.py`).
 """
 
 from __future__ import annotations
