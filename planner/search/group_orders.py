@@ -15,8 +15,8 @@ SEARCHED = 2
 def group_orders(setting: Setting) -> list[tuple[int, ...]]:
     """Rank maps, the order of the file first."""
     topology = setting.topology
+    if len(topology.sites) != SEARCHED:
+        return [setting.rank_map]
     devices = [topology.device(rank) for rank in range(topology.num_devices)]
     parts = [devices[first:stop] for first, stop in zip(topology.edges, topology.edges[1:], strict=False)]
-    if len(parts) != SEARCHED:
-        return [setting.rank_map]
     return [setting.rank_map, tuple(device for part in reversed(parts) for device in part)]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ...clusters.in_use import choices
+from ...clusters.wiring import is_uniform
 from ...errors import InfeasibleError, InputError
 from ..cost.setting import Setting
 from ..plan import OrdersProven
@@ -89,6 +90,8 @@ def _best(found: Sequence[Searched]) -> Searched:
 
 def _in_order(request: Request, setting: Setting, search: Search) -> Searched:
     """The search over the orders of nodes inside their groups."""
+    if is_uniform(setting.cluster):  # nodes of a group are interchangeable: the standard order is as good as any
+        return search(setting)
     mapper = Mapper(setting)
     if mapper.count == 1:
         return search(setting)
