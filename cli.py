@@ -73,11 +73,13 @@ def plan(
     cluster: options.Cluster = None,
     seq_len: options.SeqLen = 4096,
     global_batch: options.GlobalBatch = 256,
+    lengths: options.Lengths = None,
     precision: options.Precision = options.PrecisionOption.bf16,
     optimizer: options.Optimizer = "adamw",
     objective: options.Objective = options.ObjectiveOption.time,
     tokens: options.Tokens = None,
     deadline: options.Deadline = None,
+    risk: options.Risk = None,
     gap: options.Gap = 0.01,
     pin: options.Pin = None,
     schedule_file: options.ScheduleFile = None,
@@ -96,9 +98,10 @@ def plan(
     given = {"--picture": picture is not None, "--objective": objective.value != "time", "--explain": explain}
     given["--out"] = out is not None and deadline is None  # of one of several clusters, the deadline says which
     names = which_clusters(cluster, clusters, given)
-    job = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value, "optimizer": optimizer}
+    job: dict[str, Any] = {"seq_len": seq_len, "global_batch": global_batch, "lengths": lengths}
+    job |= {"precision": precision.value, "optimizer": optimizer}
     asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
-    asked |= {"framework": framework, "tokens": tokens, "deadline": deadline}
+    asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk}
     requests = read_requests(model, names, job, pin or [], schedule_file, **asked)
     _check_outputs(picture, out)
     if clusters is None:
@@ -109,13 +112,14 @@ def plan(
 
 def _plan(request: Request, explain: bool, out: Path | None, json: bool) -> None:
     """One plan for one cluster."""
-    from .display.explanation import show_explanation
     from .display.plan import show_plan
     from .display.progress import explaining, searching
     from .planner.contract import plan_json
     from .planner.search.choose import choose
-    from .planner.search.explanation import explanation
+    from .planner.search.explanation import check_explainable, explanation
 
+    if explain:
+        check_explainable(request)
     with searching() as progress:
         found = choose(request, progress)
     if out:
@@ -127,7 +131,7 @@ def _plan(request: Request, explain: bool, out: Path | None, json: bool) -> None
     _print(
         json,
         lambda: plan_json(found) | ({"explanation": why.to_json()} if why else {}),
-        lambda console: (show_plan(console, found), show_explanation(console, why) if why else None),
+        lambda console: show_plan(console, found, why),
     )
 
 

@@ -38,6 +38,9 @@ Clusters = Annotated[
 Picture = Annotated[Path | None, typer.Option(help="With --clusters: a picture (.png, .svg) of the table.")]
 SeqLen = Annotated[int, typer.Option(help="Tokens of one sequence.")]
 GlobalBatch = Annotated[int, typer.Option(help="Sequences of one optimizer step.")]
+Lengths = Annotated[
+    str | None, typer.Option(help="Of the sequences: a file of lengths, or lognormal:median=800,p99=16000.")
+]
 Precision = Annotated[PrecisionOption, typer.Option(help="Of the matrix products.")]
 Optimizer = Annotated[str, typer.Option(help="adamw is the only one so far.")]
 Objective = Annotated[ObjectiveOption, typer.Option(help="Least time, price or energy of a token, or fewest devices.")]
@@ -51,6 +54,10 @@ ScheduleFile = Annotated[
 Top = Annotated[int, typer.Option(help="How many runners-up to keep.")]
 Runnable = Annotated[bool, typer.Option("--runnable", help="Only plans that launch executes today.")]
 Framework = Annotated[str, typer.Option(help="What executes the layers, for the price: megatron-core, ...")]
+Risk = Annotated[
+    float | None,
+    typer.Option(help="Probability, e.g. 0.9, with which step time and memory must hold; default: as predicted."),
+]
 Explain = Annotated[
     bool, typer.Option("--explain", help="What other choices lose, what binds, and what would be worth buying.")
 ]

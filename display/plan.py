@@ -10,16 +10,18 @@ from ..planner.explain import describe
 from ..planner.frameworks.framework import DEFAULT
 from ..planner.goal import Goal, Training
 from ..planner.plan import Plan, Prediction, Proof, RunnerUp, StageMemory
+from ..planner.search.explanation import Explanation
 from ..planner.simulate.energy import format_energy
 from ..units import format_bytes, format_count, format_seconds
+from .explanation import show_explanation
 
 MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "buffers", "reserve", "context")
 MEMORY_ROWS = 8
 SMALL_BYTES = 4 * 2**30
 
 
-def show_plan(console: Console, plan: Plan) -> None:
-    """The whole answer of `meshwright plan`."""
+def show_plan(console: Console, plan: Plan, why: Explanation | None = None) -> None:
+    """The whole answer of `meshwright plan`; `why` where it was asked."""
     console.print(_title(plan))
     console.print(_configuration(plan))
     console.print(_prediction(plan))
@@ -29,6 +31,8 @@ def show_plan(console: Console, plan: Plan) -> None:
     console.print(Group(Text("why", style="bold"), *(Text(f"  {line}") for line in plan.why)))
     if plan.runners_up:
         console.print(_runners_up(plan))
+    if why:
+        show_explanation(console, why)
     console.print(_proof(plan), style="dim")
 
 
@@ -177,7 +181,7 @@ def _proof(plan: Plan) -> str:
 def _bound_text(proof: Proof) -> str:
     """What no other configuration does, in the unit of the objective."""
     if proof.objective == "time" or proof.lower_bound is None:
-        return f"is faster than {format_seconds(proof.lower_bound_s)}"
+        return f"is faster than {format_seconds(proof.lower_bound or proof.lower_bound_s)}"
     if proof.objective == "cost":
         return f"costs less than {dollars(proof.lower_bound)} a step"
     if proof.objective == "energy":
@@ -195,5 +199,7 @@ def _training(training: Training, goal: Goal) -> str:
     parts = [f"{training.days:,.1f} days" if training.days >= 3 else f"{24 * training.days:,.1f} hours"]
     parts += [] if training.price is None else [dollars(training.price)]
     parts += [] if training.kwh is None else [f"{training.kwh:,.0f} kWh"]
+    if training.days_at_risk is not None:
+        parts[0] += f" ({training.days_at_risk:,.1f} at most with probability {goal.risk:g})"
     limit = "" if goal.deadline_s is None else f"; the deadline is {format_seconds(goal.deadline_s)}"
     return f"whole run of {format_count(training.tokens)} tokens, no failures: {', '.join(parts)}{limit}"

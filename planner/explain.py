@@ -31,19 +31,18 @@ def explain(
     configuration: Configuration,
     predicted: Prediction,
     proof: Proof,
-    others: Sequence[tuple[Configuration, Prediction, float]],
+    others: Sequence[tuple[Configuration, Prediction, float, bool]],
     objective: Objective,
-    step_limit_s: float,
 ) -> tuple[str, ...]:
-    """Sentences, the most important first. `others` are runners-up, each with how much worse it is (0.05: 5%);
-    a step above `step_limit_s` misses the deadline."""
+    """Sentences, the most important first. `others` are runners-up, each with how much worse it is (0.05: 5%), and
+    whether it misses the deadline."""
     return (
         _proven(proof),
         _time(predicted),
         _memory(predicted),
         *_devices(setting, configuration),
         *mapping_words(setting, configuration, proof),
-        *(_loses(predicted, *other, objective, step_limit_s) for other in others),
+        *(_loses(predicted, *other, objective) for other in others),
         _runs(setting, configuration),
     )
 
@@ -103,14 +102,14 @@ def _loses(
     other: Configuration,
     predicted: Prediction,
     worse: float,
+    late: bool,
     objective: Objective,
-    step_limit_s: float,
 ) -> str:
     """Where a runner-up spends more time than the chosen plan, and where clearly less."""
     ours, theirs = chosen.breakdown_s.model_dump(), predicted.breakdown_s.model_dump()
     worst = max(theirs, key=lambda name: theirs[name] - ours[name])
     lost, mesh = theirs[worst] - ours[worst], describe(other.mesh)
-    if predicted.step_time_s > step_limit_s:
+    if late:
         return f"{mesh} misses the deadline: a step takes {predicted.step_time_s:.3g} s."
     if objective in ("cost", "energy"):
         does = "costs" if objective == "cost" else "uses"

@@ -22,6 +22,15 @@ class Goal(Frozen):
     objective: Objective = "time"
     tokens: int | None = Field(default=None, ge=1, description="of the whole run")
     deadline_s: float | None = Field(default=None, gt=0, description="for the whole run")
+    risk: float | None = Field(default=None, gt=0, lt=1, description="probability that the figures judged on hold")
+
+
+class AtRisk(Frozen):
+    """What a plan chosen against its intervals holds to."""
+
+    probability: float
+    step_time_s: float  # not exceeded with the probability
+    memory_share: float  # of each device, planned for at most
 
 
 class Training(Frozen):
@@ -29,5 +38,6 @@ class Training(Frozen):
 
     tokens: int
     days: float
+    days_at_risk: float | None = None  # not exceeded with the probability that was asked for
     price: float | None = None  # US dollars; None where the cluster file has none
     kwh: float | None = None  # None where the cluster file has no power of a device

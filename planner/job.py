@@ -18,13 +18,14 @@ Optimizer = Literal["adamw"]
 
 
 class Job(Frozen):
-    """One step trains `global_batch` sequences of `seq_len` tokens; with `lengths`, of as many as these say, at most."""
+    """One step trains `global_batch` sequences of `seq_len` tokens, or with `lengths` of as many as these say, at most
+    `seq_len`."""
 
     seq_len: int = Field(ge=1)
     global_batch: int = Field(ge=1, description="sequences per optimizer step")
     precision: Precision = "bf16"
     optimizer: Optimizer = "adamw"
-    lengths: Lengths | None = Field(None, description="of the sequences; none: all have seq_len tokens")
+    lengths: Lengths | None = None  # all have seq_len tokens
 
     @property
     def tokens_per_step(self) -> int:
@@ -38,8 +39,9 @@ def job_of_options(options: Mapping[str, Any]) -> Job:
     """The job that a command line describes; `lengths` may be text as `read_lengths` takes it. Raises InputError that
     names the options: `--seq-len`."""
     given = options.get("lengths")
-    lengths, job = gather(lambda: read_lengths(given) if isinstance(given, str) else given, lambda: _job(options))
-    return job if lengths is None else job.model_copy(update={"lengths": lengths})
+    lengths, plain = gather(lambda: read_lengths(given) if isinstance(given, str) else given, lambda: _job(options))
+    job: Job = plain.model_copy(update={"lengths": lengths})
+    return job
 
 
 def _job(options: Mapping[str, Any]) -> Job:

@@ -29,8 +29,9 @@ from .configuration import (
 )
 from .families.spec import ModelSpec as ModelSpec
 from .frameworks.framework import DEFAULT, FrameworkName
-from .goal import Goal, Objective, Training
+from .goal import AtRisk, Goal, Objective, Training
 from .job import Job
+from .lengths.mix import Expected, Mix
 from .schedule.name import CUSTOM
 from .schedule.table import custom, names
 
@@ -224,10 +225,13 @@ class Plan(Frozen):
     spread_vocabulary: bool = False
     shares: tuple[int, ...] = ()  # microbatches of each dp rank where they differ
     rank_map: tuple[int, ...] = ()  # the device of each logical rank; (): in their order
+    mix: Mix | None = None  # groups for sequences of different lengths, where the job has lengths
     predicted: Prediction
+    expected: Expected | None = None  # what is predicted of lengths
     proof: Proof
     goal: Goal = Goal()
     training: Training | None = None  # where the tokens of the run are known
+    at_risk: AtRisk | None = None  # where it was chosen against its intervals
     why: tuple[str, ...] = ()
     runners_up: tuple[RunnerUp, ...] = ()
 
@@ -254,10 +258,19 @@ class Plan(Frozen):
         )
 
     @property
+    def judged_step_time_s(self) -> float:
+        """What deadlines are held against: the predicted step time, or that which is not exceeded with the probability
+        that was asked for."""
+        return self.at_risk.step_time_s if self.at_risk else self.predicted.step_time_s
+
+    @property
     def fingerprint(self) -> str:
         """Hash of what determines the training run: model, job and configuration."""
-        judged = {"framework", "predicted", "proof", "goal", "training", "why", "runners_up", "cluster", "rank_map"}
+        judged = {"framework", "predicted", "expected", "proof", "goal", "training", "at_risk", "why", "runners_up"}
+        judged |= {"cluster", "rank_map"} if self.mix else {"cluster", "rank_map", "mix"}
         parts = self.model_dump(mode="json", exclude=judged)
+        if self.job.lengths is None:  # as before there were any
+            del parts["job"]["lengths"]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:

@@ -90,18 +90,17 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
         key: _collectives_s(key[0], configuration, each, key[3])
         for key, each in dict(zip(keys, held, strict=True)).items()
     }
-    shared = costs.shared
-    optimizers, offloads = _after_s(setting, configuration, _with_shared(configuration, held, shared))
+    optimizers, offloads = _after_s(setting, configuration, _with_shared(configuration, held, costs.shared))
     reductions = [known[key][1] for key in keys]
     copies = [_copies_s(view, configuration, each) for view, each in zip(seen, held, strict=True)]
     if configuration.zero == 1:
         reductions = [each + between for each, between in zip(reductions, copies, strict=True)]
     after = reductions if late else copies if configuration.zero > 1 and any(copies) else []
     gathers, late_s = [known[key][0] for key in keys], _late_s(configuration, after) if after else ()
-    if shared.total:  # gathered with a rank's first stage, reduced after everything else
+    if costs.shared.total:  # gathered with a rank's first stage, reduced after everything else
         slowest = setting.used(configuration)
-        gather_s, reduce_s = _collectives_s(slowest, configuration, shared, 1)
-        reduce_s += _copies_s(slowest, configuration, shared)
+        gather_s, reduce_s = _collectives_s(slowest, configuration, costs.shared, 1)
+        reduce_s += _copies_s(slowest, configuration, costs.shared)
         gathers = [each + gather_s * (stage in _firsts(configuration)) for stage, each in enumerate(gathers)]
         late_s = tuple(each + reduce_s for each in late_s or (0.0,) * configuration.mesh.pp)
     return replace(

@@ -43,7 +43,7 @@ def _stage_s(setting: Setting, configuration: Configuration, stage: int) -> tupl
     ends = ends_of(costs, stage, len(configuration.stage_layers))
     forward = _of(costs.forward, layers) + sum(block.forward_s for block in ends)
     if costs.head in ends and costs.shares is None:
-        forward += _chunks_s(setting, configuration)
+        forward += chunks_s(setting, configuration)
     backward = _of(costs.backward[choice], layers) + sum(block.backward_s("none") for block in ends)
     waits = _of(costs.exposed_forward, layers) + sum(block.exchange.forward_s for block in ends)
     waits_back = _of(costs.exposed_backward[choice], layers) + sum(block.exchange.backward_s for block in ends)
@@ -98,7 +98,7 @@ def _rings_s(setting: Setting, configuration: Configuration, layers: int) -> flo
     return layers * RING_WAITS * (mesh.tp - 1) * path.latency_s if path.is_network else 0.0
 
 
-def _chunks_s(setting: Setting, configuration: Configuration) -> float:
+def chunks_s(setting: Setting, configuration: Configuration) -> float:
     """Every chunk of the loss adds its gradient of the output projection to an fp32 sum."""
     if configuration.logits_chunks == 1:
         return 0.0

@@ -66,7 +66,7 @@ def timed(instance: Instance, groups: Sequence[tuple[int, Sequence[int]]]) -> li
     owner = np.repeat(np.arange(len(groups)), sizes)
     tokens = np.bincount(owner, instance.tokens[chosen, place], minlength=len(groups))
     core_s = np.bincount(owner, instance.core_s[chosen, place], minlength=len(groups))
-    seconds = instance.seconds(tokens, core_s)
+    seconds = instance.seconds(tokens.astype(np.float64), core_s.astype(np.float64))
     return [
         Pack(degree, tuple(sorted(map(int, sequences))), float(each))
         for (degree, sequences), each in zip(groups, seconds, strict=True)

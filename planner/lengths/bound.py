@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def lines(instance: Instance) -> Iterator[Line]:
         while len(hull) > 1 and _slope(knots, heights, hull[-1], place) <= _slope(knots, heights, hull[-2], hull[-1]):
             hull.pop()
         hull.append(place)
-    for start, end in zip(hull, hull[1:], strict=False):
+    for start, end in pairwise(hull):
         slope = _slope(knots, heights, start, end)
         intercept = float(heights[start] - slope * knots[start])
         if intercept < 0:  # through the origin, under every point

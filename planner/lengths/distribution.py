@@ -7,6 +7,7 @@ the end of a long tail is known: `share_cut`. Drawn by seed and step: equal seed
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from statistics import NormalDist
 from typing import Annotated, Literal
 
@@ -32,7 +33,7 @@ class Histogram(Frozen):
     @field_validator("lengths")
     @classmethod
     def _ascending(cls, lengths: tuple[int, ...]) -> tuple[int, ...]:
-        if any(after <= before for before, after in zip(lengths, lengths[1:], strict=False)):
+        if any(after <= before for before, after in pairwise(lengths)):
             raise ValueError("must ascend, each length once")
         return lengths
 
@@ -81,8 +82,8 @@ class Lognormal(Frozen):
         return math.log(self.p99 / self.median) / Z99
 
     def mean(self, seq_len: int) -> float:
-        """Tokens of a sequence, those that are too long cut: E[min(X, c)] = exp(mu + s^2 / 2) Phi((ln c - mu - s^2) / s)
-        + c (1 - Phi((ln c - mu) / s)), without the rounding to whole tokens."""
+        """Tokens of a sequence, those that are too long cut, without the rounding to whole tokens: E[min(X, c)] =
+        exp(mu + s^2 / 2) Phi((ln c - mu - s^2) / s) + c (1 - Phi((ln c - mu) / s))."""
         mu, sigma = math.log(self.median), self.sigma
         if sigma == 0:
             return min(self.median, float(seq_len))

@@ -1,7 +1,7 @@
 """Expected: the steps of a configuration whose sequences have drawn lengths, through the whole cost model.
 
-Rounds take what the assignment says; gathers, reductions, optimizer and offload are the event interpreter's, which plays
-a step of as many equal rounds as the assignment has, with the mean of their seconds.
+Rounds take what the assignment says; gathers, reductions, optimizer and offload are the event interpreter's, which
+plays a step of as many equal rounds as the assignment has, with the mean of their seconds.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ class Judge:
         self.setting, self.prices, self.configuration = setting, prices, configuration
         self._work = work_of(setting, configuration)
 
-    def steps(self, count: int) -> list[Step]:
+    def steps(self, count: int, *, quick: bool = False) -> list[Step]:
         """Drawn steps with the best assignment that the solver finds."""
-        return [self.step(lengths) for lengths in drawn(self.setting, count)]
+        return [self.step(lengths, quick=quick) for lengths in drawn(self.setting, count)]
 
-    def step(self, lengths: Integers) -> Step:
+    def step(self, lengths: Integers, *, quick: bool = False) -> Step:
         """One step with such lengths."""
         instance = self.prices.instance(lengths)
-        solution = solve(instance)
+        solution = solve(instance, quick=quick)
         rounds = [each.seconds for each in solution.assignment.rounds]
         return Step(lengths, instance, solution, self.time(rounds))
 

@@ -1,10 +1,10 @@
 """Greedy: a good assignment of a large step, fast.
 
-For a target time of a round, every sequence takes the degree in which its lane-seconds are fewest among those that meet
-the target alone (Multifit's idea, Coffman, Garey and Johnson 1978, with moldable jobs). Wide groups are opened first, as
-many as their sequences ask for; all lanes that are left are groups of the lowest degree. Sequences then go, the longest
-first, where they are done soonest (LPT, Graham 1969). Groups are dealt to rounds so that those of one round take about
-as long.
+For a target time of a round, every sequence takes the degree in which its lane-seconds are fewest among those that
+meet the target alone (Multifit's idea, Coffman, Garey and Johnson 1978, with moldable jobs). Wide groups are opened
+first, as many as their sequences ask for; all lanes that are left are groups of the lowest degree. Sequences then go,
+the longest first, where they are done soonest (LPT, Graham 1969). Groups are dealt to rounds so that those of one round
+take about as long.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .assignment import Assignment, assemble, timed
-from .instance import Floats, Instance, Integers
+from .distribution import Integers
+from .instance import Floats, Instance
 
 MOST_CHANGES = 200
 SMALLEST = 1e-5
@@ -57,7 +58,10 @@ def improve(instance: Instance, assignment: Assignment, enough_s: float = 0.0) -
 
 def _groups(instance: Instance, assignment: Assignment) -> _Groups:
     owner = np.zeros(instance.count, dtype=np.int64)
-    place, number, tokens, core_s = [], [], [], []
+    place: list[int] = []
+    number: list[int] = []
+    tokens: list[int] = []
+    core_s: list[float] = []
     for at, each in enumerate(assignment.rounds):
         for group in each.groups:
             degree, chosen = instance.degrees.index(group.degree), list(group.sequences)

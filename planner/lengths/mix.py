@@ -10,8 +10,8 @@ from ...schema import Frozen
 
 
 class Mix(Frozen):
-    """Degrees of context-parallel groups that the dp x cp ranks of a stage may be cut into, anew in every round, and how
-    many tokens a rank of a group of each may hold. One degree: it is fixed."""
+    """Degrees of context-parallel groups that the dp x cp ranks of a stage may be cut into, anew in every round, and
+    how many tokens a rank of a group of each may hold. One degree: it is fixed."""
 
     degrees: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
     capacity_tokens: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)

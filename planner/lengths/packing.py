@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .greedy import Rounds
 from .assignment import timed
+from .greedy import Rounds
 from .instance import Instance
 
 

@@ -1,8 +1,8 @@
 """Prices: from a setting and a configuration to what packs of sequences cost, and how many tokens a rank holds.
 
-Everything but attention is priced by the cost model for so many tokens on one rank (`planner/cost/blocks.py`), attention
-and its exchange for one sequence on a group of a degree (`core.py`, `context.py`). Both are functions of one number:
-priced at some hundred of them, and straight between (attention is convex, so that it is never priced too low).
+Everything but attention is priced by the cost model for so many tokens on one rank (`planner/cost/blocks.py`),
+attention and its exchange for one sequence on a group of a degree (`core.py`, `context.py`). Both are functions of one
+number: priced at some hundred of them, and straight between.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy as np
 from ..configuration import Configuration
 from ..cost.context import Exposed, Links, blocks_of, exposed
 from ..cost.core import core_s
-from ..cost.footprint import fits, footprint
+from ..cost.footprint import peaks
 from ..cost.setting import Setting
 from ..cost.sharding import sharding_of
-from ..cost.stage import ends_of, stage_times
+from ..cost.stage import chunks_s, ends_of, stage_times
 from ..model import Layer
 from ..sequence import local_tokens
 from .distribution import Integers
@@ -37,14 +37,20 @@ LEAST_TOKENS = 1024
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Table:
     """Seconds of one microbatch, forward and backward: of so many tokens (`knots`) on a rank without attention, and of
-    the attention of one sequence by degree [k, lengths]."""
+    the attention of one sequence by degree [k, lengths], of which `waits_s` is its exchange."""
 
     degrees: tuple[int, ...]
     lengths: Floats
     core_s: Floats
+    waits_s: Floats
     knots: Floats
     linear_s: Floats
     floor_s: float
+
+    def waiting_s(self, lengths: Integers, degree: int) -> Floats:
+        """Seconds in which attention of sequences waits for other ranks."""
+        found: Floats = np.interp(lengths, self.lengths, self.waits_s[self.degrees.index(degree)])
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -110,7 +116,7 @@ def at_degree(configuration: Configuration, degree: int) -> Configuration:
 def at_length(setting: Setting, seq_len: int) -> Setting:
     """The same with sequences of another length."""
     job = setting.job.model_copy(update={"seq_len": seq_len, "lengths": None})
-    return replace(setting, job=job, _costs={})
+    return replace(setting, job=job, classes={}, _whole=None, _views={}, _alike={}, _costs={})
 
 
 def degrees_of(setting: Setting, configuration: Configuration) -> tuple[int, ...]:
@@ -138,17 +144,18 @@ def prices_of(setting: Setting, configuration: Configuration, table: Table) -> P
 
 def table_of(setting: Setting, configuration: Configuration, degrees: tuple[int, ...]) -> Table:
     """Price tokens and sequences for groups of each degree."""
-    lengths = _spread(1, setting.job.seq_len, LENGTHS)
-    knots = _spread(multiple_of(configuration), MOST_TOKENS, TOKENS, multiple_of(configuration))
-    alone = at_degree(configuration, 1)
-    work = stage_times(at_length(setting, knots[0]), alone)
+    multiple, lengths = multiple_of(configuration), _spread(1, setting.job.seq_len, LENGTHS)
+    knots, alone = _spread(multiple, MOST_TOKENS, TOKENS, multiple), at_degree(configuration, 1)
+    least = stage_times(at_length(setting, knots[0]), alone)
+    cores = np.array([_cores_s(setting, at_degree(configuration, degree), lengths) for degree in degrees])
     return Table(
         degrees=degrees,
         lengths=np.array(lengths, dtype=np.float64),
-        core_s=np.array([_cores_s(setting, at_degree(configuration, degree), lengths) for degree in degrees]),
+        core_s=cores[:, :, 0],
+        waits_s=cores[:, :, 1],
         knots=np.array(knots, dtype=np.float64),
         linear_s=np.maximum.accumulate([_linear_s(setting, alone, tokens) for tokens in knots]),
-        floor_s=work.forward_s[0] + work.backward_s[0],
+        floor_s=least.forward_s[0] + least.backward_s[0],
     )
 
 
@@ -163,7 +170,7 @@ def _linear_s(setting: Setting, configuration: Configuration, tokens: int) -> fl
     at = at_length(setting, tokens)
     costs, choice = at.costs(configuration), configuration.recompute[0]
     ends = ends_of(costs, 0, 1)
-    total = costs.forward[-1] + costs.backward[choice][-1]
+    total = costs.forward[-1] + costs.backward[choice][-1] + chunks_s(at, configuration)
     total += sum(block.forward_s + block.backward_s("none") for block in ends)
     again = choice == "full" or (choice == "selective" and "core_attn" in configuration.recompute_operations)
     attention = sum(
@@ -172,15 +179,18 @@ def _linear_s(setting: Setting, configuration: Configuration, tokens: int) -> fl
     return total - attention
 
 
-def _cores_s(setting: Setting, configuration: Configuration, lengths: Iterable[int]) -> list[float]:
-    """Attention and its exchange of one sequence of each length, all layers, with what recomputation repeats."""
+def _cores_s(setting: Setting, configuration: Configuration, lengths: Iterable[int]) -> list[tuple[float, float]]:
+    """Attention and its exchange of one sequence of each length, all layers, with what recomputation repeats; and the
+    exchange alone."""
     sharding = sharding_of(configuration)
     links, kept = setting.groups(sharding).cp, keeps_attention(setting, configuration)
     counts = Counter(setting.architecture.layers)
-    return [
-        sum(n * _core_s(setting, configuration, layer, links, kept, length) for layer, n in counts.items())
-        for length in lengths
-    ]
+    found = []
+    for length in lengths:
+        parts = [(n, *_core_s(setting, configuration, layer, links, kept, length)) for layer, n in counts.items()]
+        waits_s = sum(n * waits for n, _, waits in parts)
+        found.append((sum(n * attention for n, attention, _ in parts) + waits_s, waits_s))
+    return found
 
 
 def keeps_attention(setting: Setting, configuration: Configuration) -> bool:
@@ -191,19 +201,20 @@ def keeps_attention(setting: Setting, configuration: Configuration) -> bool:
 
 def _core_s(
     setting: Setting, configuration: Configuration, layer: Layer, links: Links, kept: bool, length: int
-) -> float:
+) -> tuple[float, float]:
+    """Of one layer: attention itself, and what of its exchange nothing hides."""
     sharding, choice = sharding_of(configuration), configuration.recompute[0]
     forward, backward = core_s(layer.attention, sharding, length, setting.rates)
     waits = Exposed()
     if sharding.cp > 1:
         blocks = blocks_of(layer.attention, sharding, length, setting.element_bytes)
         waits = exposed(sharding.cp_algorithm, blocks, links, (forward, backward))
-    total = forward + backward + waits.forward_s + waits.backward_s
-    if choice == "full":
-        total += waits.again_s if kept else forward + waits.forward_s
-    if choice == "selective" and "core_attn" in configuration.recompute_operations:
-        total += forward + waits.forward_s
-    return total
+    attention, waits_s = forward + backward, waits.forward_s + waits.backward_s
+    if choice == "full" and kept:
+        waits_s += waits.again_s
+    elif choice == "full" or (choice == "selective" and "core_attn" in configuration.recompute_operations):
+        attention, waits_s = attention + forward, waits_s + waits.forward_s
+    return attention, waits_s
 
 
 def capacity_of(setting: Setting, configuration: Configuration, degree: int, near: int | None = None) -> int:
@@ -216,7 +227,7 @@ def capacity_of(setting: Setting, configuration: Configuration, degree: int, nea
 
     def holds(units: int) -> bool:
         longer = at_length(setting, units * unit * degree)
-        return fits(longer, footprint(longer, at))
+        return all(peak.fits for peak in peaks(longer, at))
 
     if near is not None and holds(near // unit) and (near // unit == most or not holds(near // unit + 1)):
         return near

@@ -35,7 +35,9 @@ def read_lengths(text: str) -> Histogram | Lognormal:
     if colon and not Path(text).exists():
         return _named(name, parameters)
     if text in NAMES:
-        raise InputError.single("command line", "--lengths", text, "needs its parameters", f"{text}:median=800,p99=16000")
+        raise InputError.single(
+            "command line", "--lengths", text, "needs its parameters", f"{text}:median=800,p99=16000"
+        )
     return _histogram(_counted(Path(text)))
 
 
@@ -59,7 +61,9 @@ def _counted(path: Path) -> Counter[int]:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         rule = f"cannot be read: {' '.join(str(error).split())}"
-        raise InputError.single("--lengths", str(path), None, rule, "a file, or lognormal:median=800,p99=16000") from None
+        raise InputError.single(
+            "--lengths", str(path), None, rule, "a file, or lognormal:median=800,p99=16000"
+        ) from None
     read = _json_lines if path.suffix.lower() in (".jsonl", ".json", ".ndjson") else _csv_lines
     found: Counter[int] = Counter()
     problems: list[Problem] = []

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 from ...clusters.part import devices_used
+from ...units import format_seconds
 from ..configuration import Configuration, Mesh, levers
 from ..cost.energy import busy_of, step_energy
 from ..cost.setting import Setting
+from ..cost.step import price
 from ..explain import explain
-from ..goal import SECONDS_PER_DAY, Training
+from ..goal import SECONDS_PER_DAY, AtRisk, Training
 from ..plan import MeshDegrees, Plan, Proof, RunnerUp, ScheduleChoice
 from .objective import Priced
 from .request import Request
 
 
 def plan_of(request: Request, setting: Setting, best: Priced, others: list[Priced], proof: Proof) -> Plan:
+    """The best of what was priced as a plan, and others as its runners-up."""
+    if request.at_risk:  # they were priced on devices with less memory than theirs
+        setting = request.setting(whole=True).mapped(setting.rank_map)
+        best, *others = (replace(each, predicted=price(setting, each.configuration)) for each in (best, *others))
     configuration = best.configuration
     worse = [_worse(request, setting, other, best) for other in others]
-    compared = [(other.configuration, other.predicted, each) for other, each in zip(others, worse, strict=True)]
+    late = [_judged_s(request, other) > request.step_limit_s for other in others]
+    compared = [
+        (o.configuration, o.predicted, *each) for o, each in zip(others, zip(worse, late, strict=True), strict=True)
+    ]
     return Plan(
         model=request.model,
         cluster=request.cluster,
@@ -35,7 +45,11 @@ def plan_of(request: Request, setting: Setting, best: Priced, others: list[Price
         proof=_in_unit(request, best, proof),
         goal=request.goal,
         training=_training(request, setting, best),
-        why=explain(setting, configuration, best.predicted, proof, compared, request.objective, request.step_limit_s),
+        at_risk=_at_risk(request, best),
+        why=(
+            *_held(request, best),
+            *explain(setting, configuration, best.predicted, proof, compared, request.objective),
+        ),
         runners_up=tuple(_runner_up(other, each) for other, each in zip(others, worse, strict=True)),
     )
 
@@ -63,9 +77,31 @@ def _training(request: Request, setting: Setting, best: Priced) -> Training | No
     return Training(
         tokens=request.tokens,
         days=steps * step_s / SECONDS_PER_DAY,
+        days_at_risk=steps * _judged_s(request, best) / SECONDS_PER_DAY if request.at_risk else None,
         price=None if None in prices else steps * step_s * setting.dollars_per_s(mesh.world),
         kwh=None if energy is None else energy.kwh(steps),
     )
+
+
+def _judged_s(request: Request, priced: Priced) -> float:
+    """The step time that deadlines are held against."""
+    return request.at_risk.step_time_s(priced.predicted) if request.at_risk else priced.predicted.step_time_s
+
+
+def _at_risk(request: Request, best: Priced) -> AtRisk | None:
+    risk = request.at_risk
+    if risk is None:
+        return None
+    step_s = risk.step_time_s(best.predicted)
+    return AtRisk(probability=risk.probability, step_time_s=step_s, memory_share=risk.memory_share)
+
+
+def _held(request: Request, best: Priced) -> Iterator[str]:
+    """What a plan chosen against its intervals holds to."""
+    held = _at_risk(request, best)
+    if held is not None:
+        step = f"With probability {held.probability:g} a step takes at most {format_seconds(held.step_time_s)}"
+        yield f"{step}; it plans for {held.memory_share:.0%} of the memory."
 
 
 def _worse(request: Request, setting: Setting, other: Priced, best: Priced) -> float:

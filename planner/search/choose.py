@@ -24,10 +24,21 @@ def choose(request: Request, progress: Progress | None = None) -> Plan:
     deadline.
     """
     check(request)
-    plan = fewest(request, progress) if request.objective == "devices" else find_plan(request, progress)
-    if plan.predicted.step_time_s > request.step_limit_s:
+    try:
+        plan = fewest(request, progress) if request.objective == "devices" else find_plan(request, progress)
+    except InfeasibleError as error:
+        raise _spared(request, error) from None
+    if plan.judged_step_time_s > request.step_limit_s:
         raise late(request, plan)
     return plan
+
+
+def _spared(request: Request, error: InfeasibleError) -> InfeasibleError:
+    """The same, with what risk has to do with it."""
+    if request.at_risk is None:
+        return error
+    kept = f"{request.at_risk.memory_share:.0%} of each device's memory is planned for with --risk {request.risk:g}"
+    return InfeasibleError(f"{error.binding} ({kept})", error.change)
 
 
 def fewest(request: Request, progress: Progress | None = None) -> Plan:
@@ -49,7 +60,7 @@ def fewest(request: Request, progress: Progress | None = None) -> Plan:
                 raise
             continue
         counted, pruned = counted + plan.proof.candidates, pruned + plan.proof.pruned
-        if plan.predicted.step_time_s <= request.step_limit_s:
+        if plan.judged_step_time_s <= request.step_limit_s:
             told = {"candidates": counted, "pruned": pruned, "seconds": time.perf_counter() - started}
             return _of_fewest(request, plan, told)
     return plan
@@ -99,7 +110,7 @@ def late(request: Request, fastest: Plan) -> InfeasibleError:
     """No plan meets the deadline: the fastest, and the deadline that it meets."""
     tokens, deadline_s = request.tokens or 0, request.deadline_s or 0.0
     steps = tokens / request.job.tokens_per_step
-    run_s, least_s = steps * fastest.predicted.step_time_s, steps * fastest.proof.lower_bound_s
+    run_s, least_s = steps * fastest.judged_step_time_s, steps * fastest.judged_step_time_s * (1 - fastest.proof.gap)
     proven = f" (none takes less than {days(least_s)})" if least_s < run_s * 0.999 else ""
     binding = (
         f"no plan trains {tokens:,} tokens in {days(deadline_s)}: the best takes {days(run_s)} with "

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ...clusters.schema import Cluster
-from ...errors import MeshwrightError
+from ...errors import InputError, MeshwrightError
 from ..configuration import Configuration
 from ..cost.setting import Setting
 from ..cost.step import price
@@ -83,8 +83,17 @@ class Explanation:
         return {name: [asdict(each) for each in getattr(self, name)] for name in self.__dataclass_fields__}
 
 
+def check_explainable(request: Request) -> None:
+    """Raises InputError for a request whose plans are not explained."""
+    if request.job.lengths is not None:
+        rule = "other choices are not compared where sequences differ in length"
+        raise InputError.single("command line", "--explain", None, rule, "without --explain, or without --lengths")
+
+
 def explanation(request: Request, plan: Plan, progress: Progress = lambda done, total: None) -> Explanation:
-    """Of a plan that was found for a request. `progress(done, total)` counts parts of the answer."""
+    """Of a plan that was found for a request. `progress(done, total)` counts parts of the answer. Raises InputError as
+    `check_explainable` does."""
+    check_explainable(request)
     request = replace(
         request,
         cluster=plan.cluster,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Any, get_args
 
 from ..configuration import Configuration, CpAlgorithm, Mesh, Recompute
 from ..cost.setting import Setting
@@ -140,7 +140,8 @@ def _one_of(name: str, values: tuple[object, ...]) -> Callable[[Setting, Configu
         old = getattr(configuration, name)
         for value in values:
             if value != old:
-                yield f"{word(old)} -> {word(value)}", replace(configuration, **{name: value})
+                changed: dict[str, Any] = {name: value}
+                yield f"{word(old)} -> {word(value)}", replace(configuration, **changed)
 
     return change
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..configuration import Configuration
 from ..cost.energy import busy_of, least_busy_of, step_energy
+from ..cost.risk import Risk
 from ..cost.setting import Setting
 from ..cost.step import price
 from ..goal import Objective
@@ -19,21 +20,25 @@ faster one is better, so that a search which finds none in time has found the fa
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What is minimised: seconds, US dollars or joules of a step. Above `limit_s` a step misses the deadline."""
+    """What is minimised: seconds, US dollars or joules of a step. Above `limit_s` a step misses the deadline. With
+    `risk` steps count as long as they are not exceeded with its probability."""
 
     setting: Setting
     objective: Objective
     limit_s: float = math.inf
+    risk: Risk | None = None
 
     def __call__(self, configuration: Configuration, step_s: float) -> float:
         """At least the value of this one configuration where its step takes at least `step_s`; never falls with it."""
+        if self.risk:
+            step_s *= self.risk.least_factor(self.setting)
         if self.objective != "energy" or self._late(step_s):
             return self._of_seconds(configuration, step_s)
         return self._joules(configuration, step_s, least_busy_of(self.setting, configuration))
 
     def of(self, configuration: Configuration, predicted: Prediction) -> float:
         """The value of a configuration that was priced."""
-        step_s = predicted.step_time_s
+        step_s = self.risk.step_time_s(predicted) if self.risk else predicted.step_time_s
         if self.objective != "energy" or self._late(step_s):
             return self._of_seconds(configuration, step_s)
         return self._joules(configuration, step_s, busy_of(self.setting, configuration))

@@ -136,7 +136,7 @@ def _offer(name: str, request: Request, devices: int, errors: list[MeshwrightErr
         told = error.binding if isinstance(error, InfeasibleError) else "; ".join(map(str, error.problems))
         return Offer(cluster=name, devices=devices, plan=None, reason=told)
     price = plan.predicted.step_time_s * part.setting().dollars_per_s(devices)
-    in_time = None if request.deadline_s is None else plan.predicted.step_time_s <= request.step_limit_s
+    in_time = None if request.deadline_s is None else plan.judged_step_time_s <= request.step_limit_s
     each = 1e6 * price / request.job.tokens_per_step
     goal = plan.goal.model_copy(update={"deadline_s": request.deadline_s})
     kept = plan.model_copy(update={"goal": goal})
@@ -156,7 +156,8 @@ def _beaten(offer: Offer, places: Sequence[tuple[float, float]]) -> bool:
 
 def _late(found: Pareto, request: Request) -> InfeasibleError:
     fastest = found.fastest
-    run_s = (request.tokens or 0) / request.job.tokens_per_step * fastest.step_time_s
+    step_s = fastest.plan.judged_step_time_s if fastest.plan else fastest.step_time_s
+    run_s = (request.tokens or 0) / request.job.tokens_per_step * step_s
     binding = (
         f"no plan trains {request.tokens or 0:,} tokens in {days(found.deadline_s or 0.0)}: "
         f"the best takes {days(run_s)} with {fastest.devices} devices of {fastest.cluster}"

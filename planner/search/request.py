@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from ...clusters.schema import Cluster
 from ...errors import InputError, Problem
+from ..cost.risk import GREATEST, LEAST, Risk
 from ..cost.setting import Setting
 from ..families import architecture
 from ..frameworks.framework import DEFAULT, framework
@@ -16,6 +17,7 @@ from ..job import Job
 from ..pins import Pins
 from ..plan import ModelSpec
 from .objective import Measure
+from .resources import MEMORY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +35,12 @@ class Request:
     framework: str = DEFAULT  # what the step is priced as
     tokens: int | None = None  # of the whole run
     deadline_s: float | None = None  # for the whole run, without failures
+    risk: float | None = None  # probability with which step time and memory hold
     rank_map: tuple[int, ...] = ()  # the device of each rank; (): to be found
 
     @property
     def goal(self) -> Goal:
-        return Goal(objective=self.objective, tokens=self.tokens, deadline_s=self.deadline_s)
+        return Goal(objective=self.objective, tokens=self.tokens, deadline_s=self.deadline_s, risk=self.risk)
 
     @property
     def step_limit_s(self) -> float:
@@ -46,11 +49,17 @@ class Request:
             return math.inf
         return self.deadline_s * self.job.tokens_per_step / self.tokens
 
-    def setting(self) -> Setting:
-        """What configurations are priced in; where devices cost something, some may stay idle."""
+    @property
+    def at_risk(self) -> Risk | None:
+        return None if self.risk is None else Risk(self.risk)
+
+    def setting(self, whole: bool = False) -> Setting:
+        """What configurations are priced in; where devices cost something, some may stay idle. Devices have the memory
+        that is planned for, or with `whole` all of theirs."""
+        risk = None if whole else self.at_risk
         return Setting(
             architecture(self.model),
-            self.cluster,
+            MEMORY.better(self.cluster, risk.memory_share) if risk else self.cluster,
             self.job,
             every_device=self.objective not in ("cost", "energy"),
             framework=framework(self.framework),
@@ -59,7 +68,7 @@ class Request:
 
     def measure(self, setting: Setting) -> Measure:
         """What is minimised."""
-        return Measure(setting, self.objective, self.step_limit_s)
+        return Measure(setting, self.objective, self.step_limit_s, self.at_risk)
 
 
 def check(request: Request) -> None:
@@ -76,6 +85,9 @@ def _options(request: Request) -> Iterator[Problem]:
         yield Problem("--gap", request.gap, "must be at least 0 and below 1", "--gap 0.01")
     if request.top < 0:
         yield Problem("--top", request.top, "must be 0 or more", "--top 0")
+    if request.risk is not None and not LEAST <= request.risk <= GREATEST:
+        rule = f"must be a probability from {LEAST:g} to {GREATEST:g}: beyond, too few runs were measured"
+        yield Problem("--risk", request.risk, rule, "--risk 0.9")
 
 
 def _run(request: Request) -> Iterator[Problem]:

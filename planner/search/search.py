@@ -34,6 +34,10 @@ def find_plan(request: Request, progress: Progress | None = None) -> Plan:
     `progress(done, total)` is called while configurations are priced. Raises InputError when no configuration is
     legal, InfeasibleError when none fits.
     """
+    if request.job.lengths is not None:
+        from ..lengths.choose import find_mix  # which uses the rooms of this search
+
+        return find_mix(request, progress)
     started = time.perf_counter()
     check(request)
     found = in_best_order(request, lambda setting: searched(request, setting, progress))

@@ -18,6 +18,7 @@ from .energy import Bill
 from .energy_picture import draw_energy
 from .failures import Reliability
 from .failures_picture import draw_failures
+from .lengths_picture import draw_assignment
 from .redundancy import Redundancy
 from .scaling import Scaling
 from .scaling_picture import draw_scaling
@@ -134,6 +135,8 @@ def _draw(canvas: Canvas, subject: Subject) -> None:
 
 def _heights(simulation: Simulation) -> tuple[float, float, float]:
     ranks = simulation.scenario.configuration.mesh.pp
+    if simulation.lengths is not None:
+        return 1.0, 0.9 + 0.22 * min(ranks, 16), 3.6
     return 1.0, 0.9 + 0.22 * min(ranks, 16), 0.7 + 0.22 * min(ranks, 16)
 
 
@@ -142,7 +145,10 @@ def _step(canvas: Canvas, simulation: Simulation) -> None:
     rows = canvas.subplots(3, 1, height_ratios=_heights(simulation))
     _breakdown(rows[0], simulation.prediction.breakdown_s)
     _memory(rows[1], simulation)
-    _timeline(rows[2], simulation)
+    if simulation.lengths is None:
+        _timeline(rows[2], simulation)
+    else:
+        draw_assignment(rows[2], simulation.lengths.steps[0])
 
 
 def _breakdown(axes: Axes, breakdown: Breakdown) -> None:

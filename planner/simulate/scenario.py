@@ -14,6 +14,7 @@ from ..cost.setting import Setting
 from ..families import ModelSpec, architecture
 from ..frameworks.framework import DEFAULT, framework
 from ..job import Job
+from ..lengths.mix import Mix
 from ..plan import Plan
 
 
@@ -26,6 +27,7 @@ class Scenario:
     job: Job
     configuration: Configuration
     framework: str = DEFAULT  # what the step is priced as
+    mix: Mix | None = None  # groups for sequences of different lengths, where the job has lengths
     rank_map: tuple[int, ...] = ()  # the device of each rank; (): in their order
 
     @classmethod
@@ -37,6 +39,7 @@ class Scenario:
             job=plan.job,
             configuration=plan.configuration,
             framework=plan.framework,
+            mix=plan.mix,
             rank_map=plan.rank_map,
         )
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ...errors import InputError
 from ...units import format_bytes
 from ..configuration import Configuration
-from ..contract import configuration_json, predicted_json, proof_json, runner_up_json
+from ..contract import configuration_json, expected_json, predicted_json, proof_json, runner_up_json
 from ..cost.energy import Energy, step_energy
 from ..cost.step import price, slowest_replica, work_of
 from ..goal import SECONDS_PER_DAY
+from ..lengths.predict import Outcome, predict
 from ..plan import Plan, Prediction, Proof, RunnerUp
 from ..schedule import build
 from .energy import Bill
@@ -38,6 +40,7 @@ class Simulation:
     timeline: Timeline
     settings: tuple[str, ...] = ()
     tokens: float | None = None
+    lengths: Outcome | None = None  # drawn steps, where the job has lengths; the timeline is that of their mean
     proof: Proof | None = None
     runners_up: tuple[RunnerUp, ...] = ()
 
@@ -97,7 +100,9 @@ class Simulation:
         scenario, bill = self.scenario, self.bill()
         return {
             **configuration_json(scenario.configuration),
+            "mix": scenario.mix.model_dump(mode="json") if scenario.mix else None,
             "predicted": predicted_json(self.prediction),
+            "expected": expected_json(self.lengths.expected) if self.lengths else None,
             "proof": proof_json(self.proof) if self.proof else None,
             "runners_up": [runner_up_json(runner) for runner in self.runners_up],
             "model": scenario.model.name,
@@ -122,12 +127,17 @@ def simulate(plan: Plan, settings: Sequence[str] = (), tokens: float | None = No
     """
     scenario = apply_settings(plan, settings)
     setting = scenario.setting
-    seen, played = slowest_replica(setting, scenario.configuration)
-    work = work_of(seen, played)
+    drawn = _drawn(plan, scenario, bool(settings))
+    if drawn is None:
+        seen, played = slowest_replica(setting, scenario.configuration)
+        work, prediction = work_of(seen, played), price(setting, scenario.configuration)
+    else:
+        (played, work), prediction = drawn.played, drawn.prediction
     return Simulation(
         scenario=scenario,
         played=played,
-        prediction=price(setting, scenario.configuration),
+        prediction=prediction,
+        lengths=drawn,
         work=work,
         timeline=run(build(played), work),
         settings=tuple(settings),
@@ -135,6 +145,17 @@ def simulate(plan: Plan, settings: Sequence[str] = (), tokens: float | None = No
         proof=None if settings else plan.proof,
         runners_up=() if settings else plan.runners_up,
     )
+
+
+def _drawn(plan: Plan, scenario: Scenario, changed: bool) -> Outcome | None:
+    """Steps of drawn lengths, where the job has lengths. Raises InputError where there are no groups for them."""
+    if scenario.job.lengths is None:
+        return None
+    if scenario.mix is None:
+        rule = "a job with lengths needs the groups that a plan has for them"
+        raise InputError.single("plan", "mix", None, rule, "meshwright plan ... --lengths")
+    found = predict(scenario.setting, scenario.configuration, scenario.mix)
+    return found if changed or plan.expected is None else replace(found, expected=plan.expected)
 
 
 def dollars(amount: float | None, digits: int = 0) -> str:

@@ -36,9 +36,7 @@ REQUESTS = [
 ]
 DEGREES = ("pp", "cp", "tp")
 FOLLOWS = {
-    **dict.fromkeys(
-        ("pp", "cp", "tp"), {"dp", "microbatches", "zero", "sp", "dp_replicate", "stage_layers", "recompute"}
-    ),
+    **{degree: {"dp", "microbatches", "zero", "sp", "dp_replicate", "stage_layers", "recompute"} for degree in DEGREES},
     "microbatch": {"microbatches"},
     "schedule": {"vpp", "in_flight", "stage_layers"},
     "vpp": {"in_flight", "stage_layers"},
