@@ -38,15 +38,15 @@ def _order(setting: Setting, configuration: Configuration) -> Iterator[str]:
     if rank_map != in_order:
         standard_s, found_s = (step_s(setting.mapped(each), configuration) for each in (in_order, rank_map))
         saved = f"; in the order of the cluster file its step takes {standard_s / found_s - 1:.1%} longer"
-        yield f"Ranks run on the nodes in the order {_names(setting.cluster, rank_map)}{saved}."
+        yield f"Ranks run on the nodes in the order {order_words(setting.cluster, rank_map)}{saved}."
     idle = setting.cluster.num_devices - len(rank_map)
     if rank_map and idle and setting.cluster.missing_devices:
         used = "device stays" if idle == 1 else "devices stay"
         yield f"Because devices are missing, {idle} other {used} idle: meshes ask for nodes that are alike."
 
 
-def _names(cluster: Cluster, rank_map: Sequence[int]) -> str:
-    """`new/3, new/0 to new/2, ...`: runs of nodes as ranges."""
+def order_words(cluster: Cluster, rank_map: Sequence[int]) -> str:
+    """The nodes of a map in the order of its ranks, runs of them as ranges: `new/3, new/0 to new/2, ...`."""
     wiring = Wiring(cluster)
     nodes = [node for node, _ in groupby(wiring.node_of[device] for device in rank_map)]
     runs = [[node for _, node in run] for _, run in groupby(enumerate(nodes), key=lambda each: each[1] - each[0])]
