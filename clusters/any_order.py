@@ -82,6 +82,9 @@ class _Ranked:
         self.wiring, self._used = wiring, used
         self._parts = list(_parts(wiring, used)) if wiring.pairs and len(used) <= MOST_PACKED else []
         self._known: dict[tuple[int, int], list[float]] = {}
+        self._apart = {node for pair in wiring.pairs for node in pair}
+        networks = ((node, wiring.nodes[node].network) for node in used)
+        self._cards = {node: path.bandwidth_bytes_per_s for node, path in networks if path is not None}
 
     def rate(self, site: int, places: int, partners: int) -> float:
         """Of the best `places` nodes of a node group, what the worst has to the last of its best `partners` others."""
@@ -100,6 +103,8 @@ class _Ranked:
         return next((rate for rate, sizes in self._parts if sum(each // size for each in sizes) >= count), 0.0)
 
     def _of(self, node: int, partners: int) -> float:
+        if node not in self._apart:
+            return min(self._cards[node], heapq.nlargest(partners, self._cards.values())[-1])
         domain = self.wiring.nodes[node].domain
         others = (other for other in self._used if self.wiring.nodes[other].domain != domain)
         rates = heapq.nlargest(partners, (self.wiring.between(node, other).bandwidth_bytes_per_s for other in others))

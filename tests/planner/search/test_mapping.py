@@ -122,7 +122,7 @@ def test_of_many_orders_the_one_found_is_within_its_stated_gap(rows, data):
     least = min(step_s(setting_of(cluster, order), each) for order in all_orders(cluster))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mapping, "EXACT", 0)
-        patch.setattr(mapping, "TRIED", 30)
+        patch.setattr(mapping, "LEAST_TRIED", 30)
         found = Mapper(setting_of(cluster)).best(each)
     assert found.bound_s <= least * (1 + 1e-12)
     assert least * (1 - 1e-12) <= found.step_s <= found.standard_s
