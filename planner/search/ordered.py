@@ -17,7 +17,7 @@ from ...clusters.wiring import is_uniform
 from ...errors import InfeasibleError, InputError
 from ..cost.setting import Setting
 from ..plan import OrdersProven
-from .group_orders import group_orders
+from .group_orders import better_order, group_orders
 from .mapping import Mapper
 from .objective import Priced, price_as
 from .request import Request
@@ -64,6 +64,9 @@ def _of_devices(
             setting = setting.mapped(devices)
         orders = group_orders(setting)
         found = _best([_in_order(request, setting.mapped(order), search) for order in orders])
+        better = better_order(found.setting, found.ranked[0].configuration)
+        if better is not None:
+            found = _best([found, _in_order(request, setting.mapped(better), search)])
         return replace(found, orders=_proven(setting, found, len(orders)))
     except (InputError, InfeasibleError) as error:
         return error

@@ -252,3 +252,20 @@ def test_settings_keep_an_order_that_still_suits():
     assert [each.node for each in fewer.cluster.exceptions.nodes] == ["a/1"]
     with pytest.raises(InputError, match=r"rank_map\[1\] = 0: rank 0 has this device already"):
         apply_settings(plan.model_copy(update={"rank_map": (0, 0, *range(2, 8))}), [])
+
+
+def test_of_three_groups_the_two_that_are_well_joined_are_neighbours():
+    """A pipeline over three sites in a row, which the file names in another order."""
+    groups = [group(name, nodes=1, devices=2) for name in "abc"]
+    rates = {("a", "b"): "1 Gbit/s", ("a", "c"): "100 Gbit/s", ("b", "c"): "100 Gbit/s"}
+    links = [
+        {"between": pair, "kind": "ethernet", "bandwidth": rate, "latency": "1 ms"} for pair, rate in rates.items()
+    ]
+    request = replace(
+        ask(machines(*groups, links=links), "pp=3", "tp=1", "vpp=1"), job=Job(seq_len=1024, global_batch=24)
+    )
+    plan = find_plan(request)
+    assert plan.rank_map in ((0, 1, 4, 5, 2, 3), (2, 3, 4, 5, 0, 1))
+    assert plan.proof.orders == "groups kept"
+    standard = find_plan(replace(request, rank_map=tuple(range(6))))
+    assert plan.predicted.step_time_s < standard.predicted.step_time_s
