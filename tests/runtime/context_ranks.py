@@ -25,6 +25,7 @@ from meshwright.runtime.documents import documents_of
 from meshwright.runtime.parallel.context import transfer
 from meshwright.runtime.parallel.context.algorithms import CORES, Groups
 from meshwright.runtime.parallel.context.ring import RingCore
+from meshwright.runtime.parallel.context.tiles import Views
 from meshwright.runtime.parallel.context.zigzag import Zigzag
 
 
@@ -72,9 +73,11 @@ def attention(case: Case) -> tuple[Tensor, ...]:
 def _prepared(case: Case, group: dist.ProcessGroup) -> tuple[nn.Module, list[Tensor], Tensor | None]:
     """The core, this rank's part of the tensors, and the documents of all ranks."""
     layout = Zigzag(seq_len=case.seq_len, size=group.size())
-    core = CORES[case.algorithm](Core(**dict(case.options)), groups(group, case.ulysses))
+    shared = groups(group, case.ulysses)
+    core = CORES[case.algorithm](Core(**dict(case.options)), shared, Views())
     own = [_share(x, layout, group.rank()).to(case.dtype) for x in case.tensors()]
-    documents = None if case.documents is None else layout.spread(torch.tensor(case.documents), 0)
+    parts = shared.readers(case.algorithm)
+    documents = None if case.documents is None else layout.spread(torch.tensor(case.documents), 0, parts)
     return core, [*(x.requires_grad_() for x in own[:3]), own[3]], documents
 
 
