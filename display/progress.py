@@ -15,6 +15,11 @@ def searching() -> AbstractContextManager[Callable[[int, int], None]]:
     return _counting("searching")
 
 
+def explaining() -> AbstractContextManager[Callable[[int, int], None]]:
+    """A bar over the parts of an explanation; the callback takes (done, total)."""
+    return _counting("explaining")
+
+
 def comparing() -> AbstractContextManager[Callable[[int, int], None]]:
     """A bar over the published runs predicted so far; the callback takes (done, total)."""
     return _counting("predicting")

@@ -18,12 +18,17 @@ reduce-scatter, and in the backward the inputs gathered once more."""
 
 def stage_times(setting: Setting, configuration: Configuration) -> Work:
     """The pipeline alone: one microbatch through every virtual stage, exposed communication inside a layer included."""
-    stages = [_stage_s(setting, configuration, stage) for stage in range(len(configuration.stage_layers))]
+    places = configuration.placement
+    stages = [
+        _stage_s(setting.at(configuration, places[stage]), configuration, stage)
+        for stage in range(len(configuration.stage_layers))
+    ]
     forward, backward, inputs, weights = zip(*stages, strict=True)
     return Work(
         forward,
         backward,
         transfer_s(setting, configuration),
+        borders=borders(setting, configuration),
         input_s=inputs,
         weight_s=weights,
         passes=passes_of(setting, configuration),
@@ -38,7 +43,7 @@ def _stage_s(setting: Setting, configuration: Configuration, stage: int) -> tupl
     ends = ends_of(costs, stage, len(configuration.stage_layers))
     forward = _of(costs.forward, layers) + sum(block.forward_s for block in ends)
     if costs.head in ends and costs.shares is None:
-        forward += _chunks_s(setting, configuration)
+        forward += chunks_s(setting, configuration)
     backward = _of(costs.backward[choice], layers) + sum(block.backward_s("none") for block in ends)
     waits = _of(costs.exposed_forward, layers) + sum(block.exchange.forward_s for block in ends)
     waits_back = _of(costs.exposed_backward[choice], layers) + sum(block.exchange.backward_s for block in ends)
@@ -93,7 +98,7 @@ def _rings_s(setting: Setting, configuration: Configuration, layers: int) -> flo
     return layers * RING_WAITS * (mesh.tp - 1) * path.latency_s if path.is_network else 0.0
 
 
-def _chunks_s(setting: Setting, configuration: Configuration) -> float:
+def chunks_s(setting: Setting, configuration: Configuration) -> float:
     """Every chunk of the loss adds its gradient of the output projection to an fp32 sum."""
     if configuration.logits_chunks == 1:
         return 0.0
@@ -109,11 +114,24 @@ def ends_of(costs: ModelCosts, stage: int, stages: int) -> list[Block]:
 
 
 def transfer_s(setting: Setting, configuration: Configuration) -> float:
-    """One microbatch's activations from a stage to the next."""
+    """One microbatch's activations from a stage to the next, over the fastest border."""
+    return min(_transfers_s(setting, configuration), default=0.0)
+
+
+def borders(setting: Setting, configuration: Configuration) -> tuple[float, ...]:
+    """How many times longer they take over each border, the last that from the last rank to the first; () where all are
+    alike."""
+    each_s = _transfers_s(setting, configuration)
+    return tuple(each / min(each_s) for each in each_s) if len(set(each_s)) > 1 else ()
+
+
+def _transfers_s(setting: Setting, configuration: Configuration) -> list[float]:
     mesh, sharding = configuration.mesh, sharding_of(configuration)
     if mesh.pp == 1:
-        return 0.0
-    path = setting.hop(mesh.dp * mesh.cp * mesh.tp, mesh.pp)
+        return []
     inner = ALONE if configuration.sp else setting.group(1, mesh.tp)
-    tokens = sharding.tokens(setting.job.seq_len)
-    return pipeline_transfer_s(path, tokens, setting.architecture.hidden, setting.element_bytes, mesh.tp, inner)
+    tokens, hidden = sharding.tokens(setting.job.seq_len), setting.architecture.hidden
+    return [
+        pipeline_transfer_s(path, tokens, hidden, setting.element_bytes, mesh.tp, inner)
+        for path in setting.borders(mesh.dp * mesh.cp * mesh.tp, mesh.pp)
+    ]

@@ -12,14 +12,13 @@ from collections.abc import Iterable, Iterator
 
 from ..configuration import Mesh
 from ..cost.setting import Setting
-from ..families import architecture
-from ..frameworks.framework import framework
 from ..pins import Pins
 from ..plan import Plan, Proof
 from .answer import plan_of
 from .bound import Bounded
 from .feasible import Progress, infeasible, survey
-from .objective import Priced, ValueOf, measure, price_as
+from .objective import Priced, ValueOf, price_as
+from .ordered import Searched, in_best_order
 from .polish import CHOICES, polish, polishable
 from .request import Request, check
 from .space import recomputations
@@ -35,31 +34,34 @@ def find_plan(request: Request, progress: Progress | None = None) -> Plan:
     `progress(done, total)` is called while configurations are priced. Raises InputError when no configuration is
     legal, InfeasibleError when none fits.
     """
+    if request.job.lengths is not None:
+        from ..lengths.choose import find_mix  # which uses the rooms of this search
+
+        return find_mix(request, progress)
     started = time.perf_counter()
     check(request)
-    setting = Setting(
-        architecture(request.model),
-        request.cluster,
-        request.job,
-        every_device=request.objective == "time",
-        framework=framework(request.framework),
+    found = in_best_order(request, lambda setting: searched(request, setting, progress))
+    best, lower = found.ranked[0], min(found.lower, found.ranked[0].value)
+    proof = Proof(
+        candidates=found.candidates,
+        pruned=found.candidates - found.priced,
+        lower_bound_s=lower / best.value * best.predicted.step_time_s,
+        gap=1 - lower / best.value,
+        orders=found.orders,
+        seconds=time.perf_counter() - started,
     )
+    return plan_of(request, found.setting, best, list(found.ranked[1 : request.top + 1]), proof)
+
+
+def searched(request: Request, setting: Setting, progress: Progress | None = None) -> Searched:
+    """The best configurations of a setting. Raises as `find_plan` does."""
     pins, found = request.pins, survey(setting, request.pins, request.runnable)
     if not found.fitting:
         raise infeasible(setting, pins, request.runnable)
-    value_of = measure(setting, request.objective)
+    value_of = request.measure(setting)
     priced, bound = best_first(setting, found.fitting, value_of, request.gap, request.top, progress)
     ranked = _with_polished(setting, pins, priced, value_of)
-    best = ranked[0]
-    lower = min(bound, best.value)
-    proof = Proof(
-        candidates=found.candidates,
-        pruned=found.candidates - len(priced),
-        lower_bound_s=lower / best.value * best.predicted.step_time_s,
-        gap=1 - lower / best.value,
-        seconds=time.perf_counter() - started,
-    )
-    return plan_of(request, setting, best, ranked[1 : request.top + 1], proof)
+    return Searched(setting, tuple(ranked), bound, found.candidates, len(priced))
 
 
 def best_first(

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from itertools import product
 
+from ...clusters.part import part_sizes
 from ..configuration import Configuration, Mesh, Recompute, ScheduleName
 from ..cost.setting import Setting
 from ..pins import Pins
@@ -37,12 +38,11 @@ def candidates(setting: Setting, pins: Pins) -> Iterator[Configuration]:
 
 
 def worlds(setting: Setting) -> list[int]:
-    """Numbers of devices: all, or any power of two of whole nodes besides when fewer may be used."""
-    devices, node = setting.cluster.num_devices, setting.devices_per_node
+    """Numbers of devices: all, or those of some whole nodes besides when fewer may be used."""
+    devices = setting.num_devices
     if setting.every_device:
         return [devices]
-    fewer = [node << power for power in range(devices.bit_length()) if node << power < devices]
-    return [devices, *reversed(fewer)]
+    return [devices, *(size for size in reversed(part_sizes(setting.cluster)) if size < devices)]
 
 
 def meshes(setting: Setting, pins: Pins, world: int) -> Iterator[Mesh]:
@@ -100,6 +100,8 @@ def _ep(setting: Setting, pins: Pins, ranks: int, etp: int) -> list[int]:
 def _microbatches(setting: Setting, pins: Pins, mesh: Mesh) -> list[int]:
     if pins.microbatch:
         return [pins.microbatch]
+    if pins.shares:
+        return [max(1, setting.job.global_batch // sum(pins.shares))]
     sequences = max(1, setting.job.global_batch // mesh.dp)
     if pins.actions:
         size, left = divmod(sequences, custom(pins.actions).microbatches)
@@ -109,7 +111,7 @@ def _microbatches(setting: Setting, pins: Pins, mesh: Mesh) -> list[int]:
 
 def _recipes(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> Iterator[Configuration]:
     """Schedule, ZeRO stage and recomputation over one mesh."""
-    count = max(1, setting.job.global_batch // (mesh.dp * microbatch))
+    count = max(pins.shares) if pins.shares else max(1, setting.job.global_batch // (mesh.dp * microbatch))
     layers = len(setting.architecture.layers)
     sp = _sp(setting, pins, mesh)
     chunks = _logits_chunks(setting, pins, mesh, microbatch, sp=sp)

@@ -196,7 +196,8 @@ def busy_s(schedule: Schedule, work: Work) -> tuple[float, ...]:
 def _hops(schedule: Schedule, work: Work) -> list[float]:
     """Seconds of a transfer over every link. What goes past a neighbour meets no straggler."""
     ranks = range(schedule.ranks)
-    slow = work.slow.links or (1.0,) * len(ranks)
+    even = (1.0,) * len(ranks)
+    slow = [each * border for each, border in zip(work.slow.links or even, work.borders or even, strict=True)]
     known = [*slow, *(slow[rank - 1] for rank in ranks), *(0.0 for _ in ranks)]
     further = [1.0] * (len(schedule.links) - len(known))
     return [work.transfer_s * factor for factor in (*known, *further)]
