@@ -278,8 +278,8 @@ def _kept(costs: ModelCosts, configuration: Configuration, rank: int) -> float:
 
 
 def _largest(stages: list[float], count: int, most: int) -> float:
-    """The most that `count` microbatches in flight can hold on a rank with these virtual stages: the largest ones first,
-    of each stage as many as there are."""
+    """The most that `count` passes in flight can hold on a rank with these virtual stages: those of the largest ones,
+    and of each at `most` as many as there are microbatches."""
     total, left = 0.0, count
     for each in sorted(stages, reverse=True):
         total += min(left, most) * each
