@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -201,6 +201,18 @@ class RunnerUp(Frozen):
     breakdown_s: Breakdown | None = None
 
 
+class Contingency(Frozen):
+    """What to run when nodes are lost: those fields of the plan that take other values, and what they give."""
+
+    lost: dict[str, int]  # nodes of each node group, by its name
+    devices: int  # in use: of what is left as many as are fastest
+    step_time_s: float
+    slower_by: float
+    peak_memory_bytes: int
+    fields: dict[str, Any]
+    proof: Proof
+
+
 class Plan(Frozen):
     """A chosen configuration with everything needed to run, judge and repeat it."""
 
@@ -236,6 +248,7 @@ class Plan(Frozen):
     at_risk: AtRisk | None = None  # where it was chosen against its intervals
     why: tuple[str, ...] = ()
     runners_up: tuple[RunnerUp, ...] = ()
+    contingency: tuple[Contingency, ...] = ()
 
     @field_validator("schedule")
     @classmethod
@@ -269,7 +282,7 @@ class Plan(Frozen):
     def fingerprint(self) -> str:
         """Hash of what determines the training run: model, job and configuration."""
         judged = {"framework", "predicted", "expected", "proof", "goal", "training", "at_risk", "why", "runners_up"}
-        judged |= {"cluster", "rank_map"} if self.mix else {"cluster", "rank_map", "mix"}
+        judged |= {"contingency", "cluster", "rank_map"} | (set() if self.mix else {"mix"})
         parts = self.model_dump(mode="json", exclude=judged)
         if self.job.lengths is None:  # as before there were any
             del parts["job"]["lengths"]
