@@ -54,6 +54,16 @@ def requests(draw: st.DrawFn, layers: int = 5) -> Request:
     )
 
 
+def requests_of(model: str, layers: int, devices: int, memory: float) -> Request:
+    """A model of so many layers on so many H100, each with a part of its memory."""
+    cluster = load_cluster("dgx-h100:1")
+    group = cluster.node_groups[0]
+    device = group.device.model_copy(update={"memory_bytes": int(memory * group.device.memory_bytes)})
+    small = group.model_copy(update={"devices_per_node": devices, "device": device})
+    clusters = cluster.model_copy(update={"node_groups": (small,)})
+    return Request(model=shorter(model, layers), cluster=clusters, job=Job(seq_len=4096, global_batch=16))
+
+
 def setting_of(request: Request) -> Setting:
     return Setting(architecture(request.model), request.cluster, request.job)
 
