@@ -93,7 +93,9 @@ def measured(name: str, request: Request) -> Row:
     if not devices:
         blind = find_plan(replace(request, cluster=uniform, rank_map=order))
         unaware = step_s(request.setting(), blind.configuration)
-    standard = None if devices else find_plan(replace(request, rank_map=order)).predicted.step_time_s
+    standard = None
+    if unaware is not None:
+        standard = min(unaware, find_plan(replace(request, rank_map=order)).predicted.step_time_s)
     return Row(name, unaware, standard, plan, cpu_s)
 
 
