@@ -170,12 +170,14 @@ OrdersProven = Literal["", "every", "groups kept"]
 class Proof(Frozen):
     """How good the choice is: no plan in the searched space is faster than `lower_bound_s`.
 
-    `value` is the plan's in what the objective counts (`goal.UNITS`), `lower_bound` that of any plan; `gap` is between
-    these two.
+    `candidates` are recipes, each with its splits of layers and all recomputation per rank below it; `pruned` of them
+    were never priced, since `bounded` branches had bounds that were high enough. `value` is the plan's in what the
+    objective counts (`goal.UNITS`), `lower_bound` that of any plan; `gap` is between these two.
     """
 
     candidates: int
     pruned: int
+    bounded: int = 0
     lower_bound_s: float
     gap: float
     objective: Objective = "time"
