@@ -97,7 +97,7 @@ def test_nothing_that_could_be_run_on_what_is_left_is_faster():
 
 @pytest.mark.parametrize(("zero", "devices", "shares"), [(1, 24, (3,) * 16 + (2,) * 8), (3, 16, ())])
 def test_where_no_mesh_of_all_divides_the_batch_shares_differ_or_nodes_stay_idle(zero, devices, shares):
-    """64 sequences over 24 replicas: 3 or 2 each, in three quarters of the time that 16 replicas take for 4 each. ZeRO 3
+    """64 sequences over 24 replicas: 3 or 2 each, in three quarters of the time of 16 replicas with 4 each. ZeRO 3
     cannot have replicas that differ."""
     pins = ("schedule=1f1b", "pp=1", "tp=1", "cp=1", "microbatch=1", "recompute=none", f"zero={zero}")
     request = ask(global_batch=64, pins=pins)
