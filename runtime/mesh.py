@@ -29,8 +29,8 @@ class Meshes:
     hybrid sharding in two: ("replicate", "shard"). `expert_data` is what the shards of experts are replicated over;
     it is None too where experts are not sharded (ep and etp 1): they are then as dense parameters are. `cp_ring` x
     `cp_heads` are the ranks of cp as usp has them. `vocabulary` is pp x tp in one axis, where embedding and head are
-    spread over it, and `passes` the groups of their collectives (`parallel/spread`), by name. `mixed`: this rank's aligned
-    group of each degree, where groups are formed anew in every microbatch.
+    spread over it, and `passes` the groups of their collectives (`parallel/spread`), by name. `mixed`: this rank's
+    aligned group of each degree, where groups are formed anew in every microbatch.
     """
 
     degrees: Mesh

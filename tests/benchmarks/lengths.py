@@ -1,9 +1,8 @@
 """Assignments of sequences to mixed context-parallel groups: how good, how soon.
 
-    python -m meshwright.tests.benchmarks.lengths            or with the file's path
     python tests/benchmarks/lengths.py --steps 2 --quick
 
-Prints a line a case: the solver's CPU seconds on one core beside the predicted seconds of the rounds, the proven gap, and
+Prints a line a case: the solver's CPU seconds on one core beside the predicted seconds of a step, the proven gap, and
 how many times as long the best fixed degree takes (solved as well) and rows of seq_len tokens packed plainly.
 """
 
@@ -107,7 +106,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="drawn steps a case")
     parser.add_argument("--quick", action="store_true", help="only the first three cases")
     arguments = parser.parse_args()
-    print("| model | cluster | ranks | sequences | longest | median, p99 | exchange | step, s | solver, CPU s | gap ", end="")
+    print(
+        "| model | cluster | ranks | sequences | longest | median, p99 | exchange | step, s | solver, CPU s | gap ",
+        end="",
+    )
     print("| degrees | best fixed (degree) | packed (degree) |")
     print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
     for case in CASES[:3] if arguments.quick else CASES:

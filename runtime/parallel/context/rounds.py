@@ -120,5 +120,5 @@ class RoundCore(nn.Module):
         now = self.rounds.now
         assert now is not None
         core = self.cores[now.degree]
-        parts = zip(*(x.split(now.sizes, dim=2) for x in (query, key, value)), strict=True)
+        parts = zip(*(torch.split(x, list(now.sizes), dim=2) for x in (query, key, value)), strict=True)
         return torch.cat([cast(Tensor, core(*(x.contiguous() for x in part))) for part in parts], dim=2)
