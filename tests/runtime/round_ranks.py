@@ -23,9 +23,17 @@ def sequences(vocab: int, lengths: list[int], seed: int = 0) -> list[Tensor]:
     return [torch.randint(0, vocab, (length + 1,), generator=generator) for length in lengths]
 
 
-def train_rounds(
-    plan: Plan, steps: list[list[int]], expected: Path, assignments: list[Assignment] | None = None
-) -> tuple[list[float], list[float], dict[str, float], list[Any]]:
+Found = tuple[list[float], list[float], dict[str, float], list[Any]]
+
+
+def train_all(
+    plans: list[Plan], steps: list[list[int]], expected: Path, assignments: list[list[Assignment] | None]
+) -> list[Found]:
+    """Several plans one after another, each with its assignments, or those of the solver."""
+    return [train_rounds(plan, steps, expected, each) for plan, each in zip(plans, assignments, strict=True)]
+
+
+def train_rounds(plan: Plan, steps: list[list[int]], expected: Path, assignments: list[Assignment] | None) -> Found:
     """Losses, norms, errors of the first gradients as `workers.train` has them, and the degrees of every round."""
     model, assigner = build_model(plan, torch.device("cpu")), Assigner(plan)
     optimizer = build_optimizer(model, weight_decay=WEIGHT_DECAY, **OPTIMIZER)

@@ -12,7 +12,7 @@ from harness import run_ranks
 from oracle import reference_model, renamed
 from parity_table.outcome import BARS
 from plans import LLAMA, make_plan
-from round_ranks import drawn, sequences, train_rounds
+from round_ranks import Found, drawn, sequences, train_all, train_rounds
 from workers import MAX_NORM, OPTIMIZER, WEIGHT_DECAY
 
 from meshwright.planner.lengths.assignment import Assignment, Group, Round
@@ -63,7 +63,6 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[float], lis
 
 
 PLANS = {
-    "one rank": plan_of((1,), SEQ_LEN),
     "dp4 zero0": plan_of((1, 2, 4), dp=4, zero=0),
     "cp4 zero1": plan_of((1, 2, 4), cp=4, zero=1),
     "dp2 cp2 zero2, recomputed": plan_of((1, 2, 4), dp=2, cp=2, zero=2, recompute="full"),
@@ -72,42 +71,50 @@ PLANS = {
     "cp2 tp2, token-ring": plan_of((1, 2), cp=2, tp=2, cp_algorithm="token-ring", recompute="selective"),
     "cp4 allgather, chunks": plan_of((1, 4), cp=4, cp_algorithm="allgather", logits_chunks=2),
 }
+BY_HAND = Assignment(
+    (
+        Round((Group(2, 0, (0, 3), 1.0), Group(1, 2, (1,), 1.0), Group(1, 3, (2,), 1.0))),
+        Round((Group(4, 0, (4, 5), 1.0),)),
+        Round((Group(2, 2, (6, 7), 1.0),)),
+    )
+)
+"""A pair beside two single ranks; all four together; a pair that starts at rank 2, and two ranks with nothing to do."""
+ASSIGNED = {
+    "assigned by hand, zero1": plan_of((1, 2, 4), dp=4, zero=1),
+    "assigned by hand, zero3": plan_of((1, 2, 4), dp=2, cp=2, zero=3, recompute="full"),
+}
 
 
-@pytest.mark.parametrize("name", PLANS)
-def test_mixes_train_as_one_process_does(name: str, expected: tuple[list[float], list[float], Path]) -> None:
-    plan = PLANS[name]
-    losses, norms, path = expected
-    for found in run_ranks(plan.configuration.mesh.world, train_rounds, plan, STEPS, path):
-        assert found[0] == pytest.approx(losses, rel=BARS["loss"])
-        assert found[1] == pytest.approx(norms, rel=1e-4)
-        assert max(found[2].values()) < BARS["first_gradient"]
+@pytest.fixture(scope="module")
+def outcomes(expected: tuple[list[float], list[float], Path]) -> dict[str, list[Found]]:
+    """What every rank found, by plan; all share their processes."""
+    plans, assigned = [*PLANS.values(), *ASSIGNED.values()], [None] * len(PLANS) + [[BY_HAND] * len(STEPS)] * 2
+    ranks = run_ranks(4, train_all, plans, STEPS, expected[2], assigned, timeout_s=240.0)
+    return {name: [rank[place] for rank in ranks] for place, name in enumerate([*PLANS, *ASSIGNED])}
 
 
-def test_rounds_with_groups_of_three_sizes_and_idle_ranks(expected: tuple[list[float], list[float], Path]) -> None:
-    """By hand: a pair beside two single ranks; all four together; a pair that starts at rank 2, and nobody else."""
-    chosen = [
-        Assignment(
-            (
-                Round((Group(2, 0, (0, 3), 1.0), Group(1, 2, (1,), 1.0), Group(1, 3, (2,), 1.0))),
-                Round((Group(4, 0, (4, 5), 1.0),)),
-                Round((Group(2, 2, (6, 7), 1.0),)),
-            )
-        )
-    ] * len(STEPS)
-    losses, _, path = expected
-    for zero in (1, 3):
-        plan = plan_of((1, 2, 4), dp=4, zero=zero)
-        for found in run_ranks(4, train_rounds, plan, STEPS, path, chosen):
-            assert found[0] == pytest.approx(losses, rel=BARS["loss"])
-            assert max(found[2].values()) < BARS["first_gradient"]
-            assert found[3][:3] == [[2, 1, 1], [4], [2]]
+@pytest.mark.parametrize("name", [*PLANS, *ASSIGNED])
+def test_mixes_train_as_one_process_does(
+    name: str, outcomes: dict[str, list[Found]], expected: tuple[list[float], list[float], Path]
+) -> None:
+    for losses, norms, errors, _ in outcomes[name]:
+        assert losses == pytest.approx(expected[0], rel=BARS["loss"])
+        assert norms == pytest.approx(expected[1], rel=1e-4)
+        assert max(errors.values()) < BARS["first_gradient"]
 
 
-def test_the_solver_forms_groups_of_several_sizes(expected: tuple[list[float], list[float], Path]) -> None:
-    used = run_ranks(4, train_rounds, PLANS["dp4 zero0"], STEPS, expected[2])
-    assert all(each[3] == used[0][3] for each in used)
-    assert len({degree for groups in used[0][3] for degree in groups}) > 1
+def test_one_rank_trains_its_rounds(expected: tuple[list[float], list[float], Path]) -> None:
+    [found] = run_ranks(1, train_rounds, plan_of((1,), SEQ_LEN), STEPS, expected[2], None)
+    assert found[0] == pytest.approx(expected[0], rel=BARS["loss"])
+    assert max(found[2].values()) < BARS["first_gradient"]
+
+
+def test_groups_of_several_sizes_are_formed(outcomes: dict[str, list[Found]]) -> None:
+    """By the solver, the same on all ranks, in the first step already; and as they are told."""
+    solved = [found[3] for found in outcomes["dp4 zero0"]]
+    assert all(used == solved[0] for used in solved)
+    assert len({degree for groups in solved[0] for degree in groups}) > 1
+    assert outcomes["assigned by hand, zero1"][0][3][:3] == [[2, 1, 1], [4], [2]]
 
 
 @pytest.mark.parametrize(
