@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from .schema import Cluster, NodeGroup
+from .schema import Cluster, Exceptions, NodeException, NodeGroup
 from .topology import domain_devices
 
 
@@ -69,4 +69,28 @@ def _of_groups(cluster: Cluster, groups: list[NodeGroup]) -> Cluster:
     """The cluster with other groups, and without links to those that are gone."""
     names = {group.name for group in groups}
     links = tuple(link for link in cluster.links if names.issuperset(link.between))
-    return cluster.model_copy(update={"node_groups": tuple(groups), "links": links})
+    exceptions = _remaining(cluster, groups)
+    return cluster.model_copy(update={"node_groups": tuple(groups), "links": links, "exceptions": exceptions})
+
+
+def _remaining(cluster: Cluster, groups: Sequence[NodeGroup]) -> Exceptions:
+    """Exceptions of the nodes that are left: the first of each group."""
+    names = [f"{group.name}/{number}" for group in cluster.node_groups for number in range(group.nodes)]
+    left = {f"{each.name}/{number}": each.devices_per_node for each in groups for number in range(each.nodes)}
+    given = cluster.exceptions
+    nodes = tuple(_of_devices(each, left[each.node]) for each in given.nodes if each.node in left)
+    paths = tuple(each for each in given.paths if left.keys() >= set(each.between))
+    matrix, kept = given.matrix, [place for place, name in enumerate(names) if name in left]
+    if matrix is not None:
+        rows = tuple(tuple(matrix.rows[a][b] for b in kept) for a in kept)
+        matrix = matrix.model_copy(update={"rows": rows}) if len(kept) > 1 else None
+    return Exceptions(nodes=tuple(each for each in nodes if each is not None), paths=paths, matrix=matrix)
+
+
+def _of_devices(exception: NodeException, devices: int) -> NodeException | None:
+    """The same of a node of which only the first devices are left; None where nothing remains to be said."""
+    if exception.missing == "all":
+        return exception
+    missing = tuple(device for device in exception.missing if device < devices)
+    says = (missing, exception.network_bytes_per_s, exception.network_factor, exception.fabric_factor)
+    return exception.model_copy(update={"missing": missing}) if any(says) else None

@@ -163,6 +163,10 @@ class Prediction(Frozen):
         return self.peak_memory_bytes[self.fullest], self.limits_bytes[self.fullest]
 
 
+OrdersProven = Literal["", "every", "groups kept"]
+"""Orders of nodes that a proof covers, where orders differ: every one, or those that keep node groups as they stand."""
+
+
 class Proof(Frozen):
     """How good the choice is: no plan in the searched space is faster than `lower_bound_s`.
 
@@ -177,6 +181,7 @@ class Proof(Frozen):
     objective: Objective = "time"
     value: float | None = None
     lower_bound: float | None = None
+    orders: OrdersProven = ""
     seconds: float = Field(exclude=True, default=0.0)  # of this search; kept out of the file: same input, same bytes
 
 

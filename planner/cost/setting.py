@@ -87,10 +87,10 @@ class Setting:
         """Devices that ranks lie on."""
         return len(self.rank_map) or self.cluster.num_devices
 
-    def mapped(self, rank_map: tuple[int, ...], any_order: bool = False) -> Setting:
-        """The same with ranks on other devices, and no prices yet."""
+    def mapped(self, rank_map: tuple[int, ...], any_order: bool = False, wiring: Wiring | None = None) -> Setting:
+        """The same with ranks on other devices, and no prices yet; `wiring` is the cluster's, where somebody has it."""
         kept = self.architecture, self.cluster, self.job, self.every_device, self.framework, self.narrow
-        known = self.whole._wiring or [Wiring(self.cluster)]
+        known = [] if wiring is None else [wiring]
         return Setting(*kept, rank_map, any_order, _wiring=known, _alike=self.whole._alike)
 
     @cached_property

@@ -40,6 +40,7 @@ def plan_of(request: Request, setting: Setting, best: Priced, others: list[Price
         stage_layers=configuration.stage_layers,
         microbatch=configuration.microbatch,
         **levers(configuration),
+        rank_map=_rank_map(setting, configuration.mesh.world),
         predicted=best.predicted,
         proof=_in_unit(request, best, proof),
         goal=request.goal,
@@ -51,6 +52,12 @@ def plan_of(request: Request, setting: Setting, best: Priced, others: list[Price
         ),
         runners_up=tuple(_runner_up(other, each) for other, each in zip(others, worse, strict=True)),
     )
+
+
+def _rank_map(setting: Setting, world: int) -> tuple[int, ...]:
+    """Empty where ranks lie on the first devices in their order."""
+    rank_map = setting.rank_map[:world]
+    return () if rank_map == tuple(range(world)) else rank_map
 
 
 def _in_unit(request: Request, best: Priced, proof: Proof) -> Proof:

@@ -36,6 +36,7 @@ class Request:
     tokens: int | None = None  # of the whole run
     deadline_s: float | None = None  # for the whole run, without failures
     risk: float | None = None  # probability with which step time and memory hold
+    rank_map: tuple[int, ...] = ()  # the device of each rank; (): to be found
 
     @property
     def goal(self) -> Goal:
@@ -62,6 +63,7 @@ class Request:
             self.job,
             every_device=self.objective not in ("cost", "energy"),
             framework=framework(self.framework),
+            rank_map=self.rank_map,
         )
 
     def measure(self, setting: Setting) -> Measure:

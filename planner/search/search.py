@@ -18,6 +18,7 @@ from .answer import plan_of
 from .bound import Bounded
 from .feasible import Progress, infeasible, survey
 from .objective import Priced, ValueOf, price_as
+from .ordered import Searched, in_best_order
 from .polish import CHOICES, polish, polishable
 from .request import Request, check
 from .space import recomputations
@@ -39,23 +40,28 @@ def find_plan(request: Request, progress: Progress | None = None) -> Plan:
         return find_mix(request, progress)
     started = time.perf_counter()
     check(request)
-    setting = request.setting()
+    found = in_best_order(request, lambda setting: searched(request, setting, progress))
+    best, lower = found.ranked[0], min(found.lower, found.ranked[0].value)
+    proof = Proof(
+        candidates=found.candidates,
+        pruned=found.candidates - found.priced,
+        lower_bound_s=lower / best.value * best.predicted.step_time_s,
+        gap=1 - lower / best.value,
+        orders=found.orders,
+        seconds=time.perf_counter() - started,
+    )
+    return plan_of(request, found.setting, best, list(found.ranked[1 : request.top + 1]), proof)
+
+
+def searched(request: Request, setting: Setting, progress: Progress | None = None) -> Searched:
+    """The best configurations of a setting. Raises as `find_plan` does."""
     pins, found = request.pins, survey(setting, request.pins, request.runnable)
     if not found.fitting:
         raise infeasible(setting, pins, request.runnable)
     value_of = request.measure(setting)
     priced, bound = best_first(setting, found.fitting, value_of, request.gap, request.top, progress)
     ranked = _with_polished(setting, pins, priced, value_of)
-    best = ranked[0]
-    lower = min(bound, best.value)
-    proof = Proof(
-        candidates=found.candidates,
-        pruned=found.candidates - len(priced),
-        lower_bound_s=lower / best.value * best.predicted.step_time_s,
-        gap=1 - lower / best.value,
-        seconds=time.perf_counter() - started,
-    )
-    return plan_of(request, setting, best, ranked[1 : request.top + 1], proof)
+    return Searched(setting, tuple(ranked), bound, found.candidates, len(priced))
 
 
 def best_first(

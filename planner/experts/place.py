@@ -1,0 +1,161 @@
+"""Place: the library call. Experts to ranks, from a trace, so that a layer's predicted time is least."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError, Problem
+from .assign import STEEP, assignments
+from .bound import layer_bound_s
+from .counts import Counts, counted
+from .layout import Layout, layout
+from .metrics import Metrics, joined, layer_metrics
+from .placement import Placement
+from .prices import Prices
+from .replicas import replicated, targets_of
+from .trace import Ints, Trace, as_trace
+
+_TOKENS = 131_072
+"""A longer trace is read in so many tokens, in windows taken evenly from it: loads are then known to 1 %."""
+
+_TRIAL_TOKENS = 16_384
+"""Tokens by which candidates are told apart; the one chosen is measured on all."""
+
+
+def place(
+    trace: Trace | Ints | Any,
+    *,
+    num_experts: int,
+    ranks_per_node: Sequence[int],
+    replicas: int = 0,
+    slots: Sequence[int] | None = None,
+    n_group: int = 1,
+    prices: Prices | None = None,
+    window: int = 4096,
+    max_imbalance: float | None = None,
+) -> Placement:
+    """Experts of every layer on ranks, the busiest rank and the links in view.
+
+    `trace` is a Trace or an integer array [tokens, layers, top_k] in order of time. `slots` are experts that each rank
+    holds (equal unless given), `replicas` copies beside the first of each expert, `n_group` the groups of group-limited
+    routing (only whole groups and experts inside a group are then permuted). `window` tokens are one microbatch of the
+    group for balance; a layer's imbalance is kept at or under `max_imbalance`, if not given under that of contiguous
+    placement (over all tokens and in windows), wherever a placement that does is found.
+
+    Deterministic. Raises InputError with every problem of the arguments or of the trace.
+    """
+    begin = time.perf_counter()
+    given = as_trace(trace, num_experts)
+    _check(window, max_imbalance)
+    made, prices = layout(num_experts, ranks_per_node, replicas, slots, n_group), prices or Prices()
+    choices = transposed(given, window)
+    counts = [counted(each, made.experts, window) for each in choices]
+    ranks = [_layer(each, made, prices, window, max_imbalance) for each in counts]
+    if max_imbalance is None and not replicas:
+        ranks = _evened(counts, ranks, made, prices, window)
+    found = [_priced(each, placed, made, prices, window) for each, placed in zip(counts, ranks, strict=True)]
+    metrics, bounds = joined([each[0] for each in found]), [each[1] for each in found]
+    rank_of = ranks if replicas else np.stack(ranks)
+    return Placement(rank_of, made, metrics, float(sum(bounds)), time.perf_counter() - begin)
+
+
+def measure(
+    rank_of: Any, trace: Trace | Ints | Any, placed: Layout, prices: Prices | None = None, window: int = 4096
+) -> Metrics:
+    """What a placement does with a trace, another one than it was made from for instance."""
+    given, prices = as_trace(trace, placed.experts), prices or Prices()
+    choices = np.ascontiguousarray(given.experts.transpose(1, 2, 0))
+    rows = zip(rank_of, choices, strict=True)
+    return joined([layer_metrics(targets_of(ranks, each, placed), placed, prices, window) for ranks, each in rows])
+
+
+def _check(window: int, max_imbalance: float | None) -> None:
+    problems = []
+    if window < 1:
+        problems.append(Problem("window", window, "must be at least 1 token", "4096"))
+    if max_imbalance is not None and max_imbalance < 1:
+        problems.append(Problem("max_imbalance", max_imbalance, "the busiest rank has at least the mean", "1.0"))
+    if problems:
+        raise InputError("placement", problems)
+
+
+def transposed(trace: Trace, window: int) -> Ints:
+    """[layers, top_k, tokens], of a long trace in whole windows taken evenly."""
+    experts = trace.experts
+    if len(experts) > _TOKENS:
+        count, kept = len(experts) // window, max(1, _TOKENS // window)
+        chosen = (np.arange(kept) * count // kept) if count > kept else np.arange(max(1, count))
+        experts = experts[(chosen[:, None] * window + np.arange(min(window, len(experts)))).ravel()]
+    return np.ascontiguousarray(experts.transpose(1, 2, 0))
+
+
+def _layer(counts: Counts, made: Layout, prices: Prices, window: int, max_imbalance: float | None) -> Any:
+    """Ranks of the experts of one layer."""
+    if made.replicas:
+        return replicated(counts, made, prices, window)
+    return chosen(counts, made, prices, window, [max_imbalance or math.inf] * 2)
+
+
+def _evened(counts: list[Counts], ranks: list[Ints], made: Layout, prices: Prices, window: int) -> list[Ints]:
+    """The same, no less even than contiguous placement in the mean over layers: those layers that are the most over it
+    are placed again within its imbalance, one after another until the mean is reached."""
+    pairs = zip(counts, ranks, strict=True)
+    over = np.array([np.subtract(imbalances(c, r, made), imbalances(c, made.contiguous, made)) for c, r in pairs])
+    for layer in np.argsort(-over.max(1), kind="stable"):
+        if (over.mean(0) <= 0).all():
+            break
+        limits = imbalances(counts[layer], made.contiguous, made)
+        ranks[layer] = chosen(counts[layer], made, prices, window, limits)
+        over[layer] = np.subtract(imbalances(counts[layer], ranks[layer], made), limits)
+    return ranks
+
+
+def _priced(counts: Counts, ranks: Any, made: Layout, prices: Prices, window: int) -> tuple[dict[str, float], float]:
+    """Metrics and bound of one layer."""
+    metrics = layer_metrics(targets_of(ranks, counts.choices, made), made, prices, window)
+    inside = None if made.replicas else inside_nodes(counts, ranks, made)
+    return metrics, layer_bound_s(counts, made, prices, inside)
+
+
+def inside_nodes(counts: Counts, ranks: Ints, made: Layout) -> float:
+    """Pairs of a token's experts that share a node, a token."""
+    nodes = made.node_of_rank[ranks]
+    return float(counts.together[nodes[:, None] == nodes[None, :]].sum() / 2)
+
+
+def chosen(counts: Counts, made: Layout, prices: Prices, window: int, limits: list[float]) -> Ints:
+    """The candidate of least predicted time among those in the limits (of `imbalances`); the nearest where none is."""
+    even = made.contiguous
+    over, _, best = min(
+        (_judged(counts, ranks, made, prices, window, limits) for ranks in (even, *assignments(counts, made, prices))),
+        key=lambda each: each[:2],
+    )
+    if over > 0:
+        known = made.node_of_rank[best]
+        steep = assignments(counts, made, prices, STEEP, known)
+        judged = (_judged(counts, ranks, made, prices, window, limits) for ranks in (best, *steep))
+        best = min(judged, key=lambda each: each[:2])[2]
+    return best
+
+
+def _judged(
+    counts: Counts, ranks: Ints, made: Layout, prices: Prices, window: int, limits: list[float]
+) -> tuple[float, float, Ints]:
+    """How far a candidate is over the limits, its predicted seconds, and itself."""
+    step = max(1, counts.tokens // _TRIAL_TOKENS)
+    pairs = zip(imbalances(counts, ranks, made), limits, strict=True)
+    over = max(0.0, *(each - limit for each, limit in pairs))
+    seconds = layer_metrics(ranks[counts.choices[:, ::step]], made, prices, max(1, window // step))["time_s"]
+    return (over if over > 1e-9 else 0.0), seconds, ranks
+
+
+def imbalances(counts: Counts, ranks: Ints, made: Layout) -> list[float]:
+    """Of all tokens, and in windows (their mean)."""
+    parts = np.eye(made.ranks)[ranks]
+    whole, windows = counts.load @ parts, counts.windows @ parts
+    return [float(whole.max() / whole.mean()), float(np.mean(windows.max(1) / windows.mean(1)))]
