@@ -44,6 +44,12 @@ class Documents:
     def per_epoch(self) -> int:
         return len(self.starts)
 
+    def lengths(self, indices: range) -> list[int]:
+        """Tokens that are trained of each."""
+        places = in_epochs(indices, self.per_epoch, self.seed)
+        found: list[int] = np.minimum(self.stops[places] - self.starts[places] - 1, self.seq_len).tolist()
+        return found
+
     def sequences(self, indices: range) -> list[NDArray[np.int64]]:
         """Tokens of ascending global sample indices, [up to seq_len + 1] each."""
         found = []

@@ -69,8 +69,11 @@ def train(
     loop = Loop(
         plan, recipe, device, samples, model, optimizer, checkpointer, report, recorder,
         Agreement(wish, device), moved, restored.position, find_separator(recipe, run.data),
+        None if plan.mix is None else Assigner(plan, run.plan),
     )  # fmt: skip
     loop.run()
+    if loop.assigner is not None:
+        loop.assigner.close()
     checkpointer.close()
     finished = loop.position.step >= recipe.steps
     if finished:
@@ -123,7 +126,7 @@ class Loop:
     moved: Callable[[int], None]
     position: Position
     separator: int | None  # the token that ends a document, where documents are separated
-    assigner: Assigner | None = None  # made with the first step whose groups change
+    assigner: Assigner | None = None  # where groups change from round to round
 
     def run(self) -> None:
         """Step until the end, or until the ranks agree to stop; the last step leaves a checkpoint."""
@@ -175,12 +178,11 @@ class Loop:
 
     def _rounds(self, documents: Documents) -> torch.Tensor:
         """The same of documents of different lengths, in the groups that the first rank assigns them to."""
-        if self.assigner is None:
-            self.assigner = Assigner(self.plan)
-        first = self.position.sample_index
-        indices = range(first, first + self.plan.job.global_batch)
-        sequences = [torch.from_numpy(each) for each in documents.sequences(indices)]
-        assignment = self.assigner.assign([len(each) - 1 for each in sequences])
+        assert self.assigner is not None
+        first, batch = self.position.sample_index, self.plan.job.global_batch
+        now, following = range(first, first + batch), range(first + batch, first + 2 * batch)
+        assignment = self.assigner.assign(documents.lengths(now), documents.lengths(following))
+        sequences = [torch.from_numpy(each) for each in documents.sequences(now)]
         return self.model.forward_backward_rounds(sequences, assignment)
 
     def _mine(self) -> range:

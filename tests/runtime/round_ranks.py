@@ -39,7 +39,7 @@ def train_rounds(plan: Plan, steps: list[list[int]], expected: Path, assignments
     optimizer = build_optimizer(model, weight_decay=WEIGHT_DECAY, **OPTIMIZER)
     losses, norms, errors, used = [], [], {}, []
     for step, lengths in enumerate(steps):
-        assignment = assigner.assign(lengths) if assignments is None else assignments[step]
+        assignment = assigner.assign(lengths, lengths) if assignments is None else assignments[step]
         batch = sequences(plan.model.config["vocab_size"], lengths, step)
         losses.append(model.forward_backward_rounds(batch, assignment).item())
         if step == 0:

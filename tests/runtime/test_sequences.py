@@ -13,10 +13,12 @@ from families import DENSE
 from harness import run_ranks
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from round_ranks import drawn
 from test_rounds import plan_of
 from training_ranks import run_training
 
-from meshwright.errors import InputError
+from meshwright.errors import InputError, RunError
+from meshwright.runtime.assign import Beside, Here
 from meshwright.runtime.recipe import Recipe
 from meshwright.runtime.recipe_checks import recipe_problems
 from meshwright.runtime.run_folder import RunFolder
@@ -46,7 +48,24 @@ def test_every_epoch_reads_every_document_once(documents: list[list[int]], seq_l
 def test_a_batch_does_not_depend_on_how_it_is_asked_for() -> None:
     found = Documents.of(np.array([5, 0, 6, 6, 0, 7, 7, 7, 0, 8, 8, 0] * 9, dtype=np.uint8), 0, 8, 1)
     whole = [each.tolist() for each in found.sequences(range(20, 50))]
+    assert found.lengths(range(20, 50)) == [len(each) - 1 for each in whole]
     assert whole == [each.tolist() for at in range(20, 50, 5) for each in found.sequences(range(at, at + 5))]
+
+
+def test_the_next_step_is_solved_beside_the_one_at_hand(tmp_path: Path) -> None:
+    """The same answers as here, asked in order, out of order, and again; an end that says what happened."""
+    plan = plan_of((1, 2, 4), dp=4)
+    plan.save(tmp_path / "plan.yaml")
+    here, beside = Here(plan), Beside(tmp_path / "plan.yaml")
+    steps = [drawn(8, 48, seed) for seed in range(4)]
+    order = [(0, 1), (1, 2), (3, 0), (3, 3), (3, 0)]
+    for now, following in order:
+        assert beside.solve(steps[now], steps[following]) == here.solve(steps[now], steps[following])
+    beside.close()
+    broken = Beside(tmp_path / "no.yaml")
+    with pytest.raises(RunError, match="has ended"):
+        broken.solve(steps[0], steps[1])
+    broken.close()
 
 
 @pytest.fixture(scope="module")
