@@ -23,6 +23,7 @@ from ...blocks.core import Core
 from ...blocks.positions import Positions
 from ...blocks.transformer import Layer, Transformer
 from .algorithms import CORES, Groups
+from .tiles import Views
 from .zigzag import CPU, Zigzag
 
 
@@ -59,10 +60,11 @@ class Rounds:
     def spread(self, part: Transformer) -> None:
         """Let every layer read sequence after sequence in the group of the round, and positions be those of the round's
         tokens."""
+        views = Views()
         for layer in part.model.layers.values():
             assert isinstance(layer, Layer)
             assert isinstance(layer.self_attn.core, Core)
-            layer.self_attn.core = RoundCore(layer.self_attn.core, self)
+            layer.self_attn.core = RoundCore(layer.self_attn.core, self, views)
         self.places = part.model.positions
         self.places.order = self._positions
 
@@ -110,11 +112,12 @@ class Rounds:
 class RoundCore(nn.Module):
     """Takes the place of a `Core`: reads every sequence of the round by itself, in the round's group."""
 
-    def __init__(self, core: Core, rounds: Rounds):
+    def __init__(self, core: Core, rounds: Rounds, views: Views):
         super().__init__()
         self.rounds = rounds
-        cores = {degree: CORES[rounds.algorithm](core, Groups(whole=group)) for degree, group in rounds.groups.items()}
-        self.cores: dict[int, nn.Module] = {1: core, **cores}  # without parameters: no modules of this one
+        make = CORES[rounds.algorithm]
+        wide = {degree: make(core, Groups(whole=group), views) for degree, group in rounds.groups.items()}
+        self.cores: dict[int, nn.Module] = {1: core, **wide}  # without parameters: no modules of this one
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None = None) -> Tensor:
         now = self.rounds.now
