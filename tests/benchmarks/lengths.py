@@ -107,7 +107,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="drawn steps a case")
     parser.add_argument("--quick", action="store_true", help="only the first three cases")
     arguments = parser.parse_args()
-    print("| model | cluster | ranks | sequences | longest | median, p99 | exchange | step, s | solver, CPU s | gap ", end="")
+    print(
+        "| model | cluster | ranks | sequences | longest | median, p99 | exchange | step, s | solver, CPU s | gap ",
+        end="",
+    )
     print("| degrees | best fixed (degree) | packed (degree) |")
     print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
     for case in CASES[:3] if arguments.quick else CASES:
