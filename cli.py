@@ -88,6 +88,7 @@ def plan(
     framework: options.Framework = "meshwright",
     clusters: options.Clusters = None,
     picture: options.Picture = None,
+    contingency: options.Contingency = 0,
     explain: options.Explain = False,
     out: Out = None,
     json: Json = False,
@@ -95,33 +96,36 @@ def plan(
     """Choose the parallel configuration for MODEL on CLUSTER; with --clusters the one for each, time against price."""
     from .planning import read_requests, which_clusters
 
-    given = {"--picture": picture is not None, "--objective": objective.value != "time", "--explain": explain}
-    given["--out"] = out is not None and deadline is None  # of one of several clusters, the deadline says which
+    given = {"--picture": picture, "--objective": objective.value != "time", "--contingency": contingency}
+    given |= {"--explain": explain, "--out": out and not deadline}  # of several clusters, the deadline says which
     names = which_clusters(cluster, clusters, given)
-    job: dict[str, Any] = {"seq_len": seq_len, "global_batch": global_batch, "lengths": lengths}
-    job |= {"precision": precision.value, "optimizer": optimizer}
+    job = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value, "optimizer": optimizer}
     asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
     asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk}
-    requests = read_requests(model, names, job, pin or [], schedule_file, **asked)
+    requests = read_requests(model, names, job | {"lengths": lengths}, pin or [], schedule_file, **asked)
     _check_outputs(picture, out)
     if clusters is None:
-        _plan(next(iter(requests.values())), explain, out, json)
+        _plan(next(iter(requests.values())), contingency, explain, out, json)
     else:
         _compare_clusters(requests, picture, out, json)
 
 
-def _plan(request: Request, explain: bool, out: Path | None, json: bool) -> None:
+def _plan(request: Request, contingency: int, explain: bool, out: Path | None, json: bool) -> None:
     """One plan for one cluster."""
     from .display.plan import show_plan
-    from .display.progress import explaining, searching
+    from .display.progress import explaining, preparing, searching
     from .planner.contract import plan_json
     from .planner.search.choose import choose
+    from .planner.search.contingency import with_contingency
     from .planner.search.explanation import check_explainable, explanation
 
     if explain:
         check_explainable(request)
     with searching() as progress:
         found = choose(request, progress)
+    if contingency:
+        with preparing() as progress:
+            found = with_contingency(request, found, contingency, progress)
     if out:
         found.save(out)
     why = None
@@ -279,6 +283,7 @@ def launch(
     max_restarts: Annotated[int, typer.Option(min=0, help="How often workers start again after a failure.")] = 3,
     slurm: Annotated[bool, typer.Option("--slurm", help="Write an sbatch script and submit it.")] = False,
     slurm_option: Annotated[list[str] | None, typer.Option(help="For sbatch: time=8:00:00, --qos=high.")] = None,
+    lost_nodes: options.LostNodes = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, start nothing.")] = False,
     json: Json = False,
 ) -> None:
@@ -288,7 +293,7 @@ def launch(
 
     options = {"data": data, "tokenizer": tokenizer, "init_from": init_from, "steps": steps, "lr": lr}
     settings = runs.recipe_settings(recipe, options, set_ or [])
-    job = runs.find_run(plan, run, settings, lambda: _quickstart(workers, pin or []))
+    job = runs.find_run(plan, run, settings, lambda: _quickstart(workers, pin or []), lost_nodes)
     if slurm:
         text = runs.submit(job, slurm_option or [], dry_run)
         _print(json, lambda: {"slurm": text}, lambda console: console.print(text, markup=False, soft_wrap=True))

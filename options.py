@@ -58,6 +58,12 @@ Risk = Annotated[
     float | None,
     typer.Option(help="Probability, e.g. 0.9, with which step time and memory must hold; default: as predicted."),
 ]
+Contingency = Annotated[
+    int, typer.Option(min=0, help="Plans for up to so many nodes lost, ready for launch --lost-nodes.")
+]
 Explain = Annotated[
     bool, typer.Option("--explain", help="What other choices lose, what binds, and what would be worth buying.")
+]
+LostNodes = Annotated[
+    str | None, typer.Option(help="Run what the plan holds ready for so many nodes lost: 1, or group=1.")
 ]

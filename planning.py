@@ -64,7 +64,7 @@ def _names(texts: Sequence[str], clusters: Sequence[Cluster]) -> list[str]:
     return own if len(set(own)) == len(own) else list(texts)
 
 
-def which_clusters(cluster: str | None, clusters: str | None, given: Mapping[str, bool]) -> list[str]:
+def which_clusters(cluster: str | None, clusters: str | None, given: Mapping[str, object]) -> list[str]:
     """Those of CLUSTER or of `--clusters`. `given` says which options about one plan stand beside the latter.
 
     Raises InputError with everything that does not go together.

@@ -1,20 +1,19 @@
-"""Parts of a cluster: its first devices, as ranks fill them, and what is left where nodes are lost."""
+"""Parts of a cluster: its first devices, as ranks fill them, and what is left where nodes are lost.
+
+Where nothing distinguishes the nodes of a group, a part has fewer of them. Where exceptions name nodes, all keep their
+numbers, and those that are not in a part are missing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
+from itertools import accumulate
 
 from .schema import Cluster, Exceptions, NodeException, NodeGroup
 from .topology import domain_devices
 
-
-def devices_used(cluster: Cluster, devices: int) -> tuple[tuple[NodeGroup, int], ...]:
-    """How many of the first `devices` devices each node group has: ranks fill group by group."""
-    left, used = devices, []
-    for group in cluster.node_groups:
-        used.append((group, min(left, group.num_devices)))
-        left -= used[-1][1]
-    return tuple((group, count) for group, count in used if count)
+SIGNIFICANT_BITS = 4
+"""Of a number of nodes that is worth a try: up to 16 nodes all of them, then neighbours at most an eighth apart."""
 
 
 def first_devices(cluster: Cluster, devices: int) -> Cluster:
@@ -22,25 +21,42 @@ def first_devices(cluster: Cluster, devices: int) -> Cluster:
 
     Raises ValueError where they are neither.
     """
+    if not _uniform(cluster):
+        return _first_nodes(cluster, devices)
     groups: list[NodeGroup] = []
-    for group, used in devices_used(cluster, devices):
+    left = devices
+    for group in cluster.node_groups:
+        used = min(left, group.num_devices)
+        left -= used
         nodes, rest = divmod(used, group.devices_per_node)
         if rest and (nodes or groups or group.devices_per_node % rest):
             raise ValueError(f"{devices} devices are no whole nodes of {cluster.name}")
-        change = {"nodes": 1, "devices_per_node": rest} if rest else {"nodes": nodes}
-        groups.append(group.model_copy(update=change))
+        if used:
+            change = {"nodes": 1, "devices_per_node": rest} if rest else {"nodes": nodes}
+            groups.append(group.model_copy(update=change))
     return _of_groups(cluster, groups)
 
 
 def without_nodes(cluster: Cluster, lost: Mapping[str, int]) -> Cluster | None:
-    """What is left when some nodes of some groups, by name, are gone; None where nothing is."""
+    """What is left when the last nodes of some groups, by name, are gone; None where nothing is."""
+    if not _uniform(cluster):
+        there = _nodes(cluster)
+        gone = [name for group, count in lost.items() for name in _of_group(there, group)[-count:]]
+        return _missing(cluster, gone) if len(gone) < len(there) else None
     left = [(group, group.nodes - lost.get(group.name, 0)) for group in cluster.node_groups]
     groups = [group.model_copy(update={"nodes": nodes}) for group, nodes in left if nodes > 0]
     return _of_groups(cluster, groups) if groups else None
 
 
-SIGNIFICANT_BITS = 4
-"""Of a number of nodes that is worth a try: up to 16 nodes all of them, then neighbours at most an eighth apart."""
+def nodes_of(cluster: Cluster) -> dict[str, int]:
+    """Nodes of each group that have a device which can be used."""
+    there = _nodes(cluster)
+    return {group.name: len(_of_group(there, group.name)) for group in cluster.node_groups}
+
+
+def node_sizes(cluster: Cluster) -> list[int]:
+    """Devices of the first 1, 2, 3, ... nodes, ascending."""
+    return list(accumulate(_nodes(cluster).values()))
 
 
 def part_sizes(cluster: Cluster, significant_bits: int = SIGNIFICANT_BITS) -> list[int]:
@@ -48,6 +64,9 @@ def part_sizes(cluster: Cluster, significant_bits: int = SIGNIFICANT_BITS) -> li
 
     Larger parts than a fast domain are of whole domains, and node groups are filled in the order of the file.
     """
+    if not _uniform(cluster):
+        sums = node_sizes(cluster)
+        return [sums[count - 1] for count in _round(len(sums), significant_bits)]
     sizes, before = [], 0
     for group in cluster.node_groups:
         domain = min(domain_devices(group), group.num_devices)
@@ -57,6 +76,39 @@ def part_sizes(cluster: Cluster, significant_bits: int = SIGNIFICANT_BITS) -> li
         sizes += [before + size for size in sorted(found | {group.num_devices})]
         before += group.num_devices
     return sizes
+
+
+def _uniform(cluster: Cluster) -> bool:
+    return cluster.exceptions == Exceptions()
+
+
+def _nodes(cluster: Cluster) -> dict[str, int]:
+    """Devices that can be used, by the name of the node; nodes without any are left out."""
+    missing, first, found = cluster.missing_devices, 0, {}
+    for group in cluster.node_groups:
+        for number in range(group.nodes):
+            here = range(first, first + group.devices_per_node)
+            first += group.devices_per_node
+            found[f"{group.name}/{number}"] = len(here) - len(missing.intersection(here))
+    return {name: devices for name, devices in found.items() if devices}
+
+
+def _of_group(nodes: Collection[str], group: str) -> list[str]:
+    return [name for name in nodes if name.rpartition("/")[0] == group]
+
+
+def _first_nodes(cluster: Cluster, devices: int) -> Cluster:
+    there, sums = _nodes(cluster), node_sizes(cluster)
+    if devices not in sums:
+        raise ValueError(f"{devices} devices are no whole nodes of {cluster.name}")
+    return _missing(cluster, list(there)[sums.index(devices) + 1 :])
+
+
+def _missing(cluster: Cluster, gone: Collection[str]) -> Cluster:
+    """The cluster without the devices of some nodes."""
+    others = [each for each in cluster.exceptions.nodes if each.node not in gone]
+    nodes = (*others, *(NodeException.model_validate({"node": name, "missing": "all"}) for name in gone))
+    return cluster.model_copy(update={"exceptions": cluster.exceptions.model_copy(update={"nodes": nodes})})
 
 
 def _round(most: int, significant_bits: int) -> list[int]:
@@ -69,28 +121,4 @@ def _of_groups(cluster: Cluster, groups: list[NodeGroup]) -> Cluster:
     """The cluster with other groups, and without links to those that are gone."""
     names = {group.name for group in groups}
     links = tuple(link for link in cluster.links if names.issuperset(link.between))
-    exceptions = _remaining(cluster, groups)
-    return cluster.model_copy(update={"node_groups": tuple(groups), "links": links, "exceptions": exceptions})
-
-
-def _remaining(cluster: Cluster, groups: Sequence[NodeGroup]) -> Exceptions:
-    """Exceptions of the nodes that are left: the first of each group."""
-    names = [f"{group.name}/{number}" for group in cluster.node_groups for number in range(group.nodes)]
-    left = {f"{each.name}/{number}": each.devices_per_node for each in groups for number in range(each.nodes)}
-    given = cluster.exceptions
-    nodes = tuple(_of_devices(each, left[each.node]) for each in given.nodes if each.node in left)
-    paths = tuple(each for each in given.paths if left.keys() >= set(each.between))
-    matrix, kept = given.matrix, [place for place, name in enumerate(names) if name in left]
-    if matrix is not None:
-        rows = tuple(tuple(matrix.rows[a][b] for b in kept) for a in kept)
-        matrix = matrix.model_copy(update={"rows": rows}) if len(kept) > 1 else None
-    return Exceptions(nodes=tuple(each for each in nodes if each is not None), paths=paths, matrix=matrix)
-
-
-def _of_devices(exception: NodeException, devices: int) -> NodeException | None:
-    """The same of a node of which only the first devices are left; None where nothing remains to be said."""
-    if exception.missing == "all":
-        return exception
-    missing = tuple(device for device in exception.missing if device < devices)
-    says = (missing, exception.network_bytes_per_s, exception.network_factor, exception.fabric_factor)
-    return exception.model_copy(update={"missing": missing}) if any(says) else None
+    return cluster.model_copy(update={"node_groups": tuple(groups), "links": links})

@@ -6,10 +6,11 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from ..planner.contingency import words
 from ..planner.explain import describe
 from ..planner.frameworks.framework import DEFAULT
 from ..planner.goal import Goal, Training
-from ..planner.plan import Plan, Prediction, Proof, RunnerUp, StageMemory
+from ..planner.plan import MeshDegrees, Plan, Prediction, Proof, RunnerUp, StageMemory
 from ..planner.search.explanation import Explanation
 from ..planner.simulate.energy import format_energy
 from ..units import format_bytes, format_count, format_seconds
@@ -31,6 +32,8 @@ def show_plan(console: Console, plan: Plan, why: Explanation | None = None) -> N
     console.print(Group(Text("why", style="bold"), *(Text(f"  {line}") for line in plan.why)))
     if plan.runners_up:
         console.print(_runners_up(plan))
+    if plan.contingency:
+        console.print(_contingency(plan))
     if why:
         show_explanation(console, why)
     console.print(_proof(plan), style="dim")
@@ -167,6 +170,18 @@ def _runners_up(plan: Plan) -> Table:
             f"{runner.slower_by:.1%}",
             format_bytes(runner.peak_memory_bytes),
         )
+    return table
+
+
+def _contingency(plan: Plan) -> Table:
+    """What is ready for lost nodes."""
+    table = Table(title="when nodes are lost", title_justify="left", header_style="bold")
+    for name in ("lost", "devices", "mesh", "step", "slower by", "peak memory"):
+        table.add_column(name)
+    for each in plan.contingency:
+        mesh = MeshDegrees(**each.fields["mesh"]) if "mesh" in each.fields else plan.mesh
+        step = format_seconds(each.step_time_s), f"{each.slower_by:.1%}", format_bytes(each.peak_memory_bytes)
+        table.add_row(words(each.lost), f"{each.devices:,}", describe(mesh), *step)
     return table
 
 

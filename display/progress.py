@@ -20,6 +20,11 @@ def explaining() -> AbstractContextManager[Callable[[int, int], None]]:
     return _counting("explaining")
 
 
+def preparing() -> AbstractContextManager[Callable[[int, int], None]]:
+    """A bar over the losses planned for so far; the callback takes (done, total)."""
+    return _counting("planning for lost nodes")
+
+
 def comparing() -> AbstractContextManager[Callable[[int, int], None]]:
     """A bar over the published runs predicted so far; the callback takes (done, total)."""
     return _counting("predicting")

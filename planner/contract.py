@@ -28,6 +28,7 @@ def plan_json(plan: Plan) -> Json:
         "goal": plan.goal.model_dump(mode="json"),
         "at_risk": plan.at_risk.model_dump(mode="json") if plan.at_risk else None,
         "training": plan.training.model_dump(mode="json") if plan.training else None,
+        "contingency": [each.model_dump(mode="json") for each in plan.contingency],
         "why": list(plan.why),
         "model": plan.model.name,
         "cluster": plan.cluster.name,

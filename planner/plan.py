@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -170,12 +170,14 @@ OrdersProven = Literal["", "every", "groups kept"]
 class Proof(Frozen):
     """How good the choice is: no plan in the searched space is faster than `lower_bound_s`.
 
-    `value` is the plan's in what the objective counts (`goal.UNITS`), `lower_bound` that of any plan; `gap` is between
-    these two.
+    `candidates` are recipes, each with its splits of layers and all recomputation per rank below it; `pruned` of them
+    were never priced, since `bounded` branches had bounds that were high enough. `value` is the plan's in what the
+    objective counts (`goal.UNITS`), `lower_bound` that of any plan; `gap` is between these two.
     """
 
     candidates: int
     pruned: int
+    bounded: int = 0
     lower_bound_s: float
     gap: float
     objective: Objective = "time"
@@ -197,6 +199,18 @@ class RunnerUp(Frozen):
     peak_memory_bytes: int
     slower_by: float  # 0.05: five percent slower than the chosen plan, or that much worse in what was asked
     breakdown_s: Breakdown | None = None
+
+
+class Contingency(Frozen):
+    """What to run when nodes are lost: those fields of the plan that take other values, and what they give."""
+
+    lost: dict[str, int]  # nodes of each node group, by its name
+    devices: int  # in use: of what is left as many as are fastest
+    step_time_s: float
+    slower_by: float
+    peak_memory_bytes: int
+    fields: dict[str, Any]
+    proof: Proof
 
 
 class Plan(Frozen):
@@ -234,6 +248,7 @@ class Plan(Frozen):
     at_risk: AtRisk | None = None  # where it was chosen against its intervals
     why: tuple[str, ...] = ()
     runners_up: tuple[RunnerUp, ...] = ()
+    contingency: tuple[Contingency, ...] = ()
 
     @field_validator("schedule")
     @classmethod
@@ -267,7 +282,7 @@ class Plan(Frozen):
     def fingerprint(self) -> str:
         """Hash of what determines the training run: model, job and configuration."""
         judged = {"framework", "predicted", "expected", "proof", "goal", "training", "at_risk", "why", "runners_up"}
-        judged |= {"cluster", "rank_map"} if self.mix else {"cluster", "rank_map", "mix"}
+        judged |= {"contingency", "cluster", "rank_map"} | (set() if self.mix else {"mix"})
         parts = self.model_dump(mode="json", exclude=judged)
         if self.job.lengths is None:  # as before there were any
             del parts["job"]["lengths"]

@@ -226,3 +226,16 @@ def _tied_s(setting: Setting, configuration: Configuration) -> float:
     path = setting.hop(mesh.dp * mesh.cp * mesh.tp, mesh.pp)
     costs = setting.at(configuration, 0).costs(configuration)
     return 4 * costs.embedding.held.total / path.bandwidth_bytes_per_s + 2 * path.latency_s
+
+
+def layer_collectives_s(setting: Setting, configuration: Configuration, held: Held) -> tuple[float, float]:
+    """Seconds of one all-gather and of one reduction over a layer that holds so many parameters, with what copies of
+    a ZeRO group add up beside the backward."""
+    gather, reduction = _collectives_s(setting, configuration, held, 1)
+    return gather, reduction + (_copies_s(setting, configuration, held) if configuration.zero == 1 else 0.0)
+
+
+def rank_after_s(setting: Setting, configuration: Configuration, states: float) -> float:
+    """Seconds of optimizer and offload on a rank that owns the states of so many parameters."""
+    optimizer = _adamw_s(setting, (1 - configuration.offload) * states)
+    return optimizer + update_s(setting, configuration, configuration.offload * states, optimizer)

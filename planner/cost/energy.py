@@ -13,11 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...clusters.part import devices_used
-from ...clusters.schema import Cluster, NodeGroup
+from ...clusters.schema import NodeGroup
 from ..configuration import Configuration, Mesh
 from ..schedule import build
-from ..schedule.table import splits
 from ..simulate.engine import busy_s
 from .setting import Setting
 from .step import work_of
@@ -49,13 +47,17 @@ class Energy:
         return parts | ({} if self.nodes_j is None else {"nodes beside their devices": self.nodes_j})
 
 
-def step_energy(cluster: Cluster, mesh: Mesh, step_time_s: float, busy_s: Sequence[float]) -> Energy | None:
+Used = Sequence[tuple[NodeGroup, int]]
+"""Devices in use by node group, in the order of the ranks (`Setting.devices_used`)."""
+
+
+def step_energy(used: Used, mesh: Mesh, step_time_s: float, busy_s: Sequence[float]) -> Energy | None:
     """Of the devices in use and their nodes; `busy_s[r]`: what a device of pipeline rank r computes in a step.
 
     Never falls where the step or what is computed grows. None where the cluster file has no power of some device in
     use.
     """
-    placed = list(_placed(cluster, mesh))
+    placed = list(_placed(used, mesh))
     if any(group.device.power_w is None for group, _, _ in placed):
         return None
     computing = waiting = waited = 0.0
@@ -67,30 +69,32 @@ def step_energy(cluster: Cluster, mesh: Mesh, step_time_s: float, busy_s: Sequen
     return Energy(
         computing_j=computing,
         waiting_j=waiting,
-        nodes_j=_nodes_j(cluster, mesh, step_time_s, busy_s),
+        nodes_j=_nodes_j(placed, step_time_s, busy_s),
         waiting_s=waited / mesh.world,
         idle_known=all(group.device.idle_power_w is not None for group, _, _ in placed),
     )
 
 
-def _placed(cluster: Cluster, mesh: Mesh) -> list[tuple[NodeGroup, int, int]]:
-    """Devices of each node group by pipeline rank: (group, rank, devices); ranks fill group by group."""
+def _placed(used: Used, mesh: Mesh) -> list[tuple[NodeGroup, int, int]]:
+    """Devices of each node group by pipeline rank: (group, rank, devices)."""
     of_rank, first, found = mesh.world // mesh.pp, 0, []
-    for group, used in devices_used(cluster, mesh.world):
-        for rank in range(first // of_rank, -(-(first + used) // of_rank)):
-            inside = min(first + used, (rank + 1) * of_rank) - max(first, rank * of_rank)
+    for group, count in used:
+        for rank in range(first // of_rank, -(-(first + count) // of_rank)):
+            inside = min(first + count, (rank + 1) * of_rank) - max(first, rank * of_rank)
             found.append((group, rank, inside))
-        first += used
+        first += count
     return found
 
 
-def _nodes_j(cluster: Cluster, mesh: Mesh, step_time_s: float, busy_s: Sequence[float]) -> float | None:
+def _nodes_j(placed: Sequence[tuple[NodeGroup, int, int]], step_time_s: float, busy_s: Sequence[float]) -> float | None:
     total = 0.0
-    for group, used in devices_used(cluster, mesh.world):
+    for name in dict.fromkeys(group.name for group, _, _ in placed):
+        own = [(group, rank, devices) for group, rank, devices in placed if group.name == name]
+        group, used = own[0][0], sum(devices for _, _, devices in own)
         power, idle = group.host.power_w, group.host.idle_power_w
         if power is None:
             return None
-        busy = sum(devices * busy_s[rank] for each, rank, devices in _placed(cluster, mesh) if each is group) / used
+        busy = sum(devices * busy_s[rank] for _, rank, devices in own) / used
         nodes = -(-used // group.devices_per_node)
         total += nodes * (power * step_time_s if idle is None else idle * step_time_s + (power - idle) * busy)
     return total
@@ -104,18 +108,14 @@ def busy_of(setting: Setting, configuration: Configuration) -> list[float]:
 
 
 def least_busy_of(setting: Setting, configuration: Configuration) -> list[float]:
-    """The same at the least, without the schedule's actions: where a backward can come in two halves, the shorter of
-    both ways counts."""
-    work = work_of(setting, configuration)
-    backward_s: Sequence[float] = work.backward_s
-    if splits(configuration):
-        halves = zip(work.backward_s, work.input_s, work.weight_s, strict=True)
-        backward_s = [min(whole, first + second) for whole, first, second in halves]
-    stage_s = [forward + backward for forward, backward in zip(work.forward_s, backward_s, strict=True)]
-    passes_s = 0.0 if work.passes is None else sum(work.passes.compute_s)
-    optimizer_s = max(work.optimizer_s, default=0.0)
-    return [
-        configuration.microbatches * (sum(stage_s[stage] for stage in configuration.stages_of(rank)) + passes_s)
-        + optimizer_s
-        for rank in range(configuration.mesh.pp)
-    ]
+    """The same at the least, on the mean rank, for every split of layers, schedule, ZeRO stage and recomputation with
+    the sharding and microbatches of this configuration: kernels of layers and ends once forward and once back. On a
+    mixed cluster nothing is said of them."""
+    ranks = configuration.mesh.pp
+    if setting.is_mixed:
+        return [0.0] * ranks
+    costs = setting.costs(configuration)
+    each_s = costs.forward[-1] + costs.backward["none"][-1]
+    if costs.shares is None:
+        each_s += sum(block.forward_s + block.backward_s("none") for block in (costs.embedding, costs.head))
+    return [configuration.microbatches * each_s / ranks] * ranks

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..configuration import Configuration
-from ..model import Architecture
+from ..configuration import Configuration, Recompute
 from ..simulate.work import Work
 from .blocks import Block, ModelCosts
 from .communication import ALONE, pipeline_transfer_s
@@ -36,11 +35,18 @@ def stage_times(setting: Setting, configuration: Configuration) -> Work:
 
 
 def _stage_s(setting: Setting, configuration: Configuration, stage: int) -> tuple[float, float, float, float]:
-    """Forward, backward, and the halves of the latter, of one virtual stage. The host issues all but the products of
-    weight gradients with the first half."""
+    """Forward, backward, and the halves of the latter, of one virtual stage."""
     costs, layers = setting.costs(configuration), configuration.layer_range(stage)
     choice = configuration.recompute[configuration.rank_of(stage)]
-    ends = ends_of(costs, stage, len(configuration.stage_layers))
+    return range_s(setting, configuration, layers, choice, ends_of(costs, stage, len(configuration.stage_layers)))
+
+
+def range_s(
+    setting: Setting, configuration: Configuration, layers: range, choice: Recompute, ends: list[Block]
+) -> tuple[float, float, float, float]:
+    """The same of a stage of these layers and end blocks, whatever the configuration says of either. The host issues
+    all but the products of weight gradients with the first half."""
+    costs = setting.costs(configuration)
     forward = _of(costs.forward, layers) + sum(block.forward_s for block in ends)
     if costs.head in ends and costs.shares is None:
         forward += chunks_s(setting, configuration)
@@ -70,9 +76,9 @@ def _issued(device_s: float, waits_s: float, host_s: float, rings_s: float) -> f
 
 def _host_s(setting: Setting, layers: range) -> float:
     """Seconds that the host takes to issue one direction of a microbatch through a stage."""
-    costs, graphs, model = setting.execution, setting.framework.graphs, setting.architecture
+    costs, graphs = setting.execution, setting.framework.graphs
     layers_s = len(layers) * graphs.layer * costs.host_layer_s
-    return layers_s + _routed(model, layers) * graphs.moe * costs.host_moe_s + costs.host_microbatch_s
+    return layers_s + _routed(setting, layers) * graphs.moe * costs.host_moe_s + costs.host_microbatch_s
 
 
 def _waits_s(setting: Setting, layers: range) -> float:
@@ -81,12 +87,14 @@ def _waits_s(setting: Setting, layers: range) -> float:
     if not setting.framework.experts.synchronises:
         return 0.0
     moe_s = setting.framework.graphs.moe * setting.execution.host_moe_s
-    return _routed(setting.architecture, layers) * moe_s
+    return _routed(setting, layers) * moe_s
 
 
-def _routed(model: Architecture, layers: range) -> int:
+def _routed(setting: Setting, layers: range) -> int:
     """Layers with experts."""
-    return sum(model.layers[index].moe is not None for index in layers)
+    if not setting.has_experts:
+        return 0
+    return sum(setting.architecture.layers[index].moe is not None for index in layers)
 
 
 def _rings_s(setting: Setting, configuration: Configuration, layers: int) -> float:

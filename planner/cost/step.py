@@ -15,7 +15,7 @@ from ..frameworks.framework import Spread
 from ..model import Layer, Mlp, Moe
 from ..plan import Breakdown, Prediction
 from ..schedule import build
-from ..simulate.engine import StepTime, busy_s, step_time
+from ..simulate.engine import StepTime, busy_s, step_time, total_s
 from ..simulate.work import Slowness, Work
 from .blocks import ModelCosts
 from .data_parallel import with_data_parallelism
@@ -35,9 +35,7 @@ def work_of(setting: Setting, configuration: Configuration) -> Work:
 
 def step_s(setting: Setting, configuration: Configuration) -> float:
     """Seconds of a step alone."""
-    return max(
-        step_time(build(asked), work_of(seen, asked)).total_s for seen, asked in replicas(setting, configuration)
-    )
+    return max(total_s(build(asked), work_of(seen, asked)) for seen, asked in replicas(setting, configuration))
 
 
 def slowest_replica(setting: Setting, configuration: Configuration) -> Replica:

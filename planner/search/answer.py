@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ...clusters.part import devices_used
 from ...units import format_seconds
 from ..configuration import Configuration, Mesh, levers
 from ..cost.energy import busy_of, step_energy
@@ -72,8 +71,9 @@ def _training(request: Request, setting: Setting, best: Priced) -> Training | No
         return None
     mesh, step_s = best.configuration.mesh, best.predicted.step_time_s
     steps = request.tokens / request.job.tokens_per_step
-    prices = [group.price_per_device_hour for group, _ in devices_used(request.cluster, mesh.world)]
-    energy = step_energy(request.cluster, mesh, step_s, busy_of(setting, best.configuration))
+    used = setting.devices_used(mesh.world)
+    prices = [group.price_per_device_hour for group, _ in used]
+    energy = step_energy(used, mesh, step_s, busy_of(setting, best.configuration))
     return Training(
         tokens=request.tokens,
         days=steps * step_s / SECONDS_PER_DAY,

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ...clusters.part import first_devices, part_sizes
+from ...clusters.schema import Exceptions
 from ...errors import InfeasibleError, InputError
 from ..cost.memory import recipe_of
 from ..cost.setting import Setting
 from ..plan import Plan, Proof
-from .feasible import Progress
-from .request import Request, check
+from .objective import LATE
+from .request import Progress, Request, check
 from .search import find_plan
 
 
@@ -48,7 +49,7 @@ def fewest(request: Request, progress: Progress | None = None) -> Plan:
     meets the deadline. Where none does, the fastest plan on all devices. Raises as `find_plan` does.
     """
     started = time.perf_counter()
-    setting, counted, pruned = request.setting(), 0, 0
+    setting, counted, pruned, open_ = request.setting(), 0, 0, list[int]()
     for devices in sizes(request):
         if devices < request.cluster.num_devices and too_few(request, setting, devices):
             continue
@@ -62,14 +63,24 @@ def fewest(request: Request, progress: Progress | None = None) -> Plan:
         counted, pruned = counted + plan.proof.candidates, pruned + plan.proof.pruned
         if plan.judged_step_time_s <= request.step_limit_s:
             told = {"candidates": counted, "pruned": pruned, "seconds": time.perf_counter() - started}
-            return _of_fewest(request, plan, told)
+            return _of_fewest(request, plan, told, min([*open_, devices]))
+        open_ += [] if _ruled_out(plan) else [devices]
     return plan
+
+
+def _ruled_out(late: Plan) -> bool:
+    """Whether bounds show that no plan of a search which found none in time is."""
+    return (late.proof.lower_bound or 0.0) >= LATE
 
 
 def sizes(request: Request) -> list[int]:
     """Numbers of devices that are tried: parts of one node, then of whole ones."""
-    node = request.cluster.node_groups[0].devices_per_node
-    return [*(few for few in range(1, node) if node % few == 0), *part_sizes(request.cluster)]
+    whole = part_sizes(request.cluster)
+    first = request.cluster.node_groups[0]
+    if request.cluster.exceptions != Exceptions() or first.fabric.matrix is not None:
+        return whole
+    node = first.devices_per_node
+    return [*(few for few in range(1, node) if node % few == 0), *whole]
 
 
 def too_few(request: Request, setting: Setting, devices: int) -> bool:
@@ -91,11 +102,11 @@ def _peak_flops(request: Request) -> float:
     return max(max(group.device.peak_flops.values()) for group in request.cluster.node_groups)
 
 
-def _of_fewest(request: Request, plan: Plan, told: dict[str, float]) -> Plan:
+def _of_fewest(request: Request, plan: Plan, told: dict[str, float], at_least: int) -> Plan:
     """The plan, with what all searches together proved of the number of its devices."""
     devices = plan.cluster.num_devices
-    exact = {"gap": 0.0, "objective": request.objective, "value": float(devices), "lower_bound": float(devices)}
-    proof: Proof = plan.proof.model_copy(update=told | exact)
+    counts = {"objective": request.objective, "value": float(devices), "lower_bound": float(at_least)}
+    proof: Proof = plan.proof.model_copy(update=told | counts | {"gap": 1 - at_least / devices})
     return plan.model_copy(update={"proof": proof, "goal": request.goal, "why": (*_few(request, devices), *plan.why)})
 
 
@@ -110,8 +121,10 @@ def late(request: Request, fastest: Plan) -> InfeasibleError:
     """No plan meets the deadline: the fastest, and the deadline that it meets."""
     tokens, deadline_s = request.tokens or 0, request.deadline_s or 0.0
     steps = tokens / request.job.tokens_per_step
-    run_s, least_s = steps * fastest.judged_step_time_s, steps * fastest.judged_step_time_s * (1 - fastest.proof.gap)
+    run_s = steps * fastest.judged_step_time_s
+    least_s = run_s * (1 - fastest.proof.gap)
     proven = f" (none takes less than {days(least_s)})" if least_s < run_s * 0.999 else ""
+    proven = proven if _ruled_out(fastest) else " (bounds leave open whether one does)"
     binding = (
         f"no plan trains {tokens:,} tokens in {days(deadline_s)}: the best takes {days(run_s)} with "
         f"{fastest.configuration.mesh.world} devices{proven}"

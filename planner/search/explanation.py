@@ -16,10 +16,9 @@ from ..configuration import Configuration
 from ..cost.setting import Setting
 from ..cost.step import price
 from ..plan import Breakdown, Plan
-from .feasible import Progress
 from .neighbours import Neighbour, neighbours, word
 from .objective import Priced, price_as
-from .request import Request
+from .request import Progress, Request
 from .resources import MEMORY, NODES, RATES, Resource
 from .search import find_plan
 
@@ -95,13 +94,20 @@ def explanation(request: Request, plan: Plan, progress: Progress = lambda done, 
     `check_explainable` does."""
     check_explainable(request)
     request = replace(
-        request, cluster=plan.cluster, deadline_s=None, objective=_objective(request), top=0, tokens=None
+        request,
+        cluster=plan.cluster,
+        rank_map=plan.rank_map,
+        deadline_s=None,
+        objective=_objective(request),
+        top=0,
+        tokens=None,
     )  # other meshes, other clusters: the same question
     setting, total = request.setting(), 3 + len(_shopping(request))
+    setting = setting.mapped(plan.rank_map) if plan.rank_map else setting
     chosen = price_as(setting, plan.configuration, request.measure(setting))
     near, large = _alternatives(request, setting, chosen)
     progress(1, total)
-    binding = tuple(sorted(_binding(request, chosen), key=lambda each: -each.gain))
+    binding = tuple(sorted(_binding(request, chosen, plan.rank_map), key=lambda each: -each.gain))
     progress(2, total)
     purchases = []
     for name, changed in _shopping(request):
@@ -146,7 +152,9 @@ def _first_of_each_choice(found: Iterable[Alternative]) -> Iterator[Alternative]
 
 def _alternative(neighbour: Neighbour, other: Priced, chosen: Priced) -> Alternative:
     predicted = other.predicted
-    short = max(0, max(predicted.peak_memory_bytes) - predicted.memory_limit_bytes)
+    short = max(
+        0, max(peak - limit for peak, limit in zip(predicted.peak_memory_bytes, predicted.limits_bytes, strict=True))
+    )
     return Alternative(
         choice=neighbour.choice,
         change=neighbour.change,
@@ -177,9 +185,10 @@ def _mesh(plan: Plan, place: int) -> Alternative:
     )
 
 
-def _binding(request: Request, chosen: Priced) -> Iterator[Binding]:
+def _binding(request: Request, chosen: Priced, rank_map: tuple[int, ...]) -> Iterator[Binding]:
     for resource in RATES:
         setting = replace(request, cluster=resource.better(request.cluster, BETTER)).setting()
+        setting = setting.mapped(rank_map) if rank_map else setting
         predicted = price(setting, chosen.configuration)
         gain = 1 - predicted.step_time_s / chosen.predicted.step_time_s
         shrinks = more_s(chosen.predicted.breakdown_s, predicted.breakdown_s)
@@ -201,17 +210,21 @@ def _shopping(request: Request) -> list[tuple[str, Request]]:
     names = {"compute": "twice the peak FLOP/s", "fabric": "twice the fabric", "network": "twice the network"}
     found = [(names[each.name], with_(each)) for each in RATES if each.name in names and _has(request.cluster, each)]
     found.append(("twice the memory", with_(MEMORY)))
-    if _can_grow(request.cluster):
-        found.append(("twice the nodes", with_(NODES)))
+    if _can_grow(request.cluster) and request.cluster.exceptions.matrix is None:
+        found.append(("twice the nodes", replace(with_(NODES), rank_map=())))
     batch = request.job.model_copy(update={"global_batch": 2 * request.job.global_batch})
     return [*found, ("twice the global batch", replace(request, job=batch))]
 
 
 def _has(cluster: Cluster, resource: Resource) -> bool:
-    return resource.name != "network" or _can_grow(cluster)
+    return resource.name != "network" or _joined(cluster)
 
 
 def _can_grow(cluster: Cluster) -> bool:
+    return cluster.exceptions.matrix is None and _joined(cluster)
+
+
+def _joined(cluster: Cluster) -> bool:
     return all(group.nics is not None for group in cluster.node_groups)
 
 

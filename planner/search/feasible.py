@@ -49,6 +49,11 @@ def survey(setting: Setting, pins: Pins, runnable: bool) -> Survey:
     return Survey(seen, tuple(fitting))
 
 
+def none_found(setting: Setting, pins: Pins, runnable: bool, candidates: int) -> InputError | InfeasibleError:
+    """Why a search has no plan: nothing is legal, or nothing fits."""
+    return infeasible(setting, pins, runnable) if candidates else _illegal(setting, pins, runnable)
+
+
 def _illegal(setting: Setting, pins: Pins, runnable: bool) -> InputError:
     """Every problem of the configuration that has the fewest."""
 

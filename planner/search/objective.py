@@ -29,7 +29,8 @@ class Measure:
     risk: Risk | None = None
 
     def __call__(self, configuration: Configuration, step_s: float) -> float:
-        """At least the value of this one configuration where its step takes at least `step_s`; never falls with it."""
+        """At least the value of a configuration where its step takes at least `step_s`; never falls with it. It holds
+        for every one with the same mesh, sharding and microbatches."""
         if self.risk:
             step_s *= self.risk.least_factor(self.setting)
         if self.objective != "energy" or self._late(step_s):
@@ -54,7 +55,7 @@ class Measure:
         return step_s
 
     def _joules(self, configuration: Configuration, step_s: float, busy_s: list[float]) -> float:
-        found = step_energy(self.setting.cluster, configuration.mesh, step_s, busy_s)
+        found = step_energy(self.setting.devices_used(configuration.mesh.world), configuration.mesh, step_s, busy_s)
         if found is None:
             raise ValueError("the cluster has no power of its devices")  # refused before the search begins
         return found.step_j

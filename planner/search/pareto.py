@@ -15,8 +15,7 @@ from ...errors import InfeasibleError, InputError, MeshwrightError
 from ..contract import plan_json
 from ..plan import Plan
 from .choose import days, late_by, too_few
-from .feasible import Progress
-from .request import Request, check
+from .request import Progress, Request, check
 from .search import find_plan
 
 

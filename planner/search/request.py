@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ...clusters.schema import Cluster
@@ -18,6 +18,9 @@ from ..pins import Pins
 from ..plan import ModelSpec
 from .objective import Measure
 from .resources import MEMORY
+
+Progress = Callable[[int, int], None]
+"""Is told how much is done, and of how much."""
 
 
 @dataclass(frozen=True, kw_only=True)

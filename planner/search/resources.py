@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ...clusters.schema import Cluster, NodeGroup
+from ...clusters.schema import Cluster, Exceptions, Matrix, NodeGroup
 
 Better = Callable[[Cluster, float], Cluster]
 
@@ -39,7 +39,11 @@ def _compute(device: Any, factor: float) -> dict[str, Any]:
 def _fabric(group: NodeGroup, factor: float) -> dict[str, Any]:
     fabric = group.fabric
     shared = {size: factor * rate for size, rate in fabric.group_bandwidth_bytes_per_s.items()}
-    faster = {"bandwidth_bytes_per_s": factor * fabric.bandwidth_bytes_per_s, "group_bandwidth_bytes_per_s": shared}
+    faster: dict[str, Any] = {
+        "bandwidth_bytes_per_s": factor * fabric.bandwidth_bytes_per_s,
+        "group_bandwidth_bytes_per_s": shared,
+    }
+    faster["matrix"] = _matrix(fabric.matrix, factor)
     return {"fabric": fabric.model_copy(update=faster | {"latency_s": fabric.latency_s / factor})}
 
 
@@ -50,15 +54,34 @@ def _nics(group: NodeGroup, factor: float) -> dict[str, Any]:
     return {"nics": group.nics.model_copy(update=faster)}
 
 
+def _matrix(matrix: Matrix | None, factor: float) -> Matrix | None:
+    if matrix is None:
+        return None
+    return matrix.model_copy(update={"rows": tuple(tuple(factor * rate for rate in row) for row in matrix.rows)})
+
+
+def _measured(exceptions: Exceptions, factor: float) -> Exceptions:
+    """Rates that were measured; factors are of the cards, which are faster already."""
+
+    def times(rate: float | None) -> float | None:
+        return None if rate is None else factor * rate
+
+    nodes = [e.model_copy(update={"network_bytes_per_s": times(e.network_bytes_per_s)}) for e in exceptions.nodes]
+    paths = [e.model_copy(update={"bandwidth_bytes_per_s": times(e.bandwidth_bytes_per_s)}) for e in exceptions.paths]
+    return Exceptions(nodes=tuple(nodes), paths=tuple(paths), matrix=_matrix(exceptions.matrix, factor))
+
+
 def _network(cluster: Cluster, factor: float) -> Cluster:
-    """Cards of the nodes, and lines between node groups."""
+    """Cards of the nodes, lines between node groups, and what was measured of both."""
     links = [
         link.model_copy(
             update={"bandwidth_bytes_per_s": factor * link.bandwidth_bytes_per_s, "latency_s": link.latency_s / factor}
         )
         for link in cluster.links
     ]
-    return _of_groups(_nics)(cluster, factor).model_copy(update={"links": tuple(links)})
+    return _of_groups(_nics)(cluster, factor).model_copy(
+        update={"links": tuple(links), "exceptions": _measured(cluster.exceptions, factor)}
+    )
 
 
 def _host_link(group: NodeGroup, factor: float) -> dict[str, Any]:

@@ -101,6 +101,12 @@ def step_time(schedule: Schedule, work: Work) -> StepTime:
     return StepTime(pipeline_s, max(0.0, transfers_s), exposed_s, max(optimizers_s), max(after_s) - max(optimizers_s))
 
 
+def total_s(schedule: Schedule, work: Work) -> float:
+    """Seconds of the whole step alone: one play. Raises ValueError as `makespan` does."""
+    after_s = max(_tails(schedule, work)[1]) + max(work.regather_s, default=0.0)
+    return _reduced_s(schedule, work, play(schedule, work)) + after_s
+
+
 def run(schedule: Schedule, work: Work) -> Timeline:
     """The whole step with everything that ran. Raises ValueError as `makespan` does."""
     played = play(schedule, work)

@@ -75,7 +75,7 @@ class Simulation:
         """Joules of a step; None where the cluster file has no power of a device. The optimizer computes, too."""
         after_s = self.prediction.breakdown_s.optimizer
         busy = [busy_s + after_s for busy_s in self.timeline.busy_s]
-        return step_energy(self.scenario.cluster, self.scenario.configuration.mesh, self.step_time_s, busy)
+        return step_energy(self.scenario.devices_used, self.scenario.configuration.mesh, self.step_time_s, busy)
 
     def bill(self, dollars_per_kwh: float | None = None) -> Bill | None:
         """The energy of steps, tokens and the run; None where the cluster file has no power of a device."""
@@ -100,6 +100,7 @@ class Simulation:
         scenario, bill = self.scenario, self.bill()
         return {
             **configuration_json(scenario.configuration),
+            "rank_map": list(scenario.rank_map),
             "mix": scenario.mix.model_dump(mode="json") if scenario.mix else None,
             "predicted": predicted_json(self.prediction),
             "expected": expected_json(self.lengths.expected) if self.lengths else None,

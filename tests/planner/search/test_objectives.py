@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 from meshwright.cli import app
 from meshwright.clusters.catalogue import load_cluster
-from meshwright.clusters.part import first_devices, part_sizes
+from meshwright.clusters.check import check
+from meshwright.clusters.part import first_devices, nodes_of, part_sizes, without_nodes
+from meshwright.clusters.schema import Exceptions, NodeException
 from meshwright.errors import InfeasibleError, InputError
 from meshwright.planner.cost.bound import lower_bound_s
 from meshwright.planner.cost.setting import Setting
@@ -82,7 +84,8 @@ def test_no_configuration_costs_less(space):
     least = min(each.step_time_s * rate * configuration.mesh.world for _, configuration, each in everything)
     assert plan.proof.value <= least * (1 + 1e-9)
     assert plan.proof.value == pytest.approx(plan.predicted.step_time_s * rate * plan.configuration.mesh.world)
-    assert plan.proof.lower_bound == pytest.approx(plan.proof.value)
+    assert plan.proof.lower_bound <= least * (1 + 1e-9)
+    assert plan.proof.lower_bound == pytest.approx(plan.proof.value * (1 - plan.proof.gap))
 
 
 def test_no_configuration_takes_less_energy(space):
@@ -95,7 +98,7 @@ def test_no_configuration_takes_less_energy(space):
         other = simulate(as_plan(plan, configuration, predicted))
         assert other.step_time_s == pytest.approx(predicted.step_time_s)
         assert plan.proof.value <= other.energy.step_j * (1 + 1e-9)
-    assert plan.proof.lower_bound == pytest.approx(plan.proof.value)
+        assert plan.proof.lower_bound <= other.energy.step_j * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("objective", ["time", "cost", "energy"])
@@ -243,6 +246,38 @@ def test_parts_of_clusters():
     assert part_sizes(load_cluster("gb200-nvl72:54"), 1) == [4, 8, 16, 32, 64, 72, 144, 216]
 
 
+def test_parts_of_a_cluster_whose_nodes_have_names():
+    """A node without a device, and one that is away: numbers stay, what is not in a part is missing."""
+    away = (NodeException(node="dgx-h100/1", missing=(0,)), NodeException(node="dgx-h100/2", missing="all"))
+    cluster = load_cluster("dgx-h100:5").model_copy(update={"exceptions": Exceptions(nodes=away)})
+    assert part_sizes(cluster) == [8, 15, 23, 31]
+    part = first_devices(cluster, 15)
+    assert part.num_devices == 15
+    assert part.node_groups == cluster.node_groups
+    assert {each.node for each in part.exceptions.nodes if each.missing == "all"} == {
+        f"dgx-h100/{n}" for n in (2, 3, 4)
+    }
+    assert first_devices(cluster, 31).num_devices == 31
+    check(part, "part")
+    with pytest.raises(ValueError, match="no whole nodes"):
+        first_devices(cluster, 16)
+    assert nodes_of(cluster) == {"dgx-h100": 4}
+    left = without_nodes(cluster, {"dgx-h100": 1})
+    assert left.num_devices == 23
+    assert without_nodes(cluster, {"dgx-h100": 4}) is None
+    check(left, "left")
+
+
+def test_what_is_left_without_some_nodes():
+    two = load_cluster("two-site")
+    assert nodes_of(two) == {"infiniband-site": 4, "roce-site": 4}
+    assert [group.nodes for group in without_nodes(two, {"roce-site": 1}).node_groups] == [4, 3]
+    alone = without_nodes(two, {"roce-site": 4})
+    assert [group.name for group in alone.node_groups] == ["infiniband-site"]
+    assert alone.links == ()
+    assert without_nodes(load_cluster("dgx-h100:1"), {"dgx-h100": 1}) is None
+
+
 def test_a_plan_file_keeps_goal_and_run(tmp_path):
     plan = choose(ask(tokens=TOKENS, deadline_s=1e9, objective="cost", pins=["schedule=1f1b"]))
     plan.save(tmp_path / "plan.yaml")
@@ -266,7 +301,7 @@ def test_the_command_line_says_what_a_run_takes():
     assert "whole run of 100 B tokens" in shown.output
     assert "J a step" in " ".join(shown.output.split()) or "kWh) a step" in " ".join(shown.output.split())
     found = json.loads(CliRunner().invoke(app, [*COMMAND, "--json", "--tokens", "100B"]).output)
-    assert found["goal"] == {"objective": "time", "tokens": TOKENS, "deadline_s": None}
+    assert found["goal"] == {"objective": "time", "tokens": TOKENS, "deadline_s": None, "risk": None}
     assert found["training"]["tokens"] == TOKENS
     assert found["proof"]["objective"] == "time"
     assert json.loads(CliRunner().invoke(app, [*COMMAND, "--json"]).output)["training"] is None
