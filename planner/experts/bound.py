@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .counts import Counts
-from .layout import Layout
+from .layout import Layout, node_sizes
 from .metrics import floor_s
 from .prices import Prices
 from .trace import Floats, Ints
@@ -63,17 +63,13 @@ def _visits_s(counts: Counts, layout: Layout, prices: Prices, pairs_inside: floa
     share = float(layout.share.max())
     nodes = 0.0
     if layout.nodes > 1:
-        nodes = least_visits(counts, node_slots(layout), layout.replicas > 0, pairs_inside)
+        nodes = least_visits(counts, node_sizes(layout), layout.replicas > 0, pairs_inside)
     if prices.dispatch == "nodes":
         inner = 1 - 1 / min(layout.ranks_per_node)
         return max(nodes * (1 - share) * prices.outer_s, _rank_visits(counts, layout) * inner * prices.inner_s) / layout.ranks
     ranks = max(nodes, _rank_visits(counts, layout))
     inner = max(0.0, float(layout.share.min()) - 1 / layout.ranks)
     return ranks * max((1 - share) * prices.outer_s, inner * prices.inner_s) / layout.ranks
-
-
-def node_slots(layout: Layout) -> Ints:
-    return np.bincount(layout.node_of_rank, np.asarray(layout.slots)).astype(np.intp)
 
 
 def _rank_visits(counts: Counts, layout: Layout) -> float:

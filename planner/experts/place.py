@@ -13,7 +13,7 @@ from ...errors import InputError, Problem
 from .assign import STEEP, assignments
 from .bound import layer_bound_s
 from .counts import Counts, counted
-from .layout import Layout, layout
+from .layout import Layout, Split, layout
 from .metrics import Metrics, joined, layer_metrics
 from .placement import Placement
 from .prices import Prices
@@ -35,6 +35,7 @@ def place(
     replicas: int = 0,
     slots: Sequence[int] | None = None,
     n_group: int = 1,
+    split: Split = "nearest",
     prices: Prices | None = None,
     window: int = 4096,
     max_imbalance: float | None = None,
@@ -42,7 +43,7 @@ def place(
     """Experts of every layer on ranks, the busiest rank and the links in view.
 
     `trace` is a Trace or an integer array [tokens, layers, top_k] in order of time. `slots` are experts that each rank
-    holds (equal unless given), `replicas` copies beside the first of each expert, `n_group` the groups of group-limited
+    holds (equal unless given), `replicas` copies beside the first of each expert (`split` says which of them a token takes), `n_group` the groups of group-limited
     routing (only whole groups and experts inside a group are then permuted). `window` tokens are one microbatch of the
     group for balance; a layer's imbalance is kept at or under `max_imbalance`, if not given under that of contiguous
     placement (over all tokens and in windows), wherever a placement that does is found.
@@ -52,7 +53,7 @@ def place(
     begin = time.perf_counter()
     given = as_trace(trace, num_experts)
     _check(window, max_imbalance)
-    made, prices = layout(num_experts, ranks_per_node, replicas, slots, n_group), prices or Prices()
+    made, prices = layout(num_experts, ranks_per_node, replicas, slots, n_group, split), prices or Prices()
     choices = transposed(given, window)
     counts = [counted(each, made.experts, window) for each in choices]
     ranks = [_layer(each, made, prices, window, max_imbalance) for each in counts]
