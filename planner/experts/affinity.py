@@ -1,12 +1,12 @@
 """Affinity: experts placed by which of them follow one another, layer after layer.
 
 For runs whose tokens stay where the last expert computed them instead of returning to a home rank (inference with every
-rank holding all contexts): what counts is then how many of a token's experts in a layer share a node, or a rank, with those
-of the layer before. In training tokens return after every layer and this saves nothing: `place` is for training.
+rank holding all contexts): what counts is then how many of a token's experts in a layer share a node, or a rank, with
+those of the layer before. In training tokens return after every layer and this saves nothing: `place` is for training.
 
 "exflow": all layers together, as few changes of node as possible, then of rank (arXiv:2401.08383). "moetuner": in each
-layer experts that follow the same experts are grouped, even in load, and the groups then laid on ranks by where tokens come
-from (arXiv:2502.06643). Both papers solve integer programs; here exchanges improve them from the same starts.
+layer experts that follow the same experts are grouped, even in load, and the groups then laid on ranks by where tokens
+come from (arXiv:2502.06643). Both papers solve integer programs; here exchanges improve them from the same starts.
 """
 
 from __future__ import annotations
@@ -58,8 +58,11 @@ def stays(trace: Trace, rank_of: Ints, layout: Layout) -> tuple[float, float]:
 
 
 def _swept(counts: list[Counts], steps: list[Array], sizes: Ints, nodes: Ints | None) -> Ints:
-    """Parts [layers, experts]: each layer in turn by what its neighbours have, forth and back, until nothing changes."""
-    parts = np.stack([_start(each, sizes, None if nodes is None else nodes[layer]) for layer, each in enumerate(counts)])
+    """Parts [layers, experts]: each layer in turn by what its neighbours have, forth and back, until nothing
+    changes."""
+    parts = np.stack(
+        [_start(each, sizes, None if nodes is None else nodes[layer]) for layer, each in enumerate(counts)]
+    )
     for sweep in range(_SWEEPS):
         before = parts.copy()
         for layer in range(len(parts))[:: 1 if sweep % 2 == 0 else -1]:

@@ -24,8 +24,9 @@ from .trace import Ints
 
 LADDER = (1.0, 4.0)
 STEEP = (20.0, 80.0)
-"""Weight of the variation of load beside that of pairs: both are shares of tokens, so they need no units. What a larger one
-gains in load on the tokens that it was fitted to does not hold on others: it is tried only where a limit asks for it."""
+"""Weight of the variation of load beside that of pairs: both are shares of tokens, so they need no units. What a
+larger one gains in load on the tokens that it was fitted to does not hold on others: it is tried only where a limit
+asks for it."""
 
 _STARTS = {64: 12, 128: 6}
 _FEW_STARTS = 2

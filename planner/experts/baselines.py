@@ -20,9 +20,9 @@ def by_load(load: Floats, layout: Layout) -> Ints:
 
 
 def eplb(load: Floats, layout: Layout) -> list[tuple[int, ...]]:
-    """Ranks of each expert, by the idea of github.com/deepseek-ai/EPLB: groups go to nodes by their load where nodes hold
-    whole groups; inside a node every further slot goes to the expert with most load a copy; copies go to ranks as in
-    `by_load`. Nodes of unequal size, or several in one group, are one. A token takes any copy with equal chance."""
+    """Ranks of each expert, by the idea of github.com/deepseek-ai/EPLB: groups go to nodes by their load where nodes
+    hold whole groups; inside a node every further slot goes to the expert with most load a copy; copies go to ranks as
+    in `by_load`. Nodes of unequal size, or several in one group, are one. A token takes any copy with equal chance."""
     nested = layout.groups > 1 and layout.groups % layout.nodes == 0 and len(set(layout.ranks_per_node)) == 1
     nodes = layout.nodes if nested and (layout.experts + layout.replicas) % layout.nodes == 0 else 1
     size = layout.experts // layout.groups

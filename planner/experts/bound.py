@@ -4,9 +4,9 @@ Load: the busiest rank holds at least the mean, and of the j r + 1 most chosen e
 
 Traffic: a token whose experts lie on its nodes in counts c_1, c_2, ... has sum c (c - 1) / 2 pairs inside nodes, and
 visits at least as many nodes as the lower convex hull over all such counts says for that number of pairs. The hull is
-convex, so the mean of visits is at least the hull at the mean of pairs (Jensen), and the mean of pairs inside equal parts
-is at most what the largest eigenvalues allow (Donath and Hoffman 1973; on the complement of the constant vector, Falkner,
-Rendl and Wolkowicz 1994), for every diagonal added to the matrix: a few steps of a subgradient choose it.
+convex, so the mean of visits is at least the hull at the mean of pairs (Jensen), and the mean of pairs inside equal
+parts is at most what the largest eigenvalues allow (Donath and Hoffman 1973; on the complement of the constant vector,
+Falkner, Rendl and Wolkowicz 1994), for every diagonal added to the matrix: a few steps of a subgradient choose it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,10 @@ def _visits_s(counts: Counts, layout: Layout, prices: Prices, pairs_inside: floa
         nodes = least_visits(counts, node_sizes(layout), layout.replicas > 0, pairs_inside)
     if prices.dispatch == "nodes":
         inner = 1 - 1 / min(layout.ranks_per_node)
-        return max(nodes * (1 - share) * prices.outer_s, _rank_visits(counts, layout) * inner * prices.inner_s) / layout.ranks
+        return (
+            max(nodes * (1 - share) * prices.outer_s, _rank_visits(counts, layout) * inner * prices.inner_s)
+            / layout.ranks
+        )
     ranks = max(nodes, _rank_visits(counts, layout))
     inner = max(0.0, float(layout.share.min()) - 1 / layout.ranks)
     return ranks * max((1 - share) * prices.outer_s, inner * prices.inner_s) / layout.ranks
@@ -118,7 +121,9 @@ def _above(left: tuple[int, int], middle: tuple[int, int], right: tuple[int, int
     return (middle[1] - left[1]) * (right[0] - left[0]) >= rise
 
 
-def most_inside(together: NDArray[np.float64], sizes: Ints, target: float | None = None, steps: int | None = None) -> float:
+def most_inside(
+    together: NDArray[np.float64], sizes: Ints, target: float | None = None, steps: int | None = None
+) -> float:
     """Pairs inside parts of the given sizes, a token: an upper bound of the mean over any placement.
 
     `target` is what a placement reaches: the steps are as long as they would be were it the optimum (Polyak).
@@ -138,7 +143,9 @@ def most_inside(together: NDArray[np.float64], sizes: Ints, target: float | None
     return best
 
 
-def _eigenvalue_bound(together: NDArray[np.float64], diagonal: NDArray[np.float64], sizes: Ints) -> tuple[float, NDArray[np.float64]]:
+def _eigenvalue_bound(
+    together: NDArray[np.float64], diagonal: NDArray[np.float64], sizes: Ints
+) -> tuple[float, NDArray[np.float64]]:
     """Pairs inside (an upper bound) with this diagonal added, and twice its slope in the diagonal."""
     size, parts = len(together), len(sizes)
     matrix = together + np.diag(diagonal)

@@ -47,7 +47,11 @@ def front(
     weights: tuple[float, ...] = WEIGHTS,
 ) -> list[Point]:
     """Points by rising traffic and falling imbalance, without replicas. Arguments and errors as of `place`."""
-    given, made, prices = as_trace(trace, num_experts), layout(num_experts, ranks_per_node, n_group=n_group), prices or Prices()
+    given, made, prices = (
+        as_trace(trace, num_experts),
+        layout(num_experts, ranks_per_node, n_group=n_group),
+        prices or Prices(),
+    )
     counts = [counted(each, num_experts, window) for each in transposed(given, window)]
     points = []
     for weight in weights:

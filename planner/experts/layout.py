@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -84,7 +85,9 @@ def layout(
     return made
 
 
-def _problems(num_experts: int, ranks_per_node: Sequence[int], replicas: int, n_group: int, split: str) -> list[Problem]:
+def _problems(
+    num_experts: int, ranks_per_node: Sequence[int], replicas: int, n_group: int, split: str
+) -> list[Problem]:
     problems = []
     if num_experts < 1:
         problems.append(Problem("num_experts", num_experts, "must be at least 1"))
@@ -137,7 +140,7 @@ def _group_problems(made: Layout) -> list[Problem]:
 def _nest(left: Ints, right: Ints) -> bool:
     """Whether one list of borders is part of the other between any two borders that they share."""
     shared = np.intersect1d(left, right)
-    for low, high in zip(shared[:-1], shared[1:], strict=True):
+    for low, high in pairwise(shared):
         inner = [np.count_nonzero((each > low) & (each < high)) for each in (left, right)]
         if all(inner):
             return False

@@ -44,8 +44,8 @@ def migration(
     outer_bytes_per_s: float = 40e9,
 ) -> Migration:
     """From `rank_of` to `rank_of` of one layout. `expert_bytes` are of one expert's weights, gradients' master copy and
-    optimizer states together (16 a parameter for Adam with bf16 weights and fp32 states, less what ZeRO shards). The busiest
-    rank, in or out, sets the time; what lies on the same node comes over its inner links. Raises InputError."""
+    optimizer states together (16 a parameter for Adam with bf16 weights and fp32 states, less what ZeRO shards). The
+    busiest rank, in or out, sets the time; what lies on the same node comes over its inner links. Raises InputError."""
     problems = [
         Problem(name, value, "must be more than 0")
         for name, value in (

@@ -13,6 +13,7 @@ from ...errors import InputError, Problem
 from .assign import STEEP, assignments
 from .bound import layer_bound_s
 from .counts import Counts, counted
+from .exact import best_placement, is_small
 from .layout import Layout, Split, layout
 from .metrics import Metrics, joined, layer_metrics
 from .placement import Placement
@@ -43,10 +44,11 @@ def place(
     """Experts of every layer on ranks, the busiest rank and the links in view.
 
     `trace` is a Trace or an integer array [tokens, layers, top_k] in order of time. `slots` are experts that each rank
-    holds (equal unless given), `replicas` copies beside the first of each expert (`split` says which of them a token takes), `n_group` the groups of group-limited
-    routing (only whole groups and experts inside a group are then permuted). `window` tokens are one microbatch of the
-    group for balance; a layer's imbalance is kept at or under `max_imbalance`, if not given under that of contiguous
-    placement (over all tokens and in windows), wherever a placement that does is found.
+    holds (equal unless given), `replicas` copies beside the first of each expert (`split` says which of them a token
+    takes), `n_group` the groups of group-limited routing (only whole groups and experts inside a group are then
+    permuted). `window` tokens are one microbatch of the group for balance; every layer's imbalance is kept at or
+    under `max_imbalance`, if not given the mean over layers under that of contiguous placement (over all tokens and in
+    windows both), wherever a placement that does is found.
 
     Deterministic. Raises InputError with every problem of the arguments or of the trace.
     """
@@ -119,6 +121,8 @@ def _evened(counts: list[Counts], ranks: list[Ints], made: Layout, prices: Price
 def _priced(counts: Counts, ranks: Any, made: Layout, prices: Prices, window: int) -> tuple[dict[str, float], float]:
     """Metrics and bound of one layer."""
     metrics = layer_metrics(targets_of(ranks, counts.choices, made), made, prices, window)
+    if is_small(made):
+        return metrics, best_placement(counts, made, prices, ranks)[1]
     inside = None if made.replicas else inside_nodes(counts, ranks, made)
     return metrics, layer_bound_s(counts, made, prices, inside)
 
@@ -132,9 +136,11 @@ def inside_nodes(counts: Counts, ranks: Ints, made: Layout) -> float:
 def chosen(counts: Counts, made: Layout, prices: Prices, window: int, limits: list[float]) -> Ints:
     """The candidate of least predicted time among those in the limits (of `imbalances`); the nearest where none is."""
     even = made.contiguous
+    tried = [even, *assignments(counts, made, prices)]
+    if is_small(made):
+        tried.append(best_placement(counts, made, prices, even)[0])
     over, _, best = min(
-        (_judged(counts, ranks, made, prices, window, limits) for ranks in (even, *assignments(counts, made, prices))),
-        key=lambda each: each[:2],
+        (_judged(counts, ranks, made, prices, window, limits) for ranks in tried), key=lambda each: each[:2]
     )
     if over > 0:
         known = made.node_of_rank[best]

@@ -1,7 +1,7 @@
 """Replicas: experts that lie on several ranks, and which of them a token is sent to.
 
-A token goes to the replica whose node it visits anyway for experts that lie on one rank only; where several are so, or none
-is, replicas take turns by the token's number. Split "even" lets them always take turns.
+A token goes to the replica whose node it visits anyway for experts that lie on one rank only; where several are so, or
+none is, replicas take turns by the token's number. Split "even" lets them always take turns.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .assign import node_sizes, nodes_from_starts
+from .assign import nodes_from_starts
 from .baselines import eplb
 from .counts import Counts, windowed
-from .layout import Layout
+from .layout import Layout, node_sizes
 from .levels import levelled
 from .metrics import layer_metrics
 from .prices import Prices
@@ -25,12 +25,12 @@ from .trace import Floats, Ints
 Hosts = list[tuple[int, ...]]
 """Ranks of each expert of a layer, ascending."""
 
-_TRIAL_TOKENS = 8192
-_LOAD_WEIGHTS = (0.3, 3.0, 10.0)
+_TRIAL_TOKENS = 32_768
+_LOAD_WEIGHTS = (1.0, 10.0)
 """Weight of load beside saved copies where the experts of replicas are chosen."""
 
 _ROUNDS = 8
-_REPAIRS = 8
+_REPAIRS = 6
 
 
 def targets_of(hosts: Any, choices: Ints, layout: Layout) -> Ints:
@@ -48,7 +48,7 @@ def targets_of(hosts: Any, choices: Ints, layout: Layout) -> Ints:
     for place, free in enumerate(several):
         chosen, at = choices[place, free], tokens[free]
         targets[place, free] = _nearest(table[chosen], count[chosen], at, node_of, visited, layout.split)
-    return targets
+    return np.asarray(targets)
 
 
 def _table(hosts: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
@@ -58,9 +58,7 @@ def _table(hosts: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
     return table, count
 
 
-def _nearest(
-    table: Ints, count: Ints, tokens: Ints, node_of: Ints, visited: NDArray[np.bool_], split: str
-) -> Ints:
+def _nearest(table: Ints, count: Ints, tokens: Ints, node_of: Ints, visited: NDArray[np.bool_], split: str) -> Ints:
     """Of each row of `table` one rank: the next in turn, of those on visited nodes first."""
     best = np.full(len(tokens), -1)
     chosen = table[:, 0].copy()
@@ -79,7 +77,10 @@ def replicated(counts: Counts, layout: Layout, prices: Prices, window: int) -> H
     rival = eplb(counts.load, layout)
     turns = layer_metrics(targets_of(rival, trial, replace(layout, split="even")), layout, prices, each)
     limits = [turns[name] for name in ("imbalance", "window_imbalance")]
-    found = [rival, *(hosts for weight in _LOAD_WEIGHTS for hosts in _candidates(counts, trial, layout, weight, limits, each))]
+    found = [
+        rival,
+        *(hosts for weight in _LOAD_WEIGHTS for hosts in _candidates(counts, trial, layout, weight, limits, each)),
+    ]
     return min(found, key=lambda hosts: _judged(targets_of(hosts, trial, layout), layout, prices, each, limits))
 
 
@@ -135,7 +136,7 @@ def _shares(slots: Ints, experts: int) -> Ints:
     whole = np.floor(exact).astype(np.intp)
     order = np.argsort(whole - exact, kind="stable")
     whole[order[: experts - int(whole.sum())]] += 1
-    return whole
+    return np.asarray(whole)
 
 
 def _filled(counts: Counts, trial: Ints, layout: Layout, nodes: Ints, slots: Ints, weight: float) -> Hosts:
@@ -171,7 +172,7 @@ def _saved(trial: Ints, held: Ints) -> Floats:
         for node in range(held.shape[1]):
             useful = alone & (inside[:, node] > 0) & (home[row] != node)
             gain[:, node] += np.bincount(row[useful], minlength=experts)
-    return gain / tokens
+    return np.asarray(gain / tokens)
 
 
 def _relief(load: Floats, held: Ints) -> Floats:
@@ -195,16 +196,16 @@ def _on_ranks(counts: Counts, trial: Ints, layout: Layout, held: Ints) -> Hosts:
         ranks[inside] = members[_packed(load[inside], held[owner[inside], place], owner[inside], layout, members)]
     movable = held[owner, node] == 1
     parents = np.where(movable, node, layout.nodes + np.arange(len(owner)))
-    ranks = levelled(load, counts.windows[:, owner] * part, ranks, parents)
+    moved = levelled(load, counts.windows[:, owner] * part, ranks, parents)
     hosts: list[list[int]] = [[] for _ in range(counts.experts)]
-    for expert, rank in zip(owner.tolist(), ranks.tolist(), strict=True):
+    for expert, rank in zip(owner.tolist(), moved.tolist(), strict=True):
         hosts[expert].append(rank)
     return [tuple(sorted(each)) for each in hosts]
 
 
 def _packed(load: Floats, copies: Ints, owner: Ints, layout: Layout, members: Ints) -> Ints:
-    """Which of the `members` each copy of a node goes to: several of one expert to different ones with most room, others,
-    the most loaded first, to the one of least load with room."""
+    """Which of the `members` each copy of a node goes to: several of one expert to different ones with most room,
+    others, the most loaded first, to the one of least load with room."""
     room = np.asarray(layout.slots)[members].copy()
     held, places = np.zeros(len(members)), np.zeros(len(load), np.intp)
     taken: dict[int, set[int]] = {}
@@ -235,4 +236,4 @@ def _node_shares(trial: Ints, held: Ints) -> Floats:
         wanted = present[row] & visited
         wanted = np.where(wanted.any(1)[:, None], wanted, present[row]) * held[row]
         np.add.at(served, row, wanted / wanted.sum(1, keepdims=True))
-    return served / np.maximum(served.sum(1, keepdims=True), 1e-12)
+    return np.asarray(served / np.maximum(served.sum(1, keepdims=True), 1e-12))

@@ -26,7 +26,9 @@ class Statistics:
     window_peak: float  # largest load over the mean in a window, mean over windows
     drift: float  # correlation of the loads of consecutive windows; 1: none
     lift: tuple[float, float, float]  # of pairs over what independent choices give: percentiles 1, 50 and 99
-    next_coverage: float  # choices among the fifth of experts most frequent after each of the token's in the layer before
+    next_coverage: (
+        float  # choices among the fifth of experts most frequent after each of the token's in the layer before
+    )
     adjacent_overlap: float  # of a token's experts those that the token before it (of the same prompt) chose too
 
     def numbers(self) -> dict[str, float]:
@@ -64,14 +66,15 @@ def _entropy(share: Array) -> float:
 
 
 def drift(windows: Array) -> float:
-    """Mean correlation of the loads of consecutive windows [windows, experts]; 1 where there is only one, or no spread."""
+    """Mean correlation of the loads of consecutive windows [windows, experts]; 1 where there is only one, or no
+    spread."""
     found = [float(np.corrcoef(a, b)[0, 1]) for a, b in pairwise(windows) if a.std() > 0 and b.std() > 0]
     return float(np.mean(found)) if found else 1.0
 
 
 def lifts(layer: Ints, experts: int) -> Array:
-    """[experts, experts] of a layer's choices [top_k, tokens]: tokens that chose both over what loads alone make expected;
-    0 where an expert is never chosen."""
+    """[experts, experts] of a layer's choices [top_k, tokens]: tokens that chose both over what loads alone make
+    expected; 0 where an expert is never chosen."""
     together = pairs(layer, experts)
     load = _load(layer, experts) / layer.shape[1]
     expected = np.outer(load, load)
@@ -86,8 +89,8 @@ def _lift(choices: Ints, experts: int) -> tuple[float, float, float]:
 
 
 def next_coverage(choices: Ints, experts: int) -> float:
-    """Share of the choices of a layer among a fifth of the experts: for each expert in the layer before, those that most
-    often come after it. 1 with one layer."""
+    """Share of the choices of a layer among a fifth of the experts: for each expert in the layer before, those that
+    most often come after it. 1 with one layer."""
     top = max(1, round(experts / 5))
     found = []
     for before, after in pairwise(choices):
@@ -99,7 +102,8 @@ def next_coverage(choices: Ints, experts: int) -> float:
 
 
 def transitions(before: Ints, after: Ints, experts: int) -> Array:
-    """[experts, experts]: how often a token chose the one in a layer and the other in the next; both are [top_k, tokens]."""
+    """[experts, experts]: how often a token chose the one in a layer and the other in the next; both are [top_k,
+    tokens]."""
     total = np.zeros(experts * experts)
     for row in before.astype(np.intp):
         for column in after:

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/placement.py [TRACE] [--ranks 4,4] [--replicas 16]
 
-TRACE is a .npz with `experts` [tokens, layers, top_k] and `prompt`, or routing in JSONL; without it the generator's, and
-the title says so. Every row is a mean over layers; predicted time is of all layers, of one microbatch, forward and
+TRACE is a .npz with `experts` [tokens, layers, top_k] and `prompt`, or routing in JSONL; without it the generator's,
+and the title says so. Every row is a mean over layers; predicted time is of all layers, of one microbatch, forward and
 backward, with the prices of planner/experts/prices.py.
 """
 
@@ -24,7 +24,7 @@ from meshwright.planner.experts.affinity import coherent
 from meshwright.planner.experts.baselines import by_load, eplb, random
 from meshwright.planner.experts.generator import generate
 from meshwright.planner.experts.layout import Layout, layout
-from meshwright.planner.experts.metrics import Metrics, joined, layer_metrics
+from meshwright.planner.experts.metrics import Metrics, joined
 from meshwright.planner.experts.place import measure, place
 from meshwright.planner.experts.placement import Placement
 from meshwright.planner.experts.trace import Trace
@@ -74,7 +74,9 @@ def _plain(fit: Trace, held: Trace, made: Layout) -> Iterator[Result]:
     loads = [np.bincount(fit.experts[:, layer].ravel(), minlength=made.experts) for layer in range(fit.num_layers)]
     layers = range(fit.num_layers)
     yield _row("contiguous", held, made, lambda: [made.contiguous for _ in layers])
-    drawn = [_row("random", held, made, lambda seed=seed: [random(made, 1000 * seed + n) for n in layers]) for seed in SEEDS]
+    drawn = [
+        _row("random", held, made, lambda seed=seed: [random(made, 1000 * seed + n) for n in layers]) for seed in SEEDS
+    ]
     yield f"random, mean of {len(drawn)}", _mean([each[1] for each in drawn]), drawn[0][2], None
     yield _row("by load (LPT)", held, made, lambda: [by_load(load, made) for load in loads])
     yield _row("EPLB, no replicas", held, made, lambda: [eplb(load, made) for load in loads])
@@ -101,7 +103,10 @@ def _row(name: str, held: Trace, made: Layout, make: Callable[[], Any]) -> Resul
 
 
 def _mean(found: list[Metrics]) -> Metrics:
-    rows = [[{key: getattr(each, key)[n] for key in Metrics.__slots__} for each in found] for n in range(len(found[0].time_s))]
+    rows = [
+        [{key: getattr(each, key)[n] for key in Metrics.__slots__} for each in found]
+        for n in range(len(found[0].time_s))
+    ]
     return joined([{key: float(np.mean([one[key] for one in row])) for key in row[0]} for row in rows])
 
 
@@ -116,7 +121,9 @@ def _print(title: str, shape: list[int], held: Trace, rows: list[Result]) -> Non
         means["time_s"] *= 1e3
         saved = 1 - means["remote_nodes"] / base if base else 0.0
         proof = (f"{placed.bound_s * 1e3:.1f}", f"{placed.gap:.1%}") if placed else ("", "")
-        table.add_row(name, *(form.format(means[key]) for _, key, form in COLUMNS), f"{saved:.1%}", f"{seconds:.2f}", *proof)
+        table.add_row(
+            name, *(form.format(means[key]) for _, key, form in COLUMNS), f"{saved:.1%}", f"{seconds:.2f}", *proof
+        )
     Console(width=150).print(table)
 
 
