@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json as json_module
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import __version__
+from . import __version__, options
 from .errors import InputError, MeshwrightError
+
+if TYPE_CHECKING:
+    from .planner.search.request import Request
 
 app = typer.Typer(
     name="meshwright",
@@ -24,22 +26,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-class PrecisionOption(StrEnum):
-    """Of the matrix products."""
-
-    bf16 = "bf16"
-    fp16 = "fp16"
-    fp32 = "fp32"
-    fp8 = "fp8"
-
-
-class ObjectiveOption(StrEnum):
-    """What the best plan has least of."""
-
-    time = "time"
-    cost = "cost"
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
@@ -66,11 +52,12 @@ def profile(
     from .clusters.local import detect
     from .display.profile import show_cluster
     from .display.progress import measuring
+    from .planning import quantity
     from .profiler.measure import profile_machine, save_cluster
     from .schema import check_output
     from .units import parse_duration
 
-    budget_s = _quantity("--budget", budget, parse_duration)
+    budget_s = quantity("--budget", budget, parse_duration)
     if out:
         check_output(out)
     with measuring() as progress:
@@ -82,65 +69,90 @@ def profile(
 
 @app.command(epilog="Example: meshwright plan llama-3.1-70b dgx-h100:8 --seq-len 8192 --global-batch 512")
 def plan(
-    model: Annotated[str, typer.Argument(help="config.json, a bundled name (llama-3.1-8b), or a hub id.")],
-    cluster: Annotated[str, typer.Argument(help="YAML file, a bundled name (dgx-h100:16 is 16 nodes), or local:8.")],
-    seq_len: Annotated[int, typer.Option(help="Tokens of one sequence.")] = 4096,
-    global_batch: Annotated[int, typer.Option(help="Sequences of one optimizer step.")] = 256,
-    precision: Annotated[PrecisionOption, typer.Option(help="Of the matrix products.")] = PrecisionOption.bf16,
-    optimizer: Annotated[str, typer.Option(help="adamw is the only one so far.")] = "adamw",
-    objective: Annotated[ObjectiveOption, typer.Option(help="Fastest or cheapest step.")] = ObjectiveOption.time,
-    gap: Annotated[float, typer.Option(help="Stop when the plan is proven this close to the best.")] = 0.01,
-    pin: Annotated[list[str] | None, typer.Option(help="Fix a part of the plan: tp=8, recompute=full, ...")] = None,
-    schedule_file: Annotated[
-        Path | None, typer.Option(help="Pipeline schedule as a CSV of actions: a row for each rank, cells like 0F0.")
-    ] = None,
-    top: Annotated[int, typer.Option(help="How many runners-up to keep.")] = 5,
-    runnable: Annotated[bool, typer.Option("--runnable", help="Only plans that launch executes today.")] = False,
-    framework: Annotated[
-        str, typer.Option(help="What executes the layers, for the price: megatron-core, ...")
-    ] = "meshwright",
+    model: options.Model,
+    cluster: options.Cluster = None,
+    seq_len: options.SeqLen = 4096,
+    global_batch: options.GlobalBatch = 256,
+    lengths: options.Lengths = None,
+    precision: options.Precision = options.PrecisionOption.bf16,
+    optimizer: options.Optimizer = "adamw",
+    objective: options.Objective = options.ObjectiveOption.time,
+    tokens: options.Tokens = None,
+    deadline: options.Deadline = None,
+    risk: options.Risk = None,
+    gap: options.Gap = 0.01,
+    pin: options.Pin = None,
+    schedule_file: options.ScheduleFile = None,
+    top: options.Top = 5,
+    runnable: options.Runnable = False,
+    framework: options.Framework = "meshwright",
+    clusters: options.Clusters = None,
+    picture: options.Picture = None,
+    contingency: options.Contingency = 0,
+    explain: options.Explain = False,
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """Choose the parallel configuration for MODEL on CLUSTER."""
-    from .display.plan import show_plan
-    from .display.progress import searching
-    from .planner.contract import plan_json
-    from .planner.search.request import Request
-    from .planner.search.search import find_plan
+    """Choose the parallel configuration for MODEL on CLUSTER; with --clusters the one for each, time against price."""
+    from .planning import read_requests, which_clusters
 
+    given = {"--picture": picture, "--objective": objective.value != "time", "--contingency": contingency}
+    given |= {"--explain": explain, "--out": out and not deadline}  # of several clusters, the deadline says which
+    names = which_clusters(cluster, clusters, given)
     job = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value, "optimizer": optimizer}
-    inputs = _read_inputs(model, cluster, job, pin or [], framework, schedule_file)
+    asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
+    asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk}
+    requests = read_requests(model, names, job | {"lengths": lengths}, pin or [], schedule_file, **asked)
+    _check_outputs(picture, out)
+    if clusters is None:
+        _plan(next(iter(requests.values())), contingency, explain, out, json)
+    else:
+        _compare_clusters(requests, picture, out, json)
+
+
+def _plan(request: Request, contingency: int, explain: bool, out: Path | None, json: bool) -> None:
+    """One plan for one cluster."""
+    from .display.plan import show_plan
+    from .display.progress import explaining, preparing, searching
+    from .planner.contract import plan_json
+    from .planner.search.choose import choose
+    from .planner.search.contingency import with_contingency
+    from .planner.search.explanation import check_explainable, explanation
+
+    if explain:
+        check_explainable(request)
     with searching() as progress:
-        request = Request(**inputs, objective=objective.value, gap=gap, top=top, runnable=runnable)
-        found = find_plan(request, progress)
+        found = choose(request, progress)
+    if contingency:
+        with preparing() as progress:
+            found = with_contingency(request, found, contingency, progress)
     if out:
         found.save(out)
-    _print(json, lambda: plan_json(found), lambda console: show_plan(console, found))
-
-
-def _read_inputs(
-    model: str, cluster: str, job: dict[str, Any], pins: list[str], framework: str, schedule_file: Path | None
-) -> dict[str, Any]:
-    """What a plan is made from; the problems of all of it are reported together."""
-    from .clusters import load_cluster
-    from .errors import gather
-    from .planner.families import load_model
-    from .planner.frameworks.framework import framework as load_framework
-    from .planner.job import job_of_options
-    from .planner.pins import listing, parse_pins
-    from .planner.schedule.csv_file import read_csv
-
-    spec, machines, work, pinned, executed, listed = gather(
-        lambda: load_model(model),
-        lambda: load_cluster(cluster),
-        lambda: job_of_options(job),
-        lambda: parse_pins(pins),
-        lambda: load_framework(framework),
-        lambda: read_csv(schedule_file) if schedule_file else None,
+    why = None
+    if explain:
+        with explaining() as progress:
+            why = explanation(request, found, progress)
+    _print(
+        json,
+        lambda: plan_json(found) | ({"explanation": why.to_json()} if why else {}),
+        lambda console: show_plan(console, found, why),
     )
-    pinned = listing(pinned, listed) if listed else pinned
-    return {"model": spec, "cluster": machines, "job": work, "pins": pinned, "framework": executed.name}
+
+
+def _compare_clusters(requests: dict[str, Request], picture: Path | None, out: Path | None, json: bool) -> None:
+    """The best plan on parts of each cluster; where to write is checked before, since it takes its time."""
+    from .display.pareto import show_pareto
+    from .display.progress import searching
+    from .planner.search.pareto import pareto
+    from .planner.search.pareto_picture import save_pareto
+
+    with searching() as progress:
+        found = pareto(requests, progress)
+    if picture:
+        save_pareto(found, picture)
+    if out and found.chosen and found.chosen.plan:
+        found.chosen.plan.save(out)
+    _print(json, found.to_json, lambda console: show_pareto(console, found))
 
 
 @app.command(epilog="Example: meshwright simulate plan.yaml --set network=0.5x --set precision=fp8 --tokens 1T")
@@ -271,6 +283,7 @@ def launch(
     max_restarts: Annotated[int, typer.Option(min=0, help="How often workers start again after a failure.")] = 3,
     slurm: Annotated[bool, typer.Option("--slurm", help="Write an sbatch script and submit it.")] = False,
     slurm_option: Annotated[list[str] | None, typer.Option(help="For sbatch: time=8:00:00, --qos=high.")] = None,
+    lost_nodes: options.LostNodes = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, start nothing.")] = False,
     json: Json = False,
 ) -> None:
@@ -280,7 +293,7 @@ def launch(
 
     options = {"data": data, "tokenizer": tokenizer, "init_from": init_from, "steps": steps, "lr": lr}
     settings = runs.recipe_settings(recipe, options, set_ or [])
-    job = runs.find_run(plan, run, settings, lambda: _quickstart(workers, pin or []))
+    job = runs.find_run(plan, run, settings, lambda: _quickstart(workers, pin or []), lost_nodes)
     if slurm:
         text = runs.submit(job, slurm_option or [], dry_run)
         _print(json, lambda: {"slurm": text}, lambda console: console.print(text, markup=False, soft_wrap=True))
@@ -316,14 +329,6 @@ def _train(job: Any, rendezvous: dict[str, Any], max_restarts: int) -> dict[str,
             job.plan, job.recipe, job.folder,
             rendezvous=Rendezvous(**rendezvous), max_restarts=max_restarts, on_event=show,
         )  # fmt: skip
-
-
-def _quantity(option: str, text: str, parser: Any) -> Any:
-    """An option with a unit; a wrong one is the user's error, named as it was given."""
-    try:
-        return parser(text)
-    except ValueError as error:
-        raise InputError.single("command line", option, text, str(error)) from None
 
 
 def _print(as_json: bool, data: Any, show: Any) -> None:

@@ -32,13 +32,19 @@ class Run:
 
 
 def find_run(
-    given: Path | None, folder: Path | None, settings: Mapping[str, Any], quickstart: Callable[[], Plan]
+    given: Path | None,
+    folder: Path | None,
+    settings: Mapping[str, Any],
+    quickstart: Callable[[], Plan],
+    lost_nodes: str | None = None,
 ) -> Run:
     """The run that a command line means.
 
     `given` is a plan file, the folder of an earlier run, or None for the main job, whose plan `quickstart` makes.
-    `settings` go over the recipe of an earlier run in the same folder. Raises InputError with all problems.
+    `settings` go over the recipe of an earlier run in the same folder; `lost_nodes`: what the plan holds ready for them
+    is run. Raises InputError with all problems.
     """
+    from .planner.contingency import contingency_plan
     from .planner.plan import load_plan
     from .quickstart import recipe_defaults
     from .runtime.recipe import Recipe
@@ -56,7 +62,7 @@ def find_run(
     plan_file = given or folder / "plan.yaml"
     both = with_tokenizer(merged(recipe, settings))
     plan, training = gather(lambda: load_plan(plan_file), lambda: parse(Recipe, both, "recipe"))
-    return Run(plan, training, folder)
+    return Run(contingency_plan(plan, lost_nodes) if lost_nodes else plan, training, folder)
 
 
 def with_tokenizer(settings: dict[str, Any]) -> dict[str, Any]:

@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 from ..errors import InputError, Problem, did_you_mean
+from .exceptions_check import exception_problems
 from .schema import Cluster, NodeGroup
 
 
 def check(cluster: Cluster, source: str) -> None:
     """Raises InputError with every way in which devices of the cluster are not joined."""
     problems = [*_names(cluster), *_fabrics(cluster), *_networks(cluster), *_links(cluster), *_missing_links(cluster)]
+    problems += exception_problems(cluster)
     if problems:
         raise InputError(source, problems)
+
+
+def check_rank_map(cluster: Cluster, rank_map: Sequence[int]) -> None:
+    """Raises InputError where it names a device twice, or one that the cluster does not have."""
+    if problems := [*rank_map_problems(cluster, rank_map)]:
+        raise InputError("rank map", problems)
+
+
+def rank_map_problems(cluster: Cluster, rank_map: Sequence[int]) -> Iterator[Problem]:
+    """In the words of a plan file. An empty map is the standard order."""
+    places, gone = sum(group.num_devices for group in cluster.node_groups), cluster.missing_devices
+    seen: set[int] = set()
+    for rank, device in enumerate(rank_map):
+        field = f"rank_map[{rank}]"
+        if not 0 <= device < places:
+            yield Problem(field, device, f"must be a device of the cluster, which are numbered 0 to {places - 1}")
+        elif device in gone:
+            yield Problem(field, device, "this device is missing, say the exceptions of the cluster")
+        elif device in seen:
+            free = next((each for each in range(places) if each not in gone and each not in set(rank_map)), None)
+            rule = f"rank {rank_map.index(device)} has this device already"
+            yield Problem(field, device, rule, "" if free is None else str(free))
+        seen.add(device)
 
 
 def _names(cluster: Cluster) -> Iterator[Problem]:

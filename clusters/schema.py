@@ -6,7 +6,8 @@ and held in base units: bytes, bytes per second, FLOP per second, seconds. Rates
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
@@ -85,6 +86,28 @@ def _by_name(value: object) -> object:
     return device_mapping(value) if isinstance(value, str) else value
 
 
+class Matrix(Frozen):
+    """Measured rates: `rows[a][b]` from a to b; 0 where nothing was measured, and from a part to itself."""
+
+    unit: str = "GB/s"
+    rows: tuple[tuple[float, ...], ...] = Field(min_length=2)
+
+    @field_validator("unit")
+    @classmethod
+    def _is_a_rate(cls, unit: str) -> str:
+        parse_rate(f"1 {unit}")
+        return unit
+
+    @property
+    def scale_bytes_per_s(self) -> float:
+        """The unit."""
+        return parse_rate(f"1 {self.unit}")
+
+    def slower(self, a: int, b: int) -> float:
+        """Between two parts, in the slower of the directions that were measured; 0 where none was."""
+        return min((rate for rate in (self.rows[a][b], self.rows[b][a]) if rate), default=0.0)
+
+
 class Fabric(Frozen):
     """What joins the devices of a node, or of a larger domain (NVL72: 72 devices over 18 nodes)."""
 
@@ -99,6 +122,7 @@ class Fabric(Frozen):
         description="without a switch: of a device in a group of at most so many, which share few links",
     )
     domain_devices: int | None = Field(None, ge=1, description="devices in one domain; default: one node")
+    matrix: Matrix | None = Field(None, description="between the devices of a node: of one device, sustained")
 
 
 class Nics(Frozen):
@@ -158,15 +182,60 @@ class GroupLink(Frozen):
     latency_s: Seconds = Field(alias="latency")
 
 
+class NodeException(Frozen):
+    """A node that is not as its group says. Rates are those of the whole node, sustained, in one direction."""
+
+    node: str = Field(description="group/number: new/3 is the fourth node of the group new")
+    network_bytes_per_s: Rate | None = Field(None, alias="network", description="of all its cards together")
+    network_factor: float | None = Field(None, gt=0, description="of what its cards would sustain")
+    fabric_factor: float | None = Field(None, gt=0, description="of what its devices would sustain among each other")
+    missing: tuple[int, ...] | Literal["all"] = Field((), description="numbers of its devices that cannot be used")
+
+
+class PathException(Frozen):
+    """Two nodes whose path is not what the cards at its ends give. The rate is that of the whole nodes, sustained, in
+    one direction."""
+
+    between: tuple[str, str]
+    bandwidth_bytes_per_s: Rate | None = Field(None, alias="bandwidth")
+    factor: float | None = Field(None, gt=0, description="of what the cards at both ends would sustain")
+
+
+class Exceptions(Frozen):
+    """Where a cluster is not as uniform as its node groups say: what measurement finds."""
+
+    nodes: tuple[NodeException, ...] = ()
+    paths: tuple[PathException, ...] = ()
+    matrix: Matrix | None = None  # between all nodes, group by group: of whole nodes, sustained
+
+
 class Cluster(Frozen):
-    """All machines of one job. Ranks are numbered group by group, node by node, device by device."""
+    """All machines of one job. Devices are numbered group by group, node by node, device by device; a missing one keeps
+    its number."""
 
     schema_version: Literal[1] = 1
     name: str
     node_groups: tuple[NodeGroup, ...] = Field(min_length=1)
     links: tuple[GroupLink, ...] = ()
+    exceptions: Exceptions = Exceptions()
     source: str = ""
 
     @property
     def num_devices(self) -> int:
-        return sum(group.num_devices for group in self.node_groups)
+        """Devices that can be used."""
+        return sum(group.num_devices for group in self.node_groups) - len(self.missing_devices)
+
+    @property
+    def missing_devices(self) -> frozenset[int]:
+        """Numbers of the devices that cannot be used."""
+        return frozenset(self._missing())
+
+    def _missing(self) -> Iterator[int]:
+        firsts = accumulate((group.num_devices for group in self.node_groups), initial=0)
+        first_of = {group.name: (first, group) for group, first in zip(self.node_groups, firsts, strict=False)}
+        for each in self.exceptions.nodes:
+            name, _, number = each.node.rpartition("/")
+            if each.missing and name in first_of and number.isdecimal():
+                first, group = first_of[name]
+                gone = range(group.devices_per_node) if each.missing == "all" else each.missing
+                yield from (first + int(number) * group.devices_per_node + local for local in gone)

@@ -17,76 +17,67 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from collections.abc import Sequence
+from itertools import accumulate, groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
-from .check import check
+from .check import check, check_rank_map
+from .mapped import Mapped
+from .paths import GroupPaths, Path, Place, domain_devices, fabric_path, narrowest, network_path, worst
 from .schema import Cluster, GroupLink, NodeGroup
+from .wiring import Wiring, is_uniform
 
 if TYPE_CHECKING:
     import networkx as nx
 
+__all__ = ["GroupPaths", "Path", "Place", "Topology", "domain_devices"]
 
-@dataclass(frozen=True, slots=True)
-class Path:
-    """What one device can send and receive at once inside a group, at the group's bottleneck."""
-
-    bandwidth_bytes_per_s: float  # sustained: efficiency of the link is already in it
-    latency_s: float
-    link: str  # for people: "nvswitch", "infiniband", ...
-    reduce_scatter: float = 1.0  # time of a reduce-scatter over that of an all-gather
-    is_network: bool = False  # between domains
-
-
-@dataclass(frozen=True, slots=True)
-class GroupPaths:
-    """How the members of one process group are joined: inside a domain, and between domains."""
-
-    size: int
-    domains: int  # NVLink domains (nodes) that the group touches
-    inner: Path | None  # None: one member a domain
-    outer: Path | None  # None: one domain
-
-    @property
-    def per_domain(self) -> int:
-        return self.size // self.domains
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a rank runs. `domain` and `node` count inside the node group, `local` inside the node."""
-
-    group: int
-    domain: int
-    node: int
-    local: int
+SAMPLED = 64
+"""Groups of one shape that are looked at, where node groups differ but each is uniform."""
 
 
 class Topology:
-    """A checked cluster that answers what joins its devices. Raises InputError if parts are not joined."""
+    """A checked cluster that answers what joins its devices, seen by ranks.
 
-    def __init__(self, cluster: Cluster) -> None:
-        check(cluster, f"cluster {cluster.name}")
+    Rank r is device `rank_map[r]`; by default the devices that can be used, in their order. Ranks from `edges[i]` to
+    below `edges[i + 1]` lie in the node group `sites[i]`. Raises InputError if parts are not joined, or where the map
+    names a device twice or one that is not there.
+    """
+
+    def __init__(self, cluster: Cluster, rank_map: Sequence[int] = (), wiring: Wiring | None = None) -> None:
+        """`wiring` is that of the same cluster, where somebody has it: the cluster is checked then."""
+        if wiring is None:
+            check(cluster, f"cluster {cluster.name}")
+            check_rank_map(cluster, rank_map)
         self.cluster = cluster
         groups = cluster.node_groups
         self._first = (0, *accumulate(group.num_devices for group in groups))
         self._domain = tuple(domain_devices(group) for group in groups)
-        self._outer = tuple(_network_path(group) for group in groups)
+        self._outer = tuple(network_path(group) for group in groups)
         names = {group.name: index for index, group in enumerate(groups)}
         self._links = {frozenset(names[name] for name in link.between): link for link in cluster.links}
         self._known: dict[range | tuple[int, ...], GroupPaths] = {}
+        self._mapped = _mapped(cluster, rank_map, self._first[-1], wiring)
+        self.num_devices = self._first[-1] if self._mapped is None else len(self._mapped.rank_map)
+        runs = [(site, len(list(run))) for site, run in groupby(self._mapped.sites)] if self._mapped else []
+        self.sites = tuple(site for site, _ in runs) or tuple(range(len(groups)))
+        self.edges = (0, *accumulate(count for _, count in runs)) if runs else self._first
 
     @property
-    def num_devices(self) -> int:
-        return self._first[-1]
+    def is_regular(self) -> bool:
+        """Whether ranks fill a cluster without exceptions in the standard order."""
+        return self._mapped is None
+
+    def device(self, rank: int) -> int:
+        """The number of a rank's device."""
+        return rank if self._mapped is None else self._mapped.rank_map[rank]
 
     def place(self, rank: int) -> Place:
         """Node group, domain, node and local index of a rank. Raises IndexError outside the cluster."""
         self._inside(rank, rank)
-        group = bisect_right(self._first, rank) - 1
-        index = rank - self._first[group]
+        device = self.device(rank)
+        group = bisect_right(self._first, device) - 1
+        index = device - self._first[group]
         node, local = divmod(index, self.cluster.node_groups[group].devices_per_node)
         return Place(group, index // self._domain[group], node, local)
 
@@ -98,16 +89,59 @@ class Topology:
             known = self._known[key] = self._group(key if isinstance(key, range) else tuple(sorted(key)))
         return known
 
+    def slowest_group(self, stride: int, count: int, ranks: range) -> GroupPaths:
+        """Of the process groups of `count` ranks, `stride` apart, that tile these ranks: the slowest.
+
+        On a regular cluster one block of stride x count ranks is as another inside a node group, and up to 64 blocks
+        are looked at where there are several; else all groups are.
+        """
+        span = stride * count
+        starts = self._starts(span, ranks)
+        if self._mapped is not None:
+            return self._mapped.slowest_group(stride, count, starts)
+        if not self._differs(ranks, span, starts.start):
+            return self.group(range(starts.start, starts.start + span, stride))
+        sampled = starts[:: max(1, len(starts) // SAMPLED)]
+        return min((self.group(range(first, first + span, stride)) for first in sampled), key=narrowest)
+
+    def _starts(self, span: int, ranks: range) -> range:
+        """Where blocks of so many ranks begin."""
+        return range(-(-ranks.start // span) * span, ranks.stop - span + 1, span) or range(1)
+
+    def _differs(self, ranks: range, span: int, first: int) -> bool:
+        """Whether blocks of so many ranks see different things."""
+        site = bisect_right(self._first, ranks.start) - 1
+        if ranks.stop > self._first[site + 1]:
+            return True
+        domain = self._domain[site]
+        on_grid = domain % span == 0 or span % domain == 0
+        return not on_grid or (first - self._first[site]) % min(domain, span) != 0
+
+    def border(self, stage_ranks: int, stage: int, there: int) -> Path:
+        """Of the paths from the ranks of one pipeline stage to those of another, the next: the slowest."""
+        if self._mapped is not None:
+            return self._mapped.border(stage_ranks, stage, there)
+        return self.point_to_point(stage * stage_ranks, there * stage_ranks)
+
     def point_to_point(self, a: int, b: int) -> Path:
         """The path between two ranks, while all other pairs at the same distance use theirs.
 
         Such pairs are what a pipeline makes: rank r sends to r + |a - b|, all r at once.
         """
+        if self._mapped is not None:
+            self._inside(min(a, b), max(a, b))
+            return self._mapped.point_to_point(a, b)
         here, there = self.place(a), self.place(b)
         if here.group == there.group:
             return self._fabric(here.group, 2) if here.domain == there.domain else self._network(here.group)
         link = self._link_path(here.group, there.group, self._pairs(here.group, there.group, abs(a - b)))
-        return _worst([self._network(here.group), self._network(there.group), link])
+        return worst([self._network(here.group), self._network(there.group), link])
+
+    def used(self, devices: int) -> list[tuple[NodeGroup, int]]:
+        """How many of the first `devices` ranks lie on each run of devices of one node group."""
+        runs = zip(self.sites, pairwise(self.edges), strict=True)
+        counts = [(site, min(stop, devices) - first) for site, (first, stop) in runs]
+        return [(self.cluster.node_groups[site], count) for site, count in counts if count > 0]
 
     def graph(self) -> nx.Graph[Any]:
         """The cluster as a graph: devices, domains, NICs and switches; see `clusters/graph.py`."""
@@ -119,6 +153,8 @@ class Topology:
         if not ranks:
             raise ValueError("a process group has at least one rank")
         self._inside(ranks[0], ranks[-1])
+        if self._mapped is not None:
+            return self._mapped.group(ranks)
         parts = self._split(ranks)
         members = {group: len(part) for group, part in parts}
         domains = {group: _count_domains(part, self._first[group], self._domain[group]) for group, part in parts}
@@ -127,7 +163,7 @@ class Topology:
         inner = [self._fabric(group, count) for group, count in inside.items() if count > 1]
         outer = [self._network(group) for group in members] if total > 1 else []
         outer += self._crossings(ranks, tuple(members), total)
-        return GroupPaths(len(ranks), total, _worst(inner) if inner else None, _worst(outer) if outer else None)
+        return GroupPaths(len(ranks), total, worst(inner) if inner else None, worst(outer) if outer else None)
 
     def _split(self, ranks: Sequence[int]) -> list[tuple[int, Sequence[int]]]:
         """The part of (ascending) ranks that lies in each node group."""
@@ -169,41 +205,20 @@ class Topology:
 
     def _fabric(self, group: int, members: int) -> Path:
         """Inside a domain of a node group, among so many of its devices."""
-        return _fabric_path(self.cluster.node_groups[group], members)
+        return fabric_path(self.cluster.node_groups[group], members)
 
     def _inside(self, first: int, last: int) -> None:
         if first < 0 or last >= self.num_devices:
             raise IndexError(f"ranks {first}..{last} of a cluster of {self.num_devices} devices")
 
 
-def domain_devices(group: NodeGroup) -> int:
-    """Devices that the fabric joins: those of a node unless the file says more."""
-    return group.fabric.domain_devices or group.devices_per_node
-
-
-def _fabric_path(group: NodeGroup, members: int) -> Path:
-    fabric = group.fabric
-    shared = [size for size in fabric.group_bandwidth_bytes_per_s if size >= members]
-    whole = fabric.group_bandwidth_bytes_per_s[min(shared)] if shared else fabric.bandwidth_bytes_per_s
-    bandwidth = whole * fabric.efficiency
-    return Path(bandwidth, fabric.latency_s, fabric.kind, fabric.reduce_scatter)
-
-
-def _network_path(group: NodeGroup) -> Path | None:
-    nics = group.nics
-    if nics is None:
+def _mapped(cluster: Cluster, rank_map: Sequence[int], places: int, wiring: Wiring | None) -> Mapped | None:
+    """None where arithmetic answers: nothing but node groups and links, ranks in the order of the devices."""
+    in_order = not rank_map or tuple(rank_map) == tuple(range(places))
+    if in_order and is_uniform(cluster):
         return None
-    node = nics.count * nics.rate_bytes_per_s * nics.efficiency
-    bandwidth = node / group.devices_per_node / group.oversubscription
-    return Path(bandwidth, nics.latency_s, nics.kind, is_network=True)
-
-
-def _worst(paths: Iterable[Path]) -> Path:
-    """The narrowest path, with the longest latency of all."""
-    paths = list(paths)
-    narrow = min(paths, key=lambda path: path.bandwidth_bytes_per_s)
-    latency_s, slowest = max(path.latency_s for path in paths), max(path.reduce_scatter for path in paths)
-    return Path(narrow.bandwidth_bytes_per_s, latency_s, narrow.link, slowest, narrow.is_network)
+    gone = cluster.missing_devices
+    return Mapped(wiring or Wiring(cluster), rank_map or [device for device in range(places) if device not in gone])
 
 
 def _as_range(ranks: Sequence[int]) -> range | tuple[int, ...]:

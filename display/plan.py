@@ -6,25 +6,36 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from ..planner.contingency import words
 from ..planner.explain import describe
 from ..planner.frameworks.framework import DEFAULT
-from ..planner.plan import Plan, Prediction, RunnerUp, StageMemory
-from ..units import format_bytes, format_seconds
+from ..planner.goal import Goal, Training
+from ..planner.plan import MeshDegrees, Plan, Prediction, Proof, RunnerUp, StageMemory
+from ..planner.search.explanation import Explanation
+from ..planner.simulate.energy import format_energy
+from ..units import format_bytes, format_count, format_seconds
+from .explanation import show_explanation
 
 MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "buffers", "reserve", "context")
 MEMORY_ROWS = 8
 SMALL_BYTES = 4 * 2**30
 
 
-def show_plan(console: Console, plan: Plan) -> None:
-    """The whole answer of `meshwright plan`."""
+def show_plan(console: Console, plan: Plan, why: Explanation | None = None) -> None:
+    """The whole answer of `meshwright plan`; `why` where it was asked."""
     console.print(_title(plan))
     console.print(_configuration(plan))
     console.print(_prediction(plan))
+    if plan.training:
+        console.print(Text(_training(plan.training, plan.goal)))
     console.print(memory_table(plan.predicted))
     console.print(Group(Text("why", style="bold"), *(Text(f"  {line}") for line in plan.why)))
     if plan.runners_up:
         console.print(_runners_up(plan))
+    if plan.contingency:
+        console.print(_contingency(plan))
+    if why:
+        show_explanation(console, why)
     console.print(_proof(plan), style="dim")
 
 
@@ -61,7 +72,7 @@ def _configuration(plan: Plan) -> Table:
         describe(plan.mesh),
         str(plan.zero),
         schedule_text(plan),
-        f"{plan.schedule.microbatches} x {plan.microbatch}",
+        f"{_microbatches(plan)} x {plan.microbatch}",
         recompute_text(plan.recompute),
         "on" if plan.sp else "off",
         layers_text(plan.stage_layers),
@@ -88,6 +99,12 @@ def layers_text(stage_layers: tuple[int, ...]) -> str:
     return ", ".join(parts)
 
 
+def _microbatches(plan: Plan) -> str:
+    """Of a replica; where they differ the fewest and the most."""
+    most = plan.schedule.microbatches
+    return f"{min(plan.shares)}-{most}" if plan.shares and min(plan.shares) < most else f"{most}"
+
+
 def _prediction(plan: Plan) -> Table:
     predicted = plan.predicted
     low, high = predicted.step_time_interval_s
@@ -100,7 +117,7 @@ def _prediction(plan: Plan) -> Table:
         f"{predicted.tokens_per_s_per_device:,.0f}",
         f"{predicted.mfu:.1%}",
         f"{predicted.hfu:.1%}",
-        f"{format_bytes(max(predicted.peak_memory_bytes))} of {format_bytes(predicted.memory_limit_bytes)}",
+        " of ".join(map(format_bytes, predicted.fullest_bytes)),
     )
     return table
 
@@ -156,10 +173,48 @@ def _runners_up(plan: Plan) -> Table:
     return table
 
 
+def _contingency(plan: Plan) -> Table:
+    """What is ready for lost nodes."""
+    table = Table(title="when nodes are lost", title_justify="left", header_style="bold")
+    for name in ("lost", "devices", "mesh", "step", "slower by", "peak memory"):
+        table.add_column(name)
+    for each in plan.contingency:
+        mesh = MeshDegrees(**each.fields["mesh"]) if "mesh" in each.fields else plan.mesh
+        step = format_seconds(each.step_time_s), f"{each.slower_by:.1%}", format_bytes(each.peak_memory_bytes)
+        table.add_row(words(each.lost), f"{each.devices:,}", describe(mesh), *step)
+    return table
+
+
 def _proof(plan: Plan) -> str:
     proof = plan.proof
     return (
-        f"proof: of {proof.candidates:,} legal configurations none is faster than "
-        f"{format_seconds(proof.lower_bound_s)} by this cost model; gap {proof.gap:.1%}; "
-        f"{proof.pruned:,} ruled out by bound or memory; {proof.seconds:.2f} s"
+        f"proof: of {proof.candidates:,} legal configurations none {_bound_text(proof)} by this cost model; "
+        f"gap {proof.gap:.1%}; {proof.pruned:,} ruled out by bound or memory; {proof.seconds:.2f} s"
     )
+
+
+def _bound_text(proof: Proof) -> str:
+    """What no other configuration does, in the unit of the objective."""
+    if proof.objective == "time" or proof.lower_bound is None:
+        return f"is faster than {format_seconds(proof.lower_bound or proof.lower_bound_s)}"
+    if proof.objective == "cost":
+        return f"costs less than {dollars(proof.lower_bound)} a step"
+    if proof.objective == "energy":
+        return f"takes less than {format_energy(proof.lower_bound)} a step"
+    return f"does with less than {proof.lower_bound:.0f} devices"
+
+
+def dollars(amount: float) -> str:
+    """`$0.0093`, `$1,234`: three digits, cents at most where it is large."""
+    return f"${amount:,.0f}" if amount >= 1000 else f"${amount:.3g}"
+
+
+def _training(training: Training, goal: Goal) -> str:
+    """`15 T tokens: 28.1 days, $1,200,000, 3,400 MWh (deadline 30 days)`."""
+    parts = [f"{training.days:,.1f} days" if training.days >= 3 else f"{24 * training.days:,.1f} hours"]
+    parts += [] if training.price is None else [dollars(training.price)]
+    parts += [] if training.kwh is None else [f"{training.kwh:,.0f} kWh"]
+    if training.days_at_risk is not None:
+        parts[0] += f" ({training.days_at_risk:,.1f} at most with probability {goal.risk:g})"
+    limit = "" if goal.deadline_s is None else f"; the deadline is {format_seconds(goal.deadline_s)}"
+    return f"whole run of {format_count(training.tokens)} tokens, no failures: {', '.join(parts)}{limit}"

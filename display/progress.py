@@ -15,6 +15,16 @@ def searching() -> AbstractContextManager[Callable[[int, int], None]]:
     return _counting("searching")
 
 
+def explaining() -> AbstractContextManager[Callable[[int, int], None]]:
+    """A bar over the parts of an explanation; the callback takes (done, total)."""
+    return _counting("explaining")
+
+
+def preparing() -> AbstractContextManager[Callable[[int, int], None]]:
+    """A bar over the losses planned for so far; the callback takes (done, total)."""
+    return _counting("planning for lost nodes")
+
+
 def comparing() -> AbstractContextManager[Callable[[int, int], None]]:
     """A bar over the published runs predicted so far; the callback takes (done, total)."""
     return _counting("predicting")

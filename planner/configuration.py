@@ -7,7 +7,7 @@ chosen, beside its prediction and its proof.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from .schedule.placement import Placement, stages_of
@@ -79,6 +79,7 @@ class Configuration:
     cp_ulysses: int = 1  # of the cp ranks, how many share out heads in usp; the others form rings
     logits_chunks: int = 1  # parts of a sequence in which logits and loss are computed
     spread_vocabulary: bool = False  # embedding and head over all pipeline ranks
+    shares: tuple[int, ...] = ()  # microbatches of each dp rank, `microbatches` being the most of them; (): all alike
 
     def layer_range(self, stage: int) -> range:
         """Indices of the layers of one virtual stage."""
@@ -99,6 +100,20 @@ class Configuration:
         return placement_of(self.schedule, self.mesh.pp, self.vpp, self.actions)
 
     @property
+    def local_batches(self) -> tuple[int, ...]:
+        """Sequences of a step, by data-parallel rank."""
+        return tuple(self.microbatch * each for each in self.shares or (self.microbatches,) * self.mesh.dp)
+
+    @property
+    def batch(self) -> int:
+        """Sequences of a step."""
+        return self.microbatch * (sum(self.shares) if self.shares else self.mesh.dp * self.microbatches)
+
+    def of_replica(self, dp_rank: int) -> Configuration:
+        """What the pipeline of one data-parallel rank computes: its own number of microbatches."""
+        return replace(self, microbatches=self.shares[dp_rank]) if self.shares else self
+
+    @property
     def stages(self) -> int:
         """Virtual stages of the whole pipeline."""
         return len(self.placement)
@@ -110,7 +125,7 @@ class Configuration:
 
 LEVERS = (
     "zero", "sp", "recompute", "recompute_operations", "dp_replicate", "offload", "offload_to", "swap_layers",
-    "cp_algorithm", "cp_ulysses", "logits_chunks", "spread_vocabulary",
+    "cp_algorithm", "cp_ulysses", "logits_chunks", "spread_vocabulary", "shares",
 )  # fmt: skip
 """Fields that a Plan and a Configuration have in common under the same names, beside the mesh and the schedule."""
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .configuration import Configuration, levers
+from .lengths.mix import Expected
 from .plan import Plan, Prediction, Proof, RunnerUp
 
 Json = dict[str, Any]
@@ -18,9 +19,16 @@ def plan_json(plan: Plan) -> Json:
     """A chosen plan with its prediction, proof and runners-up."""
     return {
         **configuration_json(plan.configuration),
+        "mix": None if plan.mix is None else plan.mix.model_dump(mode="json"),
+        "rank_map": list(plan.rank_map),
         "predicted": predicted_json(plan.predicted),
+        "expected": None if plan.expected is None else expected_json(plan.expected),
         "proof": proof_json(plan.proof),
         "runners_up": [runner_up_json(runner) for runner in plan.runners_up],
+        "goal": plan.goal.model_dump(mode="json"),
+        "at_risk": plan.at_risk.model_dump(mode="json") if plan.at_risk else None,
+        "training": plan.training.model_dump(mode="json") if plan.training else None,
+        "contingency": [each.model_dump(mode="json") for each in plan.contingency],
         "why": list(plan.why),
         "model": plan.model.name,
         "cluster": plan.cluster.name,
@@ -52,6 +60,12 @@ def configuration_json(configuration: Configuration) -> Json:
 def predicted_json(prediction: Prediction) -> Json:
     """What is expected of it; `memory` splits the peak of each pipeline rank by cause."""
     return prediction.model_dump(mode="json")
+
+
+def expected_json(expected: Expected) -> Json:
+    """Steps whose sequences have different lengths, and what mixed groups gain."""
+    gains = {"gain_over_fixed": expected.gain_over_fixed, "gain_over_packed": expected.gain_over_packed}
+    return {**expected.model_dump(mode="json"), **gains}
 
 
 def proof_json(proof: Proof) -> Json:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from ..units import format_bytes
 from .configuration import Configuration, Mesh
 from .cost.setting import Setting
+from .goal import Objective
 from .legality import runtime_problems
+from .placed import placed
 from .plan import Breakdown, MeshDegrees, Prediction, Proof
-
-Objective = Literal["time", "cost"]
 
 MEANING = {
     "compute": "compute",
@@ -31,10 +30,11 @@ def explain(
     configuration: Configuration,
     predicted: Prediction,
     proof: Proof,
-    others: Sequence[tuple[Configuration, Prediction, float]],
+    others: Sequence[tuple[Configuration, Prediction, float, bool]],
     objective: Objective,
 ) -> tuple[str, ...]:
-    """Sentences, the most important first. `others` are runners-up, each with how much worse it is (0.05: 5%)."""
+    """Sentences, the most important first. `others` are runners-up, each with how much worse it is (0.05: 5%), and
+    whether it misses the deadline."""
     return (
         _proven(proof),
         _time(predicted),
@@ -73,10 +73,9 @@ def _shares(breakdown: Breakdown) -> list[tuple[str, float]]:
 
 
 def _memory(predicted: Prediction) -> str:
-    peaks = predicted.peak_memory_bytes
-    stage = max(range(len(peaks)), key=peaks.__getitem__)
+    stage = predicted.fullest
     name, size = max(predicted.memory[stage].model_dump().items(), key=lambda part: part[1])
-    used, limit = format_bytes(peaks[stage]), format_bytes(predicted.memory_limit_bytes)
+    used, limit = map(format_bytes, predicted.fullest_bytes)
     return f"Stage {stage} is fullest: {used} of {limit}, most of it {name} ({format_bytes(size)})."
 
 
@@ -93,19 +92,27 @@ def _devices(setting: Setting, configuration: Configuration) -> list[str]:
         found.append("Embedding and output layer are spread over all pipeline ranks.")
     if configuration.dp_replicate > 1:
         found.append(f"ZeRO shards inside each of {configuration.dp_replicate} copies.")
-    kinds = sorted({group.device.name for group in setting.cluster.node_groups})
-    if len(kinds) > 1:
-        found.append(f"Devices differ ({', '.join(kinds)}): all are priced as {setting.device.name}, the slowest.")
-    return found
+    return found + placed(setting, configuration)
 
 
-def _loses(chosen: Prediction, other: Configuration, predicted: Prediction, worse: float, objective: Objective) -> str:
+def _loses(
+    chosen: Prediction,
+    other: Configuration,
+    predicted: Prediction,
+    worse: float,
+    late: bool,
+    objective: Objective,
+) -> str:
     """Where a runner-up spends more time than the chosen plan, and where clearly less."""
     ours, theirs = chosen.breakdown_s.model_dump(), predicted.breakdown_s.model_dump()
     worst = max(theirs, key=lambda name: theirs[name] - ours[name])
     lost, mesh = theirs[worst] - ours[worst], describe(other.mesh)
-    if objective == "cost":
-        return f"{mesh} costs {worse:.1%} more a step, and takes {predicted.step_time_s:.3g} s for it."
+    if late:
+        return f"{mesh} misses the deadline: a step takes {predicted.step_time_s:.3g} s."
+    if objective in ("cost", "energy"):
+        does = "costs" if objective == "cost" else "uses"
+        what = "" if objective == "cost" else " energy"
+        return f"{mesh} {does} {worse:.1%} more{what} a step, and takes {predicted.step_time_s:.3g} s for it."
     best = min(theirs, key=lambda name: theirs[name] - ours[name])
     saved = ours[best] - theirs[best]  # without it a large loss would not add up to a small difference
     but = f", and {saved:.3g} s less on {MEANING[best]}" if saved > lost / 4 else ""

@@ -41,6 +41,7 @@ class Pins:
     cp_ulysses: int | None = None
     logits_chunks: int | None = None
     spread_vocabulary: bool | None = None
+    shares: tuple[int, ...] | None = None
 
     def given(self) -> dict[str, Any]:
         """The pinned fields by name."""
@@ -188,4 +189,5 @@ _READERS: dict[str, Reader] = {
     "recompute_operations": _words("recompute_operations", get_args(Module)),
     "cp_algorithm": _word("cp_algorithm", get_args(CpAlgorithm)),
     "spread_vocabulary": _truth("spread_vocabulary"),
+    "shares": _counts("shares"),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -29,7 +29,9 @@ from .configuration import (
 )
 from .families.spec import ModelSpec as ModelSpec
 from .frameworks.framework import DEFAULT, FrameworkName
+from .goal import AtRisk, Goal, Objective, Training
 from .job import Job
+from .lengths.mix import Expected, Mix
 from .schedule.name import CUSTOM
 from .schedule.table import custom, names
 
@@ -137,20 +139,51 @@ class Prediction(Frozen):
     hfu: float
     peak_memory_bytes: tuple[int, ...]  # one per pipeline rank: reserved and context, what fitting is judged on
     worst_routing_bytes: tuple[int, ...] = ()  # beyond that, when one rank gets every token
-    memory_limit_bytes: int
+    memory_limit_bytes: int  # of the smallest device
+    memory_limits_bytes: tuple[int, ...] = ()  # one per pipeline rank where devices may differ; (): all as above
     fits: bool
     memory: tuple[StageMemory, ...]
     breakdown_s: Breakdown
     origin: Origin
 
+    @property
+    def limits_bytes(self) -> tuple[int, ...]:
+        """What the device has on which each pipeline rank leaves least room."""
+        return self.memory_limits_bytes or (self.memory_limit_bytes,) * len(self.peak_memory_bytes)
+
+    @property
+    def fullest(self) -> int:
+        """The pipeline rank that leaves least room."""
+        pairs = list(zip(self.limits_bytes, self.peak_memory_bytes, strict=True))
+        return min(range(len(pairs)), key=lambda rank: pairs[rank][0] - pairs[rank][1])
+
+    @property
+    def fullest_bytes(self) -> tuple[int, int]:
+        """What that rank needs, and what its device has."""
+        return self.peak_memory_bytes[self.fullest], self.limits_bytes[self.fullest]
+
+
+OrdersProven = Literal["", "every", "groups kept"]
+"""Orders of nodes that a proof covers, where orders differ: every one, or those that keep node groups as they stand."""
+
 
 class Proof(Frozen):
-    """How good the choice is: no plan in the searched space is faster than `lower_bound_s`."""
+    """How good the choice is: no plan in the searched space is faster than `lower_bound_s`.
+
+    `candidates` are recipes, each with its splits of layers and all recomputation per rank below it; `pruned` of them
+    were never priced, since `bounded` branches had bounds that were high enough. `value` is the plan's in what the
+    objective counts (`goal.UNITS`), `lower_bound` that of any plan; `gap` is between these two.
+    """
 
     candidates: int
     pruned: int
+    bounded: int = 0
     lower_bound_s: float
     gap: float
+    objective: Objective = "time"
+    value: float | None = None
+    lower_bound: float | None = None
+    orders: OrdersProven = ""
     seconds: float = Field(exclude=True, default=0.0)  # of this search; kept out of the file: same input, same bytes
 
 
@@ -164,7 +197,20 @@ class RunnerUp(Frozen):
     recompute: tuple[Recompute, ...]
     step_time_s: float
     peak_memory_bytes: int
-    slower_by: float  # 0.05: five percent slower than the chosen plan
+    slower_by: float  # 0.05: five percent slower than the chosen plan, or that much worse in what was asked
+    breakdown_s: Breakdown | None = None
+
+
+class Contingency(Frozen):
+    """What to run when nodes are lost: those fields of the plan that take other values, and what they give."""
+
+    lost: dict[str, int]  # nodes of each node group, by its name
+    devices: int  # in use: of what is left as many as are fastest
+    step_time_s: float
+    slower_by: float
+    peak_memory_bytes: int
+    fields: dict[str, Any]
+    proof: Proof
 
 
 class Plan(Frozen):
@@ -191,10 +237,18 @@ class Plan(Frozen):
     cp_ulysses: int = Field(1, ge=1)
     logits_chunks: int = Field(1, ge=1)
     spread_vocabulary: bool = False
+    shares: tuple[int, ...] = ()  # microbatches of each dp rank where they differ
+    rank_map: tuple[int, ...] = ()  # the device of each logical rank; (): in their order
+    mix: Mix | None = None  # groups for sequences of different lengths, where the job has lengths
     predicted: Prediction
+    expected: Expected | None = None  # what is predicted of lengths
     proof: Proof
+    goal: Goal = Goal()
+    training: Training | None = None  # where the tokens of the run are known
+    at_risk: AtRisk | None = None  # where it was chosen against its intervals
     why: tuple[str, ...] = ()
     runners_up: tuple[RunnerUp, ...] = ()
+    contingency: tuple[Contingency, ...] = ()
 
     @field_validator("schedule")
     @classmethod
@@ -219,10 +273,19 @@ class Plan(Frozen):
         )
 
     @property
+    def judged_step_time_s(self) -> float:
+        """What deadlines are held against: the predicted step time, or that which is not exceeded with the probability
+        that was asked for."""
+        return self.at_risk.step_time_s if self.at_risk else self.predicted.step_time_s
+
+    @property
     def fingerprint(self) -> str:
         """Hash of what determines the training run: model, job and configuration."""
-        judged = {"framework", "predicted", "proof", "why", "runners_up", "cluster"}
+        judged = {"framework", "predicted", "expected", "proof", "goal", "training", "at_risk", "why", "runners_up"}
+        judged |= {"contingency", "cluster", "rank_map"} | (set() if self.mix else {"mix"})
         parts = self.model_dump(mode="json", exclude=judged)
+        if self.job.lengths is None:  # as before there were any
+            del parts["job"]["lengths"]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:

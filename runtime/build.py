@@ -183,11 +183,11 @@ class Builder:
         return (lambda batch: batch) if self.place is None else self.place.share
 
     def executor(self, parts: dict[int, Transformer], ends: Ends | None) -> Executor:
-        """What runs a step's microbatches through the parts."""
-        plan = self.plan
+        """What runs a step's microbatches, those of this replica, through the parts."""
+        plan, configuration = self.plan, self.plan.configuration.of_replica(self.meshes.dp_rank)
         if self.meshes.pp is None:
-            return Accumulation(parts[0], plan.schedule.microbatches, plan.zero)
+            return Accumulation(parts[0], configuration.microbatches, plan.zero)
         activations = activation_tensors(
             self.shape, plan.microbatch, self.sequence.local, tp=self.meshes.tp_size, sp=plan.sp, dtype=self.dtype
         )
-        return Pipeline(parts, plan.configuration, self.meshes, activations, self.device, ends)
+        return Pipeline(parts, configuration, self.meshes, activations, self.device, ends)

@@ -14,12 +14,14 @@ from ..planner.legality import problems as illegal
 from ..planner.legality import runtime_problems
 from ..planner.legality.fields import in_plan
 from ..planner.plan import Plan
+from ..planner.rank_map import problems as map_problems
 from .config_checks import config_problems
 
 
 def problems(plan: Plan, world_size: int) -> list[Problem]:
     """Everything that stands between this plan and a run on `world_size` processes, in the words of a plan file."""
-    return [*_world(plan, world_size), *_configuration(plan), *_config(plan.model.config)]
+    mapped = list(map_problems(plan))
+    return [*_world(plan, world_size), *(mapped or _configuration(plan)), *_config(plan.model.config)]
 
 
 def _world(plan: Plan, world_size: int) -> Iterator[Problem]:
@@ -31,7 +33,8 @@ def _world(plan: Plan, world_size: int) -> Iterator[Problem]:
 def _configuration(plan: Plan) -> Iterator[Problem]:
     """What the tables of legality say of the plan's own model, cluster and job."""
     try:
-        setting = Setting(architecture(plan.model), plan.cluster, plan.job, every_device=False)
+        shape = architecture(plan.model)
+        setting = Setting(shape, plan.cluster, plan.job, every_device=False, rank_map=plan.rank_map)
     except InputError as error:
         yield from (replace(problem, field=f"model.config.{problem.field}") for problem in error.problems)
         return

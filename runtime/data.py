@@ -7,6 +7,7 @@ repeats nor skips one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -49,14 +50,13 @@ class Samples:
         return np.stack([self.tokens[start : start + self.seq_len + 1] for start in starts]).astype(np.int64)
 
 
-def local_samples(sample_index: int, global_batch: int, dp_rank: int, dp_size: int) -> range:
+def local_samples(sample_index: int, sizes: Sequence[int], dp_rank: int) -> range:
     """The samples of the next global batch that data-parallel rank `dp_rank` trains on.
 
-    `sample_index` is how many samples the run has used; ranks take equal, adjacent parts in rank order.
+    `sample_index` is how many samples the run has used; ranks take adjacent parts in rank order, of `sizes` samples.
     """
-    share = global_batch // dp_size
-    first = sample_index + dp_rank * share
-    return range(first, first + share)
+    first = sample_index + sum(sizes[:dp_rank])
+    return range(first, first + sizes[dp_rank])
 
 
 def shuffled(places: Indices, size: int, seed: int, epoch: int) -> Indices:

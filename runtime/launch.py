@@ -21,7 +21,7 @@ from .checks import problems as runtime_problems
 from .failures import held_up, run_error
 from .follow import OnEvent, following
 from .manifest import complete_checkpoints
-from .placement import device_type, workers_per_node
+from .placement import device_type, logical_rank, workers_per_node
 from .recipe import Recipe
 from .recipe_checks import recipe_problems
 from .rendezvous import Rendezvous, check_rendezvous
@@ -152,7 +152,8 @@ def _run_agent(plan: Plan, run: RunFolder, rendezvous: Rendezvous, max_restarts:
             agent("-m", f"{__package__}.worker", str(run.path.absolute()))
         except ChildFailedError as error:
             world = plan.configuration.mesh.world
-            raise run_error(error.failures, logs.error_files, world, nnodes=rendezvous.nnodes) from None
+            failures = {logical_rank(plan, process): failure for process, failure in error.failures.items()}
+            raise run_error(failures, logs.error_files, world, nnodes=rendezvous.nnodes) from None
         except (RendezvousError, torch.distributed.DistError) as error:
             raise RunError(f"{failed}: {error}; the log of the agent: {run.logs / 'agent.log'}") from None
         except KeyboardInterrupt:

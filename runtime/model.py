@@ -76,21 +76,21 @@ class ParallelModel:
     def forward_backward(self, tokens: Tensor, documents: Tensor | None = None, draws: Tensor | None = None) -> Tensor:
         """Run one step's microbatches, forward and backward.
 
-        `tokens` are int64 [microbatch x microbatches, seq_len + 1], those of this rank's data-parallel
+        `tokens` are int64 [microbatch x microbatches of this replica, seq_len + 1], those of its data-parallel
         coordinate; `documents` [the same, seq_len] number the documents that all but the last tokens belong to;
         `draws` [the same], of `kernels.dropout.draw`, is what the model drops out by (None: nothing is dropped out).
         Gradients left from before are replaced: `.grad` holds those of the mean loss over the global batch.
         Returns that loss, equal on all ranks.
         """
-        seq_len = self.plan.job.seq_len
-        sequences = self.plan.microbatch * self.plan.schedule.microbatches
+        seq_len, configuration = self.plan.job.seq_len, self.plan.configuration
+        sequences = configuration.local_batches[self.meshes.dp_rank]
         if tokens.shape != (sequences, seq_len + 1):
             raise ValueError(f"tokens are {tuple(tokens.shape)}, not {(sequences, seq_len + 1)}")
         for parameter in self._parameters.values():
             parameter.grad = None
         if self._twin is not None:
             self._twin.spread()
-        weight = sequences * seq_len / self.meshes.cp_size
+        weight = configuration.batch * seq_len / self.meshes.data_size
         if self.experts is not None:
             self.experts.begin()
         loss = self._executor.step(self._layout(Batch(tokens[:, :-1], tokens[:, 1:], documents, weight, draws)))

@@ -32,6 +32,10 @@ def check_rendezvous(plan: Plan, rendezvous: Rendezvous) -> Iterator[Problem]:
         yield Problem("--node-rank", rendezvous.node_rank, f"must lie between 0 and {nnodes - 1}", "0")
     if rendezvous.backend not in BACKENDS:
         yield Problem("--rdzv-backend", rendezvous.backend, "is not known", did_you_mean(rendezvous.backend, BACKENDS))
+    elif rendezvous.backend != "static" and plan.rank_map and nnodes > 1:
+        rule = "gives out the numbers of nodes itself, and this plan says which node runs which ranks (rank_map)"
+        fix = "static, with --node-rank counting the nodes that the plan uses in the order of the cluster file"
+        yield Problem("--rdzv-backend", rendezvous.backend, rule, fix)
     elif rendezvous.backend == "static" and rendezvous.endpoint.endswith(":0"):
         yield Problem("--rdzv-endpoint", rendezvous.endpoint, "the static backend needs a port", "localhost:29500")
     if nnodes > 1 and rendezvous.endpoint == Rendezvous().endpoint:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from ..clusters.topology import Topology
 from ..planner.families import architecture
 from ..planner.plan import Plan
 from .checkpoint import Position, Restored
@@ -110,13 +111,9 @@ def is_logged(recipe: Recipe, step: int, last: bool) -> bool:
 
 
 def peak_flops(plan: Plan) -> float:
-    """FLOP/s that the plan's devices promise together in the precision of the job; ranks fill group after group."""
-    left, total = plan.configuration.mesh.world, 0.0
-    for group in plan.cluster.node_groups:
-        used = min(left, group.num_devices)
-        total += used * group.device.peak_flops[plan.job.precision]
-        left -= used
-    return total
+    """FLOP/s that the plan's devices promise together in the precision of the job."""
+    used = Topology(plan.cluster, plan.rank_map).used(plan.configuration.mesh.world)
+    return sum(count * group.device.peak_flops[plan.job.precision] for group, count in used)
 
 
 def logged_losses(metrics: Path) -> list[float]:

@@ -167,8 +167,8 @@ class Loop:
 
     def _mine(self) -> range:
         """Numbers of this rank's samples."""
-        meshes = self.model.meshes
-        return local_samples(self.position.sample_index, self.plan.job.global_batch, meshes.dp_rank, meshes.dp_size)
+        sizes = self.plan.configuration.local_batches
+        return local_samples(self.position.sample_index, sizes, self.model.meshes.dp_rank)
 
     def _draws(self) -> torch.Tensor | None:
         """What these drop out by: each visit of a sample draws anew, and the same on every mesh and after a restart."""

@@ -17,12 +17,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
+from torch.distributed.rendezvous import rendezvous
 
 from ..errors import InputError
 from ..planner.plan import Plan, load_plan
 from .admission import admit
 from .failures import first_cause
-from .placement import device_type
+from .placement import device_type, logical_rank
 from .recipe import Recipe, load_recipe
 from .run_folder import RunFolder
 from .stop import StopWish
@@ -48,18 +49,21 @@ def read_ranks(environment: Mapping[str, str]) -> Ranks:
     raise InputError.single("environment", "RANK", None, rule)
 
 
-def join(ranks: Ranks, kind: str, timeout_s: float) -> torch.device:
-    """Take this rank's device and join the process group."""
+def join(ranks: Ranks, kind: str, timeout_s: float, rank: int) -> torch.device:
+    """Take this process's device and join the process group as a plan's rank."""
+    timeout = timedelta(seconds=max(timeout_s, START_TIMEOUT_S))
     os.environ |= {"RANK": str(ranks.rank), "WORLD_SIZE": str(ranks.world)}  # for env:// under srun
     device = torch.device("cpu")
     if kind == "cuda":
         # srun --gpus-per-task shows each process its own device only, as number 0
         device = torch.device("cuda", ranks.local_rank % max(1, torch.cuda.device_count()))
         torch.cuda.set_device(device)
+    # env:// would let the first rank hold the store, but its address is that of the first process
+    store, _, world = next(rendezvous("env://", timeout=timeout))
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo",
-        timeout=timedelta(seconds=max(timeout_s, START_TIMEOUT_S)),
+        "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=timeout
     )
+    os.environ["RANK"] = str(rank)
     return device
 
 
@@ -83,9 +87,9 @@ def _work(run: RunFolder, plan: Plan, recipe: Recipe, ranks: Ranks) -> None:
     from .train import train
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    wish = StopWish()
-    heartbeat = Heartbeat(run.heartbeats, ranks.rank)  # from here on signals can find this process
-    device = join(ranks, device_type(plan), recipe.timeout_s)
+    wish, rank = StopWish(), logical_rank(plan, ranks.rank)
+    heartbeat = Heartbeat(run.heartbeats, rank)  # from here on signals can find this process
+    device = join(ranks, device_type(plan), recipe.timeout_s, rank)
     train(run, plan, recipe, device, wish, heartbeat.moved)
     dist.barrier()  # leaving early would look like a failure to those still working
     dist.destroy_process_group()

@@ -17,6 +17,7 @@ from ..schedule.table import splits
 from ..simulate.beside import gathered_before, reduced_beside
 from ..simulate.engine import play
 from ..simulate.work import Work
+from .replica import replicas
 from .setting import Setting
 from .step import work_of
 
@@ -27,7 +28,7 @@ _PLAYED = 3
 
 def lower_bound_s(setting: Setting, configuration: Configuration) -> float:
     """Seconds that the step takes at least: never more than `price` says."""
-    return work_bound_s(configuration, work_of(setting, configuration))
+    return max(work_bound_s(asked, work_of(seen, asked)) for seen, asked in replicas(setting, configuration))
 
 
 def work_bound_s(configuration: Configuration, work: Work) -> float:
@@ -59,7 +60,6 @@ def pipeline_bound_s(configuration: Configuration, work: Work) -> float:
 def _reduced_s(configuration: Configuration, work: Work) -> float:
     """Until the last gradient is whole. Collectives of ZeRO 2 and 3 count as those of 1: they are no fewer."""
     ranks, whole = configuration.mesh.pp, not splits(configuration) and configuration.schedule != CUSTOM
-    hop_s = work.transfer_s if ranks > 1 else 0.0
     firsts, backward_s = _first_forwards_s(configuration, work), _backwards_s(configuration, work)
     through = _through_s(configuration, work, firsts[configuration.rank_of(0)])
     reduced, end = [0.0] * ranks, 0.0
@@ -68,7 +68,8 @@ def _reduced_s(configuration: Configuration, work: Work) -> float:
         stages = configuration.stages_of(rank)
         busy = sum(work.forward_s[v] + backward_s[v] for v in stages) + passes_s
         own = firsts[rank] + configuration.microbatches * busy - work.forward_s[stages[0]]
-        after = end + hop_s + work.backward_s[rank] if whole else 0.0  # the last gradient goes back rank by rank
+        back = whole and rank + 1 < ranks  # the last gradient goes back rank by rank
+        after = end + _between_s(work, rank, rank + 1) + work.backward_s[rank] if back else 0.0
         end = max(own, after, through if stages[0] == 0 else 0.0)
         left = _reduction_s(work, rank, end) if whole else end + _last_piece_s(work, stages)
         reduced[rank] = left + _at(work.late_reduce_s, rank)
@@ -101,7 +102,19 @@ def _first_forwards_s(configuration: Configuration, work: Work) -> list[float]:
 def _hop_s(configuration: Configuration, work: Work, stage: int) -> float:
     """From a stage to the next, or back."""
     places = configuration.placement
-    return 0.0 if stage + 1 == len(places) or places[stage] == places[stage + 1] else work.transfer_s
+    if stage + 1 == len(places) or places[stage] == places[stage + 1]:
+        return 0.0
+    return _between_s(work, places[stage], places[stage + 1])
+
+
+def _between_s(work: Work, a: int, b: int) -> float:
+    """From one pipeline rank to another, at the least."""
+    count = len(work.borders)
+    if not count:
+        return work.transfer_s
+    if abs(a - b) == 1 and count > 2:
+        return work.transfer_s * work.borders[min(a, b)]
+    return work.transfer_s * (work.borders[-1] if {a, b} == {0, count - 1} and count > 2 else min(work.borders))
 
 
 def _through_s(configuration: Configuration, work: Work, first_s: float) -> float:

@@ -81,24 +81,26 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
     """The work of a pipeline with its collectives, optimizer and offload transfers."""
     overlaps = configuration.zero != 1 or setting.framework.overlaps_gather
     late = configuration.zero < 2 and not setting.framework.overlaps_reduce
-    held = stage_parameters(setting.costs(configuration), configuration, setting.architecture.tied_embeddings)
+    costs = setting.at(configuration, 0).costs(configuration)
+    held = stage_parameters(costs, configuration, setting.architecture.tied_embeddings)
     pieces = tuple(max(1, layers) for layers in configuration.stage_layers)
-    keys = [(each.dense, each.expert, layers) for each, layers in zip(held, pieces, strict=True)]
+    seen = [setting.stage_at(configuration, rank) for rank in configuration.placement]
+    keys = [(view, each.dense, each.expert, layers) for view, each, layers in zip(seen, held, pieces, strict=True)]
     known = {
-        key: _collectives_s(setting, configuration, each, key[2])
+        key: _collectives_s(key[0], configuration, each, key[3])
         for key, each in dict(zip(keys, held, strict=True)).items()
     }
-    shared = setting.costs(configuration).shared
-    optimizers, offloads = _after_s(setting, configuration, _with_shared(configuration, held, shared))
+    optimizers, offloads = _after_s(setting, configuration, _with_shared(configuration, held, costs.shared))
     reductions = [known[key][1] for key in keys]
-    copies = [_copies_s(setting, configuration, each) for each in held]
+    copies = [_copies_s(view, configuration, each) for view, each in zip(seen, held, strict=True)]
     if configuration.zero == 1:
         reductions = [each + between for each, between in zip(reductions, copies, strict=True)]
     after = reductions if late else copies if configuration.zero > 1 and any(copies) else []
     gathers, late_s = [known[key][0] for key in keys], _late_s(configuration, after) if after else ()
-    if shared.total:  # gathered with a rank's first stage, reduced after everything else
-        gather_s, reduce_s = _collectives_s(setting, configuration, shared, 1)
-        reduce_s += _copies_s(setting, configuration, shared)
+    if costs.shared.total:  # gathered with a rank's first stage, reduced after everything else
+        slowest = setting.used(configuration)
+        gather_s, reduce_s = _collectives_s(slowest, configuration, costs.shared, 1)
+        reduce_s += _copies_s(slowest, configuration, costs.shared)
         gathers = [each + gather_s * (stage in _firsts(configuration)) for stage, each in enumerate(gathers)]
         late_s = tuple(each + reduce_s for each in late_s or (0.0,) * configuration.mesh.pp)
     return replace(
@@ -113,7 +115,7 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
         optimizer_s=optimizers,
         offload_s=offloads,
         regather_s=() if overlaps else _regather_s(setting, configuration),
-        steal=setting.execution.steal,
+        steal=max(setting.at(configuration, rank).execution.steal for rank in range(configuration.mesh.pp)),
     )
 
 
@@ -166,9 +168,12 @@ def _late_s(configuration: Configuration, reduce_s: list[float]) -> tuple[float,
 
 def _regather_s(setting: Setting, configuration: Configuration) -> tuple[float, ...]:
     """Seconds of one all-gather of each rank's updated parameters, after the optimizer."""
-    costs, tied = setting.costs(configuration), setting.architecture.tied_embeddings
-    held = (rank_parameters(costs, configuration, rank, tied) for rank in range(configuration.mesh.pp))
-    return tuple(_over_data(setting, configuration, each, setting.element_bytes, all_gather_s, 1) for each in held)
+    costs, tied = setting.at(configuration, 0).costs(configuration), setting.architecture.tied_embeddings
+    return tuple(
+        _over_data(setting.stage_at(configuration, rank), configuration, held, setting.element_bytes, all_gather_s, 1)
+        for rank in range(configuration.mesh.pp)
+        for held in [rank_parameters(costs, configuration, rank, tied)]
+    )
 
 
 def _over_data(
@@ -187,18 +192,22 @@ def _after_s(
     setting: Setting, configuration: Configuration, held: list[Held]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Seconds of the optimizer, and of what it takes longer on the host, by pipeline rank."""
-    ranks = configuration.mesh.pp
+    seen = [setting.at(configuration, rank) for rank in range(configuration.mesh.pp)]
     states = []
-    for rank in range(ranks):
+    for rank in range(configuration.mesh.pp):
         own = [held[stage] for stage in configuration.stages_of(rank)]
         all_of_it = Held(sum(each.dense for each in own), sum(each.expert for each in own))
         states.append(owned(all_of_it, configuration))
     if configuration.swap_layers:
-        ends = owned(of_ends(setting.costs(configuration)), configuration)
-        return (_adamw_s(setting, ends),), tuple(adamw_s(setting, each - ends) for each in states)
-    optimizers = tuple(_adamw_s(setting, (1 - configuration.offload) * each) for each in states)
-    pairs = zip(states, optimizers, strict=True)
-    offloads = (update_s(setting, configuration, configuration.offload * each, beside) for each, beside in pairs)
+        ends = owned(of_ends(seen[0].costs(configuration)), configuration)
+        return (_adamw_s(seen[0], ends),), (adamw_s(seen[0], states[0] - ends),)
+    optimizers = tuple(
+        _adamw_s(view, (1 - configuration.offload) * each) for view, each in zip(seen, states, strict=True)
+    )
+    offloads = (
+        update_s(view, configuration, configuration.offload * each, beside)
+        for view, each, beside in zip(seen, states, optimizers, strict=True)
+    )
     return optimizers, tuple(offloads)
 
 
@@ -215,4 +224,18 @@ def _tied_s(setting: Setting, configuration: Configuration) -> float:
     if not setting.architecture.tied_embeddings or configuration.holds_last_stage(configuration.rank_of(0)):
         return 0.0
     path = setting.hop(mesh.dp * mesh.cp * mesh.tp, mesh.pp)
-    return 4 * setting.costs(configuration).embedding.held.total / path.bandwidth_bytes_per_s + 2 * path.latency_s
+    costs = setting.at(configuration, 0).costs(configuration)
+    return 4 * costs.embedding.held.total / path.bandwidth_bytes_per_s + 2 * path.latency_s
+
+
+def layer_collectives_s(setting: Setting, configuration: Configuration, held: Held) -> tuple[float, float]:
+    """Seconds of one all-gather and of one reduction over a layer that holds so many parameters, with what copies of
+    a ZeRO group add up beside the backward."""
+    gather, reduction = _collectives_s(setting, configuration, held, 1)
+    return gather, reduction + (_copies_s(setting, configuration, held) if configuration.zero == 1 else 0.0)
+
+
+def rank_after_s(setting: Setting, configuration: Configuration, states: float) -> float:
+    """Seconds of optimizer and offload on a rank that owns the states of so many parameters."""
+    optimizer = _adamw_s(setting, (1 - configuration.offload) * states)
+    return optimizer + update_s(setting, configuration, configuration.offload * states, optimizer)

@@ -6,7 +6,7 @@ where a framework holds every 16-bit gradient until then.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..configuration import Configuration
@@ -17,6 +17,7 @@ from .blocks import ModelCosts
 from .data_parallel import owned, rank_parameters
 from .memory import Held, Recipe, logits_bytes, recipe_of
 from .offload import host_bytes, of_ends, room_bytes, states_bytes
+from .replica import replicas
 from .setting import Setting
 from .sharding import sharding_of
 
@@ -33,33 +34,73 @@ tensors nearly fill the device. Of 1,755 nanotron and 380 llm-foundry runs that 
 would not fit with it; of 1,396 that crashed or ran out of memory 1,148 would not."""
 
 
+class Peak(NamedTuple):
+    """Memory of a pipeline rank, on the device that it leaves least room on, and what that device has."""
+
+    memory: StageMemory
+    limit_bytes: int
+
+    @property
+    def room_bytes(self) -> int:
+        return self.limit_bytes - self.memory.total
+
+    @property
+    def fits(self) -> bool:
+        return self.room_bytes >= 0
+
+
 def footprint(setting: Setting, configuration: Configuration) -> tuple[StageMemory, ...]:
     """Memory of every pipeline rank."""
-    return tuple(rank_memory(setting, configuration, rank) for rank in range(configuration.mesh.pp))
+    return tuple(each.memory for each in peaks(setting, configuration))
 
 
-def fits(setting: Setting, memories: Iterable[StageMemory]) -> bool:
-    """Whether every rank stays within the smallest device."""
-    return all(memory.total <= setting.memory_limit_bytes for memory in memories)
+def peaks(setting: Setting, configuration: Configuration) -> tuple[Peak, ...]:
+    """Of every pipeline rank."""
+    return tuple(rank_peak(setting, configuration, rank) for rank in range(configuration.mesh.pp))
+
+
+def rank_peak(setting: Setting, configuration: Configuration, rank: int) -> Peak:
+    """Of one pipeline rank: of the replica that has least room."""
+    return min(
+        (_peak(seen, asked, rank) for seen, asked in replicas(setting, configuration)),
+        key=lambda peak: peak.room_bytes,
+    )
+
+
+def _peak(setting: Setting, configuration: Configuration, rank: int) -> Peak:
+    memory = rank_memory(setting, configuration, rank)
+    return Peak(memory, setting.at(configuration, rank).memory_limit_bytes)
 
 
 def fits_host(setting: Setting, configuration: Configuration) -> bool:
     """Whether what a node's devices offload fits into its host memory, or on its drive."""
     leaves = configuration.offload or configuration.swap_layers
-    return not leaves or offloaded_bytes(setting, configuration) <= room_bytes(setting, configuration)
+    return not leaves or not any(needed > room for needed, room in _hosts(setting, configuration))
 
 
 def offloaded_bytes(setting: Setting, configuration: Configuration) -> float:
-    """What the busiest device keeps on its host, or on the drive."""
-    costs, tied = setting.costs(configuration), setting.architecture.tied_embeddings
-    held = (rank_parameters(costs, configuration, rank, tied) for rank in range(configuration.mesh.pp))
-    if configuration.swap_layers:
-        held = (each - of_ends(costs) for each in held)
-    return host_bytes(setting, configuration, max(owned(each, configuration) for each in held))
+    """What the device whose host has least room keeps there, or on the drive."""
+    return fullest_host(setting, configuration)[0]
+
+
+def fullest_host(setting: Setting, configuration: Configuration) -> tuple[float, float]:
+    """The same, and what there is room for."""
+    return min(_hosts(setting, configuration), key=lambda host: host[1] - host[0])
+
+
+def _hosts(setting: Setting, configuration: Configuration) -> Iterator[tuple[float, float]]:
+    """Of the devices of every pipeline rank: bytes that one keeps off the device, and its room for them."""
+    costs, tied = setting.at(configuration, 0).costs(configuration), setting.architecture.tied_embeddings
+    for rank in range(configuration.mesh.pp):
+        seen, held = setting.stage_at(configuration, rank), rank_parameters(costs, configuration, rank, tied)
+        if configuration.swap_layers:
+            held -= of_ends(costs)
+        yield host_bytes(seen, configuration, owned(held, configuration)), room_bytes(seen, configuration)
 
 
 def rank_memory(setting: Setting, configuration: Configuration, rank: int) -> StageMemory:
     """Memory of one pipeline rank at its fullest moment, by cause."""
+    setting = setting.at(configuration, rank)
     costs, recipe, keeps = setting.costs(configuration), _recipe(setting, configuration), setting.framework.keeps
     held = _stays(setting, configuration, costs, rank)
     moment = max(_moments(setting, configuration, costs, rank, held), key=sum)
@@ -89,6 +130,7 @@ def rank_memory(setting: Setting, configuration: Configuration, rank: int) -> St
 
 def resident_bytes(setting: Setting, configuration: Configuration, rank: int) -> int:
     """What one pipeline rank holds at any moment: a part of `rank_memory`, sooner known."""
+    setting = setting.at(configuration, rank)
     held = _stays(setting, configuration, setting.costs(configuration), rank)
     return sum(_resident(setting, configuration, _recipe(setting, configuration), held)) + setting.context_bytes
 
@@ -116,7 +158,7 @@ def worst_routing_bytes(setting: Setting, configuration: Configuration) -> tuple
     of the expert-parallel group visited its own experts. The footprint holds the expected, balanced routing."""
     if not setting.has_experts:
         return ()
-    costs = setting.costs(configuration)
+    costs = setting.at(configuration, 0).costs(configuration)
     return tuple(_worst_of_rank(costs, configuration, rank) for rank in range(configuration.mesh.pp))
 
 

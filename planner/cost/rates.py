@@ -1,12 +1,13 @@
-"""Rates: what the slowest device in use sustains, in the job's precision."""
+"""Rates: what a device sustains, in the job's precision."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...clusters.schema import Cluster, Device, Dtype, Origin
+from ...clusters.schema import Cluster, Device, Dtype, NodeGroup, Origin
 from ...errors import InputError
 from ..frameworks.framework import Experts, Framework
 from ..job import Precision
@@ -92,18 +93,19 @@ def device_rates(
     )
 
 
-def cluster_device(cluster: Cluster, precision: Precision) -> Device:
-    """The device that every rank is priced as: the slowest, since all ranks wait for it.
+def cluster_device(cluster: Cluster, precision: Precision, among: Sequence[NodeGroup] = ()) -> Device:
+    """The slowest device of some node groups, of all where none are named: ranks wait for each other.
 
-    Raises InputError where a device has no rate for the precision.
+    Raises InputError where any device of the cluster has no rate for the precision.
     """
-    devices = [group.device for group in cluster.node_groups]
-    for number, device in enumerate(devices):
+    for number, device in enumerate(group.device for group in cluster.node_groups):
         if precision not in device.peak_flops or (precision == "fp8" and "bf16" not in device.peak_flops):
             known = ", ".join(each for each in ELEMENT_BYTES if each in device.peak_flops)
             rule = f"{device.name} has no {precision} rate (node_groups[{number}].device.peak_flops)"
             raise InputError.single(f"cluster {cluster.name}", "--precision", precision, rule, f"one of {known}")
-    return min(devices, key=lambda device: _sustained(device, precision))
+    return min(
+        (group.device for group in among or cluster.node_groups), key=lambda device: _sustained(device, precision)
+    )
 
 
 def _sustained(device: Device, precision: Precision) -> float:

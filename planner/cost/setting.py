@@ -1,14 +1,28 @@
-"""Setting: everything about a request that does not depend on the configuration, and the prices made so far."""
+"""Setting: everything about a request that does not depend on the configuration, and the prices made so far.
+
+Ranks lie on the devices in their order, or as `rank_map` says; in `any_order`, the bound for a search, every question
+about links is answered as in the order of nodes that is best for it.
+
+On a cluster of several node groups, or where nodes or links differ, `at` and `stage_at` give the same as the devices of
+one pipeline rank see it: a view whose devices, memories, hosts and networks are theirs alone. On a cluster of one group
+without exceptions the view is the setting itself.
+"""
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from ...clusters.schema import Cluster, Device, Dtype, Nvme, Origin
+from ...clusters.any_order import AnyOrder
+from ...clusters.schema import Cluster, Device, Dtype, NodeGroup, Nvme, Origin
 from ...clusters.topology import GroupPaths, Path, Topology, domain_devices
-from ..configuration import Configuration, Module
-from ..frameworks.framework import Costs, Framework, framework
+from ...clusters.wiring import Wiring
+from ..configuration import Configuration, Mesh, Module
+from ..frameworks.framework import Costs, Framework, Spread, framework
 from ..job import Job
 from ..model import Architecture, Layer
 from .activations import Shape
@@ -19,11 +33,24 @@ from .exchange import Groups
 from .rates import ORIGIN_RANK, Rates, cluster_device, device_rates
 from .sharding import Sharding, sharding_of
 
+if TYPE_CHECKING:
+    from .replica import ReplicaClass
+
+Alike = tuple[Sharding, tuple[Module, ...], Groups, Rates, bool]
+"""What the costs of a model depend on beside the model."""
+
+
+def replica_devices(mesh: Mesh) -> int:
+    """Devices that compute a microbatch of one stage together: a tensor- and context-parallel group, or as many such
+    groups as experts are spread over."""
+    return math.lcm(mesh.cp * mesh.tp, mesh.ep * mesh.etp)
+
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """A model, a cluster and a job. On a mixed cluster every rank is priced as the slowest device with the smallest
-    memory, and pipeline stages lie on the ranks in order."""
+    """A model, a cluster and a job. Pipeline stages lie on the ranks in order. Where devices of several node groups
+    are looked at together (`ranks`; by default all), what is said of them is that of the slowest, with the smallest
+    memory."""
 
     architecture: Architecture
     cluster: Cluster
@@ -31,13 +58,108 @@ class Setting:
     every_device: bool = True  # a legal configuration uses all of them, rather than any number of whole nodes
     framework: Framework = field(default_factory=framework)  # what executes the layers
     narrow: Dtype | None = None  # what the layers' matmuls run in where that is narrower than the job's precision
+    rank_map: tuple[int, ...] = ()  # the device of each rank; (): all that can be used, in their order
+    any_order: bool = False  # links as in the best order of the nodes
+    ranks: range | None = None  # of a view: the devices that it is of
+    replica: int | None = None  # the block of a stage's devices that `at` looks at, where its devices differ
+    _whole: Setting | None = field(default=None, repr=False)  # that a view is of
+    _views: dict[tuple[int, int], Setting] = field(default_factory=dict, repr=False)
+    classes: dict[tuple[int, int, int], tuple[ReplicaClass, ...]] = field(default_factory=dict, repr=False)
+    _wiring: list[Wiring] = field(default_factory=list, repr=False)  # of the cluster, where others made it
+    _alike: dict[Alike, ModelCosts] = field(default_factory=dict, repr=False)
     _paths: dict[tuple[int, int], GroupPaths] = field(default_factory=dict, repr=False)
-    _hops: dict[tuple[int, int], Path] = field(default_factory=dict, repr=False)
+    _hops: dict[tuple[int, int], tuple[Path, ...]] = field(default_factory=dict, repr=False)
     _costs: dict[tuple[Sharding, tuple[Module, ...]], ModelCosts] = field(default_factory=dict, repr=False)
+
+    @property
+    def whole(self) -> Setting:
+        """All devices, of whichever this is a view."""
+        return self if self._whole is None else self._whole
 
     @cached_property
     def topology(self) -> Topology:
-        return Topology(self.cluster)
+        if self._whole is not None:
+            return self._whole.topology
+        return (AnyOrder if self.any_order else Topology)(self.cluster, self.rank_map, *self._wiring)
+
+    @property
+    def num_devices(self) -> int:
+        """Devices that ranks lie on."""
+        return len(self.rank_map) or self.cluster.num_devices
+
+    def mapped(self, rank_map: tuple[int, ...], any_order: bool = False, wiring: Wiring | None = None) -> Setting:
+        """The same with ranks on other devices, and no prices yet; `wiring` is the cluster's, where somebody has it."""
+        kept = self.architecture, self.cluster, self.job, self.every_device, self.framework, self.narrow
+        known = [] if wiring is None else [wiring]
+        return Setting(*kept, rank_map, any_order, _wiring=known, _alike=self.whole._alike)
+
+    @cached_property
+    def node_groups(self) -> tuple[NodeGroup, ...]:
+        """Those that devices of this view are in."""
+        ranks, groups = self._ranks, self.cluster.node_groups
+        runs = zip(self.topology.sites, pairwise(self.edges), strict=True)
+        sites = {site for site, (first, stop) in runs if first < ranks.stop and stop > ranks.start}
+        return tuple(groups[site] for site in sorted(sites))
+
+    @cached_property
+    def is_mixed(self) -> bool:
+        """Whether devices or links may differ: then pipeline ranks have views of their own."""
+        return self.ranks is None and (len(self.cluster.node_groups) > 1 or not self.topology.is_regular)
+
+    def at(self, configuration: Configuration, pp_rank: int) -> Setting:
+        """As the devices that compute a pipeline rank see it: all of the stage's, or those of the chosen replica."""
+        if not self.is_mixed:
+            return self
+        if self.replica is None:
+            return self.stage_at(configuration, pp_rank)
+        size = replica_devices(configuration.mesh)
+        first = configuration.mesh.rank(pp_rank, 0, 0, 0) + self.replica * size
+        return self._view(first, first + size)
+
+    def stage_at(self, configuration: Configuration, pp_rank: int) -> Setting:
+        """As all devices of a pipeline rank see it, its data-parallel replicas together."""
+        if not self.is_mixed:
+            return self
+        first = configuration.mesh.rank(pp_rank, 0, 0, 0)
+        return self._view(first, first + configuration.mesh.rank(1, 0, 0, 0))
+
+    def used(self, configuration: Configuration) -> Setting:
+        """As all devices in use see it."""
+        return self._view(0, configuration.mesh.world) if self.is_mixed else self
+
+    def of_replica(self, block: int) -> Setting:
+        """The same, where `at` looks at one block of `replica_devices` of every stage."""
+        return self.whole._with(replica=block)
+
+    def _with(self, ranks: range | None = None, replica: int | None = None) -> Setting:
+        """A view, which keeps its own prices and paths."""
+        return replace(self, ranks=ranks, replica=replica, _whole=self, _paths={}, _hops={}, _costs={})
+
+    def _view(self, first: int, stop: int) -> Setting:
+        """Of some devices: of their whole node group where they are in one and all its nodes are alike, so that there
+        are few views."""
+        whole = self.whole
+        key = whole._group_around(first, stop)
+        if key not in whole._views:
+            whole._views[key] = whole._with(ranks=range(*key))
+        return whole._views[key]
+
+    def _group_around(self, first: int, stop: int) -> tuple[int, int]:
+        """Ends of the node group that holds these devices, or the devices' own where several do."""
+        if not self.topology.is_regular:
+            return first, stop
+        place = bisect_right(self.edges, first) - 1
+        low, high = self.edges[place : place + 2] if place + 1 < len(self.edges) else (first, stop)
+        return (low, high) if stop <= high else (first, stop)
+
+    @cached_property
+    def edges(self) -> tuple[int, ...]:
+        """First rank of every node group, and one past the last."""
+        return self.topology.edges
+
+    @property
+    def _ranks(self) -> range:
+        return range(self.num_devices) if self.ranks is None else self.ranks
 
     @cached_property
     def kinds(self) -> tuple[Layer, ...]:
@@ -50,7 +172,9 @@ class Setting:
 
     @cached_property
     def device(self) -> Device:
-        return cluster_device(self.cluster, self.job.precision)
+        """The slowest of them, since all wait for it. Raises InputError where a device of the cluster has no rate for
+        the precision."""
+        return cluster_device(self.cluster, self.job.precision, self.node_groups)
 
     @cached_property
     def execution(self) -> Costs:
@@ -68,48 +192,48 @@ class Setting:
 
     @cached_property
     def memory_limit_bytes(self) -> int:
-        return int(min(group.device.memory_bytes for group in self.cluster.node_groups))
+        return int(min(group.device.memory_bytes for group in self.node_groups))
 
     @cached_property
     def context_bytes(self) -> int:
-        return int(max(group.device.context_bytes for group in self.cluster.node_groups))
+        return int(max(group.device.context_bytes for group in self.node_groups))
 
     @cached_property
     def host_link_bytes_per_s(self) -> float:
-        return min(group.host.device_link_bytes_per_s for group in self.cluster.node_groups)
+        return min(group.host.device_link_bytes_per_s for group in self.node_groups)
 
     @cached_property
     def origin(self) -> Origin:
         """The weakest origin among the devices in use."""
-        origins = [group.device.calibration.origin for group in self.cluster.node_groups]
+        origins = [group.device.calibration.origin for group in self.node_groups]
         return max(origins, key=ORIGIN_RANK.index)
 
     @cached_property
     def domain_devices(self) -> int:
         """Devices that the fast fabric joins, in the smallest domain of the cluster."""
-        return min(domain_devices(group) for group in self.cluster.node_groups)
+        return min(domain_devices(group) for group in self.node_groups)
 
     @cached_property
     def devices_per_node(self) -> int:
-        return min(group.devices_per_node for group in self.cluster.node_groups)
+        return min(group.devices_per_node for group in self.node_groups)
 
     @cached_property
     def host_bytes_per_device(self) -> float:
         """Host memory that offloaded states may fill."""
-        return min(group.host.memory_bytes / group.devices_per_node for group in self.cluster.node_groups)
+        return min(group.host.memory_bytes / group.devices_per_node for group in self.node_groups)
 
     @cached_property
     def host_cores_per_device(self) -> float:
-        return min(group.host.cores / group.devices_per_node for group in self.cluster.node_groups)
+        return min(group.host.cores / group.devices_per_node for group in self.node_groups)
 
     @property
     def has_nvme(self) -> bool:
-        return all(group.nvme is not None for group in self.cluster.node_groups)
+        return all(group.nvme is not None for group in self.node_groups)
 
     @cached_property
     def nvme(self) -> Nvme:
         """One device's share of the smallest and slowest drives; only where every node has one."""
-        shares = [(group.nvme, group.devices_per_node) for group in self.cluster.node_groups if group.nvme]
+        shares = [(group.nvme, group.devices_per_node) for group in self.node_groups if group.nvme]
         return Nvme(
             capacity=min(int(drive.capacity_bytes / devices) for drive, devices in shares),
             read=min(drive.read_bytes_per_s / devices for drive, devices in shares),
@@ -118,14 +242,29 @@ class Setting:
 
     def dollars_per_s(self, devices: int) -> float:
         """Price of the first `devices` devices; raises KeyError where a node group has none."""
-        total, left = 0.0, devices
-        for group in self.cluster.node_groups:
-            used = min(left, group.num_devices)
-            if used and group.price_per_device_hour is None:
+        total = 0.0
+        for group, used in self.devices_used(devices):
+            if group.price_per_device_hour is None:
                 raise KeyError(group.name)
-            total += used * (group.price_per_device_hour or 0.0) / 3600
-            left -= used
+            total += used * group.price_per_device_hour / 3600
         return total
+
+    def devices_used(self, devices: int) -> list[tuple[NodeGroup, int]]:
+        """How many of the first `devices` ranks lie on each run of devices of one node group."""
+        return self.topology.used(devices)
+
+    def peak_flops(self, devices: int) -> float:
+        """FLOP/s that the datasheets of the first `devices` devices promise, in what the layers' matmuls run in."""
+        if not self.is_mixed:
+            return devices * self.rates.peak_flops
+        operand: Dtype = self.narrow or self.job.precision
+        return sum(used * group.device.peak_flops[operand] for group, used in self.devices_used(devices))
+
+    @cached_property
+    def spread(self) -> Spread:
+        """Of predictions: the widest of the devices in use."""
+        spreads = [self.framework.spread_on(group.device) for group in self.node_groups]
+        return Spread(low=min(each.low for each in spreads), high=max(each.high for each in spreads))
 
     @property
     def element_bytes(self) -> int:
@@ -141,29 +280,28 @@ class Setting:
         return self._paths[key]
 
     def _slowest_group(self, stride: int, count: int) -> GroupPaths:
-        span = stride * count
-        starts = self._sample_starts(span)
-        groups = [self.topology.group(range(start, start + span, stride)) for start in starts]
-        slowest = min(groups, key=_narrowest)
+        slowest = self.topology.slowest_group(stride, count, self._ranks)
         return _flat(slowest) if self.framework.flat_rings else slowest
-
-    def _sample_starts(self, span: int) -> list[int]:
-        """Where to look for the slowest group: the first one does on a regular grid, else up to 64 over the cluster."""
-        world = self.cluster.num_devices
-        blocks = max(1, world // span)
-        if len(self.cluster.node_groups) == 1 and (self.domain_devices % span == 0 or span % self.domain_devices == 0):
-            return [0]
-        step = max(1, blocks // 64)
-        return [block * span for block in range(0, blocks, step)] or [0]
 
     def hop(self, stage_ranks: int, stages: int) -> Path:
         """The slowest path between neighbouring pipeline stages of `stage_ranks` devices each."""
+        paths = self.borders(stage_ranks, stages)[: stages - 1]
+        return min(paths, key=lambda path: (path.bandwidth_bytes_per_s, -path.latency_s))
+
+    def borders(self, stage_ranks: int, stages: int) -> tuple[Path, ...]:
+        """The path from every pipeline stage to the next, the last that back to the first. On a cluster of one node
+        group without exceptions the slowest stands for all."""
         key = stage_ranks, stages
         if key not in self._hops:
-            firsts = range(0, (stages - 1) * stage_ranks, stage_ranks)
-            paths = [self.topology.point_to_point(first, first + stage_ranks) for first in firsts]
-            self._hops[key] = min(paths, key=lambda path: (path.bandwidth_bytes_per_s, -path.latency_s))
+            self._hops[key] = self.whole._borders(stage_ranks, stages)
         return self._hops[key]
+
+    def _borders(self, stage_ranks: int, stages: int) -> tuple[Path, ...]:
+        nexts = [*range(1, stages), 0 if self.is_mixed else stages - 1]
+        paths = [self.topology.border(stage_ranks, stage, there) for stage, there in enumerate(nexts) if stage != there]
+        if self.is_mixed:
+            return tuple(paths)
+        return (min(paths, key=lambda path: (path.bandwidth_bytes_per_s, -path.latency_s)),) * stages
 
     def groups(self, sharding: Sharding) -> Groups:
         """Groups that a layer communicates in: tp fastest, then cp; experts fold the same ranks, etp fastest."""
@@ -194,9 +332,18 @@ class Setting:
         """Costs of every layer and end block under the configuration's sharding and what it recomputes selectively."""
         key = sharding, modules = sharding_of(configuration), configuration.recompute_operations
         if key not in self._costs:
-            groups = self.groups(sharding)
-            self._costs[key] = model_costs(self.architecture, self.shape(sharding), self.rates, groups, modules)
+            self._costs[key] = self._priced(sharding, modules)
         return self._costs[key]
+
+    def _priced(self, sharding: Sharding, modules: tuple[Module, ...]) -> ModelCosts:
+        """Costs are made once for all views that are alike."""
+        groups, shape = self.groups(sharding), self.shape(sharding)
+        if self._whole is None:
+            return model_costs(self.architecture, shape, self.rates, groups, modules)
+        known, key = self._whole._alike, (sharding, modules, groups, self.rates, shape.on_cpu)
+        if key not in known:
+            known[key] = model_costs(self.architecture, shape, self.rates, groups, modules)
+        return known[key]
 
 
 def _flat(group: GroupPaths) -> GroupPaths:
@@ -207,8 +354,3 @@ def _flat(group: GroupPaths) -> GroupPaths:
     more = (1 - 1 / group.size) / (1 - 1 / group.domains)
     outer = replace(group.outer, bandwidth_bytes_per_s=group.outer.bandwidth_bytes_per_s / more)
     return replace(group, inner=None, outer=outer)
-
-
-def _narrowest(group: GroupPaths) -> tuple[float, float]:
-    paths = [path for path in (group.outer, group.inner) if path is not None]
-    return min(path.bandwidth_bytes_per_s for path in paths), -max(path.latency_s for path in paths)

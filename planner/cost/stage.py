@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..configuration import Configuration
-from ..model import Architecture
+from ..configuration import Configuration, Recompute
 from ..simulate.work import Work
 from .blocks import Block, ModelCosts
 from .communication import ALONE, pipeline_transfer_s
@@ -18,12 +17,17 @@ reduce-scatter, and in the backward the inputs gathered once more."""
 
 def stage_times(setting: Setting, configuration: Configuration) -> Work:
     """The pipeline alone: one microbatch through every virtual stage, exposed communication inside a layer included."""
-    stages = [_stage_s(setting, configuration, stage) for stage in range(len(configuration.stage_layers))]
+    places = configuration.placement
+    stages = [
+        _stage_s(setting.at(configuration, places[stage]), configuration, stage)
+        for stage in range(len(configuration.stage_layers))
+    ]
     forward, backward, inputs, weights = zip(*stages, strict=True)
     return Work(
         forward,
         backward,
         transfer_s(setting, configuration),
+        borders=borders(setting, configuration),
         input_s=inputs,
         weight_s=weights,
         passes=passes_of(setting, configuration),
@@ -31,14 +35,21 @@ def stage_times(setting: Setting, configuration: Configuration) -> Work:
 
 
 def _stage_s(setting: Setting, configuration: Configuration, stage: int) -> tuple[float, float, float, float]:
-    """Forward, backward, and the halves of the latter, of one virtual stage. The host issues all but the products of
-    weight gradients with the first half."""
+    """Forward, backward, and the halves of the latter, of one virtual stage."""
     costs, layers = setting.costs(configuration), configuration.layer_range(stage)
     choice = configuration.recompute[configuration.rank_of(stage)]
-    ends = ends_of(costs, stage, len(configuration.stage_layers))
+    return range_s(setting, configuration, layers, choice, ends_of(costs, stage, len(configuration.stage_layers)))
+
+
+def range_s(
+    setting: Setting, configuration: Configuration, layers: range, choice: Recompute, ends: list[Block]
+) -> tuple[float, float, float, float]:
+    """The same of a stage of these layers and end blocks, whatever the configuration says of either. The host issues
+    all but the products of weight gradients with the first half."""
+    costs = setting.costs(configuration)
     forward = _of(costs.forward, layers) + sum(block.forward_s for block in ends)
     if costs.head in ends and costs.shares is None:
-        forward += _chunks_s(setting, configuration)
+        forward += chunks_s(setting, configuration)
     backward = _of(costs.backward[choice], layers) + sum(block.backward_s("none") for block in ends)
     waits = _of(costs.exposed_forward, layers) + sum(block.exchange.forward_s for block in ends)
     waits_back = _of(costs.exposed_backward[choice], layers) + sum(block.exchange.backward_s for block in ends)
@@ -65,9 +76,9 @@ def _issued(device_s: float, waits_s: float, host_s: float, rings_s: float) -> f
 
 def _host_s(setting: Setting, layers: range) -> float:
     """Seconds that the host takes to issue one direction of a microbatch through a stage."""
-    costs, graphs, model = setting.execution, setting.framework.graphs, setting.architecture
+    costs, graphs = setting.execution, setting.framework.graphs
     layers_s = len(layers) * graphs.layer * costs.host_layer_s
-    return layers_s + _routed(model, layers) * graphs.moe * costs.host_moe_s + costs.host_microbatch_s
+    return layers_s + _routed(setting, layers) * graphs.moe * costs.host_moe_s + costs.host_microbatch_s
 
 
 def _waits_s(setting: Setting, layers: range) -> float:
@@ -76,12 +87,14 @@ def _waits_s(setting: Setting, layers: range) -> float:
     if not setting.framework.experts.synchronises:
         return 0.0
     moe_s = setting.framework.graphs.moe * setting.execution.host_moe_s
-    return _routed(setting.architecture, layers) * moe_s
+    return _routed(setting, layers) * moe_s
 
 
-def _routed(model: Architecture, layers: range) -> int:
+def _routed(setting: Setting, layers: range) -> int:
     """Layers with experts."""
-    return sum(model.layers[index].moe is not None for index in layers)
+    if not setting.has_experts:
+        return 0
+    return sum(setting.architecture.layers[index].moe is not None for index in layers)
 
 
 def _rings_s(setting: Setting, configuration: Configuration, layers: int) -> float:
@@ -93,7 +106,7 @@ def _rings_s(setting: Setting, configuration: Configuration, layers: int) -> flo
     return layers * RING_WAITS * (mesh.tp - 1) * path.latency_s if path.is_network else 0.0
 
 
-def _chunks_s(setting: Setting, configuration: Configuration) -> float:
+def chunks_s(setting: Setting, configuration: Configuration) -> float:
     """Every chunk of the loss adds its gradient of the output projection to an fp32 sum."""
     if configuration.logits_chunks == 1:
         return 0.0
@@ -109,11 +122,24 @@ def ends_of(costs: ModelCosts, stage: int, stages: int) -> list[Block]:
 
 
 def transfer_s(setting: Setting, configuration: Configuration) -> float:
-    """One microbatch's activations from a stage to the next."""
+    """One microbatch's activations from a stage to the next, over the fastest border."""
+    return min(_transfers_s(setting, configuration), default=0.0)
+
+
+def borders(setting: Setting, configuration: Configuration) -> tuple[float, ...]:
+    """How many times longer they take over each border, the last that from the last rank to the first; () where all are
+    alike."""
+    each_s = _transfers_s(setting, configuration)
+    return tuple(each / min(each_s) for each in each_s) if len(set(each_s)) > 1 else ()
+
+
+def _transfers_s(setting: Setting, configuration: Configuration) -> list[float]:
     mesh, sharding = configuration.mesh, sharding_of(configuration)
     if mesh.pp == 1:
-        return 0.0
-    path = setting.hop(mesh.dp * mesh.cp * mesh.tp, mesh.pp)
+        return []
     inner = ALONE if configuration.sp else setting.group(1, mesh.tp)
-    tokens = sharding.tokens(setting.job.seq_len)
-    return pipeline_transfer_s(path, tokens, setting.architecture.hidden, setting.element_bytes, mesh.tp, inner)
+    tokens, hidden = sharding.tokens(setting.job.seq_len), setting.architecture.hidden
+    return [
+        pipeline_transfer_s(path, tokens, hidden, setting.element_bytes, mesh.tp, inner)
+        for path in setting.borders(mesh.dp * mesh.cp * mesh.tp, mesh.pp)
+    ]

@@ -13,13 +13,14 @@ from dataclasses import replace
 from ..configuration import Configuration, Module
 from ..frameworks.framework import Spread
 from ..model import Layer, Mlp, Moe
-from ..plan import Breakdown, Prediction, StageMemory
+from ..plan import Breakdown, Prediction
 from ..schedule import build
-from ..simulate.engine import StepTime, busy_s, step_time
+from ..simulate.engine import StepTime, busy_s, step_time, total_s
 from ..simulate.work import Slowness, Work
 from .blocks import ModelCosts
 from .data_parallel import with_data_parallelism
-from .footprint import fits, fits_host, footprint, worst_routing_bytes
+from .footprint import Peak, fits_host, peaks, worst_routing_bytes
+from .replica import Replica, replicas
 from .setting import Setting
 from .stage import ends_of, stage_times
 
@@ -34,18 +35,25 @@ def work_of(setting: Setting, configuration: Configuration) -> Work:
 
 def step_s(setting: Setting, configuration: Configuration) -> float:
     """Seconds of a step alone."""
-    return step_time(build(configuration), work_of(setting, configuration)).total_s
+    return max(total_s(build(asked), work_of(seen, asked)) for seen, asked in replicas(setting, configuration))
+
+
+def slowest_replica(setting: Setting, configuration: Configuration) -> Replica:
+    """The replica that a step waits for."""
+    found = replicas(setting, configuration)
+    return found[0] if len(found) == 1 else max(found, key=lambda replica: step_s(*replica))
 
 
 def price(setting: Setting, configuration: Configuration, slow: Slowness | None = None) -> Prediction:
     """What a configuration does: time, memory, and where the time goes; `slow` adds stragglers."""
-    work = work_of(setting, configuration)
+    seen, asked = slowest_replica(setting, configuration)
+    work = work_of(seen, asked)
     if slow is not None:
         work = replace(work, slow=slow)
-    schedule = build(configuration)
+    schedule = build(asked)
     step = step_time(schedule, work)
-    breakdown = _breakdown(setting, configuration, busy_s(schedule, work), step)
-    return _prediction(setting, configuration, step.total_s, breakdown, footprint(setting, configuration))
+    breakdown = _breakdown(seen, asked, busy_s(schedule, work), step)
+    return _prediction(setting, configuration, step.total_s, breakdown, peaks(setting, configuration))
 
 
 def _prediction(
@@ -53,13 +61,14 @@ def _prediction(
     configuration: Configuration,
     step_s: float,
     breakdown: Breakdown,
-    memories: tuple[StageMemory, ...],
+    peaks: tuple[Peak, ...],
 ) -> Prediction:
     job, world = setting.job, configuration.mesh.world
     model_flops = setting.architecture.training_flops(job.seq_len) * job.global_batch
     repeated = _recomputed_flops(setting, configuration)
-    peak = setting.rates.peak_flops * world * step_s
-    spread = MEASURED if setting.origin == "measured" else setting.framework.spread_on(setting.device)
+    peak = setting.peak_flops(world) * step_s
+    used = setting.used(configuration)
+    spread = MEASURED if used.origin == "measured" else used.spread
     return Prediction(
         step_time_s=step_s,
         step_time_interval_s=(step_s * spread.low, step_s * spread.high),
@@ -67,13 +76,14 @@ def _prediction(
         model_tflops_per_device=model_flops / step_s / world / 1e12,
         mfu=model_flops / peak,
         hfu=(model_flops + repeated) / peak,
-        peak_memory_bytes=tuple(memory.total for memory in memories),
+        peak_memory_bytes=tuple(each.memory.total for each in peaks),
         worst_routing_bytes=worst_routing_bytes(setting, configuration),
-        memory_limit_bytes=setting.memory_limit_bytes,
-        fits=fits(setting, memories) and fits_host(setting, configuration),
-        memory=memories,
+        memory_limit_bytes=min(each.limit_bytes for each in peaks),
+        memory_limits_bytes=tuple(each.limit_bytes for each in peaks) if setting.is_mixed else (),
+        fits=all(each.fits for each in peaks) and fits_host(setting, configuration),
+        memory=tuple(each.memory for each in peaks),
         breakdown_s=breakdown,
-        origin=setting.origin,
+        origin=used.origin,
     )
 
 
@@ -81,11 +91,12 @@ def _recomputed_flops(setting: Setting, configuration: Configuration) -> float:
     """FLOPs of a step that are computed twice."""
     seq_len, total = setting.job.seq_len, 0.0
     for stage in range(len(configuration.stage_layers)):
-        choice = configuration.recompute[configuration.rank_of(stage)]
+        rank = configuration.rank_of(stage)
+        choice, costs = configuration.recompute[rank], setting.at(configuration, rank).costs(configuration)
         for index in configuration.layer_range(stage):
             layer = setting.architecture.layers[index]
             if choice == "full":
-                kept = setting.costs(configuration).layers[index].attention_kept
+                kept = costs.layers[index].attention_kept
                 total += layer.forward_flops(seq_len) - kept * layer.attention.score_flops(seq_len)
             elif choice == "selective":
                 total += _operations_flops(layer, configuration.recompute_operations, seq_len)
@@ -109,8 +120,8 @@ def _operations_flops(layer: Layer, operations: Collection[Module], seq_len: int
 def _breakdown(setting: Setting, configuration: Configuration, busy: tuple[float, ...], step: StepTime) -> Breakdown:
     """Seen from the busiest rank: its compute and exposed collectives; of its waiting, `pp` is what the
     pipeline would save if transfers cost nothing, the rest `bubble`. What data parallelism adds to that is `dp`."""
-    costs, microbatches = setting.costs(configuration), configuration.microbatches
-    rank = max(range(len(busy)), key=busy.__getitem__)
+    rank, microbatches = max(range(len(busy)), key=busy.__getitem__), configuration.microbatches
+    costs = setting.at(configuration, rank).costs(configuration)
     tp, cp, ep = (microbatches * each for each in _exchanged(costs, configuration, rank))
     waiting = max(0.0, step.pipeline_s - busy[rank])
     transfers = min(waiting, step.transfers_s)

@@ -10,20 +10,23 @@ from .rule import Rule, divides
 
 
 def _batch(setting: Setting, configuration: Configuration) -> Problem | None:
+    if configuration.shares:
+        return None
     return divides("dp", configuration.mesh.dp, setting.job.global_batch, "the global batch")
 
 
 def _microbatch(setting: Setting, configuration: Configuration) -> Problem | None:
     batch, dp = setting.job.global_batch, configuration.mesh.dp
-    if batch % dp:
+    if batch % dp or configuration.shares:
         return divides("microbatch", configuration.microbatch, batch, "the global batch")
     return divides("microbatch", configuration.microbatch, batch // dp, "the sequences of one data-parallel rank")
 
 
 def _microbatches(setting: Setting, configuration: Configuration) -> Problem | None:
-    mesh = configuration.mesh
-    made = mesh.dp * configuration.microbatch * configuration.microbatches
-    if made == setting.job.global_batch or _batch(setting, configuration) or _microbatch(setting, configuration):
+    mesh, made = configuration.mesh, configuration.batch
+    if configuration.shares or made == setting.job.global_batch:
+        return None
+    if _batch(setting, configuration) or _microbatch(setting, configuration):
         return None
     rule = f"dp x microbatch x microbatches makes {made} sequences, the job has {setting.job.global_batch}"
     right = setting.job.global_batch // (mesh.dp * configuration.microbatch)

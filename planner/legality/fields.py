@@ -16,6 +16,7 @@ _IN_PLAN = {
     "microbatches": "schedule.microbatches",
     "--seq-len": "job.seq_len",
     "--precision": "job.precision",
+    "--lengths": "job.lengths",
     "--global-batch": "job.global_batch",
 }
 

@@ -10,7 +10,7 @@ from .rule import Rule, divides, nearest_divisor
 
 
 def _world(setting: Setting, configuration: Configuration) -> Problem | None:
-    mesh, devices = configuration.mesh, setting.cluster.num_devices
+    mesh, devices = configuration.mesh, setting.num_devices
     fewer = not setting.every_device and mesh.world < devices
     if mesh.world == devices or (fewer and _whole_nodes(setting, mesh.world)):
         return None

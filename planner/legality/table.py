@@ -7,19 +7,20 @@ from collections.abc import Iterable
 from ...errors import Problem
 from ..configuration import Configuration
 from ..cost.setting import Setting
-from . import batch, experts, layout, pipeline, runtime, sequence, zero
+from . import batch, experts, layout, pipeline, runtime, sequence, shares, zero
 from .rule import Rule
 
 RULES: tuple[Rule, ...] = (
     *layout.RULES,
     *pipeline.RULES,
     *batch.RULES,
+    *shares.RULES,
     *sequence.RULES,
     *zero.RULES,
     *experts.RULES,
 )
 
-RUNTIME_RULES: tuple[Rule, ...] = runtime.RUNTIME_RULES
+RUNTIME_RULES: tuple[Rule, ...] = (*runtime.RUNTIME_RULES, *shares.RUNTIME_RULES)
 
 
 def problems(setting: Setting, configuration: Configuration) -> list[Problem]:

@@ -76,7 +76,7 @@ def compare_row(row: Row) -> Comparison:
 
 def _predicted(blank: Comparison, row: Row, case: Case, prediction: Prediction) -> Comparison:
     fits = prediction.fits
-    peak, limit = max(prediction.peak_memory_bytes), prediction.memory_limit_bytes
+    peak, limit = prediction.fullest_bytes
     return replace(
         blank,
         status="predicted" if fits else "infeasible",

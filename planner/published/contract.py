@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .comparison import Comparison
+from .regret import Choice
 from .summary import OutOfMemory, Summary, summarize
 
 Json = dict[str, Any]
@@ -43,7 +44,7 @@ def summary_json(summary: Summary) -> Json:
         "memory": asdict(summary.memory) | {"by_source": _each(summary.memory_by_source)},
         "out_of_memory": _out_of_memory(summary.out_of_memory),
         "regret": asdict(summary.regret)
-        | {"by_source": _each(summary.regret_by_source), "choices": [asdict(choice) for choice in summary.choices]},
+        | {"by_source": _each(summary.regret_by_source), "choices": [_choice(choice) for choice in summary.choices]},
         "skipped": dict(summary.skipped),
         "duplicates": summary.duplicates,
         "rows": summary.rows,
@@ -52,6 +53,10 @@ def summary_json(summary: Summary) -> Json:
 
 def _each(parts: Any) -> Json:
     return {name: asdict(part) for name, part in parts.items()}
+
+
+def _choice(choice: Choice) -> Json:
+    return asdict(choice) | {"throughput": choice.throughput}
 
 
 def _out_of_memory(found: OutOfMemory) -> Json:

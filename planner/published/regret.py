@@ -30,10 +30,17 @@ class Choice:
     chance: float
     kendall_tau: float | None
 
+    @property
+    def throughput(self) -> float:
+        """Of the configuration predicted fastest, over that of the fastest measured."""
+        return 1 / (1 + self.regret)
+
 
 @dataclass(frozen=True, slots=True)
 class Regret:
-    """Over `groups` choices; fractions, None where there was no choice."""
+    """Over `groups` choices; fractions, None where there was no choice. `throughput` is the mean share of the best
+    measured throughput that choosing by prediction reaches: each group counts for 1 at most, where one bad choice can
+    be the whole of a mean regret."""
 
     groups: int
     mean: float | None = None
@@ -41,6 +48,7 @@ class Regret:
     worst: float | None = None
     chance: float | None = None
     kendall_tau: float | None = None
+    throughput: float | None = None
 
 
 def choices(rows: Iterable[Comparison]) -> tuple[Choice, ...]:
@@ -83,6 +91,7 @@ def regret(chosen: Sequence[Choice]) -> Regret:
         worst=max(lost),
         chance=fmean(choice.chance for choice in chosen),
         kendall_tau=fmean(taus) if taus else None,
+        throughput=fmean(choice.throughput for choice in chosen),
     )
 
 

@@ -63,7 +63,7 @@ def percent(value: float | None, sign: bool = False) -> str:
 
 
 _ACCURACY = ("rows", "mean", "median", "bias", "in interval")
-_REGRET = ("groups", "mean", "median", "worst", "blind choice", "order (tau)")
+_REGRET = ("groups", "mean", "median", "worst", "blind choice", "order (tau)", "of the best throughput")
 
 
 def _accuracy(found: Accuracy) -> Cells:
@@ -117,7 +117,7 @@ def _regret(summary: Summary) -> tuple[Cells, ...]:
 def _regret_cells(found: Regret) -> Cells:
     figures = (found.mean, found.median, found.worst, found.chance)
     tau = _NONE if found.kendall_tau is None else f"{found.kendall_tau:.2f}"
-    return (f"{found.groups:,}", *map(percent, figures), tau)
+    return (f"{found.groups:,}", *map(percent, figures), tau, percent(found.throughput))
 
 
 def _skipped(reasons: Mapping[str, int]) -> tuple[Cells, ...]:

@@ -20,6 +20,12 @@ class Held(NamedTuple):
     moments: tuple[tuple[int, int], ...]
     losses: int
 
+    def covers(self, other: Held) -> bool:
+        """Whether another rank never holds more than this one can."""
+        return self.losses >= other.losses and all(
+            any(mine[0] >= each[0] and mine[1] >= each[1] for mine in self.moments) for each in other.moments
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Builder:

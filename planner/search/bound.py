@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 from ..configuration import Configuration, Recompute
 from ..cost.bound import lower_bound_s
-from ..cost.footprint import fits_host, rank_memory, resident_bytes
+from ..cost.footprint import fits_host, rank_peak, resident_bytes
 from ..cost.setting import Setting
 from ..cost.sharding import Sharding, sharding_of
+from .mixed import MixedBalancer, end_s, layers_s
 from .partition import balanced_split, even_split
 
 
@@ -26,9 +27,12 @@ class Balancer:
     def __init__(self, setting: Setting):
         self._setting = setting
         self._known: dict[tuple[Sharding, Recompute, int], tuple[int, ...]] = {}
+        self._mixed = MixedBalancer(setting)
 
     def balanced(self, configuration: Configuration) -> Configuration:
         """The configuration with its layers balanced; all its ranks recompute alike."""
+        if self._setting.is_mixed:
+            return self._mixed.balanced(configuration)
         stages, choice = configuration.stages, configuration.recompute[0]
         key = sharding_of(configuration), choice, stages
         if key not in self._known:
@@ -39,23 +43,17 @@ class Balancer:
         costs = self._setting.costs(configuration)
         if stages == 1:
             return even_split(len(costs.layers), 1)
-        times = {id(block): block.forward_s + block.backward_s(choice) for block in costs.kinds}
-        layers = [times[id(block)] for block in costs.layers]
-        ends = [block.forward_s + block.backward_s("none") for block in (costs.embedding, costs.head)]
-        return balanced_split(layers, stages, *ends)
+        return balanced_split(layers_s(costs, choice), stages, *map(end_s, (costs.embedding, costs.head)))
 
 
 def holds(setting: Setting, configuration: Configuration) -> bool:
     """Whether every device holds its part, and every host what is offloaded to it. Ranks likely to be fullest are
     looked at first."""
     ranks = configuration.mesh.pp
-    limit = setting.memory_limit_bytes
     order = dict.fromkeys((0, ranks - 1, *range(ranks)))
-    if resident_bytes(setting, configuration, 0) > limit:
+    if resident_bytes(setting, configuration, 0) > setting.at(configuration, 0).memory_limit_bytes:
         return False
-    return all(rank_memory(setting, configuration, rank).total <= limit for rank in order) and fits_host(
-        setting, configuration
-    )
+    return all(rank_peak(setting, configuration, rank).fits for rank in order) and fits_host(setting, configuration)
 
 
 def bounded(setting: Setting, configuration: Configuration) -> Bounded:

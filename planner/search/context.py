@@ -33,7 +33,7 @@ def choices(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int, *, sp: bo
         found = [
             Choice("usp", ulysses) for ulysses in ([pins.cp_ulysses] if pins.cp_ulysses else _shared(setting, mesh))
         ]
-    if len(found) < 2 or mesh.world > setting.cluster.num_devices:  # illegal: told by the first of them
+    if len(found) < 2 or mesh.world > setting.num_devices:  # illegal: told by the first of them
         return found[:1] or [Choice("usp", mesh.cp)]
     sharding = Sharding(tp=mesh.tp, sp=sp, cp=mesh.cp, microbatch=microbatch)
     measured = [_measures(setting, replace(sharding, **choice._asdict())) for choice in found]

@@ -6,11 +6,11 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from ...clusters.wiring import is_uniform
 from ...errors import InfeasibleError, InputError, Problem
 from ...units import format_bytes
 from ..configuration import Configuration
-from ..cost.footprint import footprint, offloaded_bytes, rank_memory
-from ..cost.offload import room_bytes
+from ..cost.footprint import fullest_host, peaks, rank_memory
 from ..cost.setting import Setting
 from ..legality import is_legal, problems, runtime_problems
 from ..pins import Pins
@@ -49,6 +49,11 @@ def survey(setting: Setting, pins: Pins, runnable: bool) -> Survey:
     return Survey(seen, tuple(fitting))
 
 
+def none_found(setting: Setting, pins: Pins, runnable: bool, candidates: int) -> InputError | InfeasibleError:
+    """Why a search has no plan: nothing is legal, or nothing fits."""
+    return infeasible(setting, pins, runnable) if candidates else _illegal(setting, pins, runnable)
+
+
 def _illegal(setting: Setting, pins: Pins, runnable: bool) -> InputError:
     """Every problem of the configuration that has the fewest."""
 
@@ -71,7 +76,7 @@ def _as_asked(setting: Setting, pins: Pins, configuration: Configuration, proble
     if problem.field != "--pin dp" or pins.dp is not None:
         return problem
     dp, batch = configuration.mesh.dp, setting.job.global_batch
-    rule = f"{setting.cluster.num_devices} devices make at least {dp} data-parallel ranks, which must divide it"
+    rule = f"{setting.num_devices} devices make at least {dp} data-parallel ranks, which must divide it"
     return Problem("--global-batch", batch, rule, f"--global-batch {max(1, round(batch / dp)) * dp}")
 
 
@@ -87,11 +92,12 @@ def _closest(setting: Setting, pins: Pins, runnable: bool) -> str:
         balanced = balancer.balanced(configuration)
         if least and rank_memory(setting, balanced, 0).total >= least:
             continue
-        memories = footprint(setting, balanced)
-        rank = max(range(len(memories)), key=lambda r: memories[r].total)
-        if not least or memories[rank].total < least:
-            least, words = memories[rank].total, _binding(rank, memories[rank], setting.memory_limit_bytes)
-            if least <= setting.memory_limit_bytes:
+        stages = peaks(setting, balanced)
+        rank = min(range(len(stages)), key=lambda r: stages[r].room_bytes)
+        memory, limit_bytes = stages[rank]
+        if not least or memory.total < least:
+            least, words = memory.total, _binding(rank, memory, limit_bytes)
+            if least <= limit_bytes:
                 words = _host_binding(setting, balanced)
     return words
 
@@ -105,7 +111,7 @@ def _binding(rank: int, memory: StageMemory, limit_bytes: int) -> str:
 
 def _host_binding(setting: Setting, configuration: Configuration) -> str:
     """The devices hold it; what they offload is more than their host, or its drive, holds."""
-    needed, limit = offloaded_bytes(setting, configuration), room_bytes(setting, configuration)
+    needed, limit = fullest_host(setting, configuration)
     place = "drive" if configuration.offload and configuration.offload_to == "nvme" else "host"
     what = "swapped layers" if configuration.swap_layers else "offloaded optimizer states"
     return f"the {place} needs {format_bytes(needed)} of {format_bytes(limit)} for each device: {what}"
@@ -175,7 +181,7 @@ def _shorter(setting: Setting, pins: Pins, runnable: bool) -> str:
 
     def fits_at(length: int) -> bool:
         job = setting.job.model_copy(update={"seq_len": length})
-        shorter = Setting(setting.architecture, setting.cluster, job, setting.every_device, setting.framework)
+        shorter = replace(setting.mapped(setting.rank_map), job=job)
         return _any_fits(shorter, pins, runnable)
 
     place = bisect_left(lengths, True, key=fits_at)
@@ -185,7 +191,7 @@ def _shorter(setting: Setting, pins: Pins, runnable: bool) -> str:
 def _more_nodes(setting: Setting, pins: Pins, runnable: bool) -> str:
     """The least doubling of a single-group cluster that fits, up to 64 times."""
     groups = setting.cluster.node_groups
-    if len(groups) > 1 or groups[0].nics is None:
+    if len(groups) > 1 or groups[0].nics is None or not is_uniform(setting.cluster):
         return ""
     for power in range(1, 7):
         nodes = groups[0].nodes << power

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..configuration import Configuration, Recompute
-from ..cost.footprint import rank_memory
+from ..cost.footprint import rank_peak
 from ..cost.setting import Setting
 from ..cost.stage import stage_times
 
@@ -53,11 +53,11 @@ def _options(setting: Setting, configuration: Configuration, rank: int, choices:
     """What fits on one rank, whatever the others do."""
     total, ranks = len(setting.architecture.layers), configuration.mesh.pp
     most = total - ranks + 1  # the others need a layer each
-    found = []
-    for layers in range(max(1, total // ranks - REACH), min(total // ranks + REACH, most) + 1):
+    found, about = [], configuration.stage_layers[rank] if setting.is_mixed else total // ranks
+    for layers in range(max(1, about - REACH), min(about + REACH, most) + 1):
         for choice in choices:
             trial = _with_rank(configuration, rank, layers, choice)
-            if rank_memory(setting, trial, rank).total <= setting.memory_limit_bytes:
+            if rank_peak(setting, trial, rank).fits:
                 times = stage_times(setting, trial)
                 found.append(Option(layers, choice, times.forward_s[rank] + times.backward_s[rank]))
     return found

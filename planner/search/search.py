@@ -1,8 +1,9 @@
 """Search: the fastest (or cheapest) configuration, and the proof of how good it is.
 
-Enumerate what is legal, drop what does not fit, bound the rest from below, then price in the order of the bounds until
-the best price is within the gap of every bound that is left. No configuration of the searched space takes less than the
-proof's lower bound. Equal requests give equal plans.
+On one kind of device with regular links, branch and bound (`best_first.py`) over a tree of configurations (`tree.py`).
+Where devices or links differ, or energy counts: enumerate what is legal, drop what does not fit, bound the rest, then
+price in the order of the bounds. No configuration of the space that docs/plan.md describes takes less than the proof's
+lower bound. Equal requests give equal plans.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ from collections.abc import Iterable, Iterator
 
 from ..configuration import Mesh
 from ..cost.setting import Setting
-from ..families import architecture
-from ..frameworks.framework import framework
 from ..pins import Pins
 from ..plan import Plan, Proof
 from .answer import plan_of
+from .best_first import Search
 from .bound import Bounded
-from .feasible import Progress, infeasible, survey
-from .objective import Priced, ValueOf, measure, price_as
+from .feasible import Progress, infeasible, none_found, survey
+from .objective import Priced, ValueOf, price_as
+from .ordered import Searched, in_best_order
 from .polish import CHOICES, polish, polishable
 from .request import Request, check
 from .space import recomputations
 from .spread import spread_variants
+from .tree import Tree
 
 POLISHED = 3
 """How many of the best distinct meshes are polished."""
@@ -35,31 +37,50 @@ def find_plan(request: Request, progress: Progress | None = None) -> Plan:
     `progress(done, total)` is called while configurations are priced. Raises InputError when no configuration is
     legal, InfeasibleError when none fits.
     """
+    if request.job.lengths is not None:
+        from ..lengths.choose import find_mix  # which uses the rooms of this search
+
+        return find_mix(request, progress)
     started = time.perf_counter()
     check(request)
-    setting = Setting(
-        architecture(request.model),
-        request.cluster,
-        request.job,
-        every_device=request.objective == "time",
-        framework=framework(request.framework),
+    found = in_best_order(request, lambda setting: searched(request, setting, progress))
+    best, lower = found.ranked[0], min(found.lower, found.ranked[0].value)
+    proof = Proof(
+        candidates=found.candidates,
+        pruned=found.candidates - found.priced,
+        bounded=found.bounded,
+        lower_bound_s=lower / best.value * best.predicted.step_time_s,
+        gap=1 - lower / best.value,
+        orders=found.orders,
+        seconds=time.perf_counter() - started,
     )
+    return plan_of(request, found.setting, best, list(found.ranked[1 : request.top + 1]), proof)
+
+
+def searched(request: Request, setting: Setting, progress: Progress | None = None) -> Searched:
+    """The best configurations of a setting. Raises as `find_plan` does."""
+    if not setting.is_mixed and request.objective != "energy" and not request.pins.shares:
+        return _by_tree(request, setting, progress)
     pins, found = request.pins, survey(setting, request.pins, request.runnable)
     if not found.fitting:
         raise infeasible(setting, pins, request.runnable)
-    value_of = measure(setting, request.objective)
+    value_of = request.measure(setting)
     priced, bound = best_first(setting, found.fitting, value_of, request.gap, request.top, progress)
     ranked = _with_polished(setting, pins, priced, value_of)
-    best = ranked[0]
-    lower = min(bound, best.value)
-    proof = Proof(
-        candidates=found.candidates,
-        pruned=found.candidates - len(priced),
-        lower_bound_s=lower / best.value * best.predicted.step_time_s,
-        gap=1 - lower / best.value,
-        seconds=time.perf_counter() - started,
-    )
-    return plan_of(request, setting, best, ranked[1 : request.top + 1], proof)
+    return Searched(setting, tuple(ranked), bound, found.candidates, len(priced))
+
+
+def _by_tree(request: Request, setting: Setting, progress: Progress | None) -> Searched:
+    tree = Tree(setting, request.pins, request.runnable)
+    search = Search(setting, tree, request.measure(setting), request.gap, progress)
+    search.run()
+    if not search.priced:
+        raise none_found(setting, request.pins, request.runnable, tree.candidates)
+    lower, candidates = search.bound, max(tree.candidates, len(search.priced))
+    search.more_meshes(request.top + 1)
+    ranked = tuple(_best_of_each_mesh(sorted(search.priced, key=lambda result: result.value)))
+    lower, priced = min(lower, ranked[0].value), min(candidates, len(search.priced))
+    return Searched(setting, ranked, lower, candidates, priced, tree.bounded)
 
 
 def best_first(

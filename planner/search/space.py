@@ -1,15 +1,19 @@
-"""The space: every configuration worth pricing, given the pins.
+"""The space: every configuration worth pricing, given the pins, as a tree: meshes, under each the ways to share out one
+microbatch, under each of these recipes (schedule, ZeRO, copies).
 
-Free axes take the values that practice uses (below); pinned axes take the pinned value, legal or not, so that a
-contradiction can be reported. Stage splits are balanced later, when a configuration turns out legal.
+Free axes take the values below; pinned axes take the pinned value, legal or not, so that a contradiction can be
+reported. How layers are split over stages and what each rank recomputes is found below a recipe (`leaf.py`).
+docs/plan.md says what the space is.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 
+from ...clusters.part import part_sizes
 from ..configuration import Configuration, Mesh, Recompute, ScheduleName
 from ..cost.setting import Setting
 from ..pins import Pins
@@ -20,7 +24,7 @@ from ..sequence import local_tokens
 from .context import choices
 from .partition import even_split
 
-MICROBATCHES = (1, 2, 4, 8, 16)
+LARGEST_MICROBATCH = 16
 CHUNKS = (1, 2, 3, 4, 5, 6, 7, 8)
 MAX_STAGES = 128
 TOKENS_PER_CP_RANK = 8192
@@ -29,29 +33,38 @@ from 8k tokens on)."""
 
 
 def candidates(setting: Setting, pins: Pins) -> Iterator[Configuration]:
-    """All configurations to consider, in a fixed order; not all are legal."""
+    """All recipes in a fixed order, with even stages, all ranks recomputing nothing or all, and the loss in chunks
+    where that is worthwhile; not all are legal."""
+    choices = tuple(each for each in recomputations(pins) if each != "selective") or recomputations(pins)
+    for shared in shares(setting, pins):
+        chunks = logits_chunks(setting, pins, shared)
+        for recipe, choice in product(recipes(setting, pins, shared), choices):
+            yield replace(recipe, recompute=(choice,) * recipe.mesh.pp, logits_chunks=chunks)
+
+
+def shares(setting: Setting, pins: Pins) -> Iterator[Configuration]:
+    """Every mesh and way to share out a microbatch over it, as the first recipe below it."""
     for world in worlds(setting):
         for mesh in meshes(setting, pins, world):
             for microbatch in _microbatches(setting, pins, mesh):
-                yield from _recipes(setting, pins, mesh, microbatch)
+                yield from _shares(setting, pins, mesh, microbatch)
 
 
 def worlds(setting: Setting) -> list[int]:
-    """Numbers of devices: all, or any power of two of whole nodes besides when fewer may be used."""
-    devices, node = setting.cluster.num_devices, setting.devices_per_node
+    """Numbers of devices: all, or those of some whole nodes besides when fewer may be used."""
+    devices = setting.num_devices
     if setting.every_device:
         return [devices]
-    fewer = [node << power for power in range(devices.bit_length()) if node << power < devices]
-    return [devices, *reversed(fewer)]
+    return [devices, *(size for size in reversed(part_sizes(setting.cluster)) if size < devices)]
 
 
 def meshes(setting: Setting, pins: Pins, world: int) -> Iterator[Mesh]:
     """Degrees of parallelism whose product is the world (where pins allow it)."""
     for tp in _tp(setting, pins, world):
-        for cp in _cp(setting, pins, world // tp):
+        for cp in _cp(setting, pins, max(1, world // tp)):
             for pp in _pp(setting, pins, max(1, world // (tp * cp))):
                 dp = pins.dp or max(1, world // (tp * cp * pp))
-                for etp in _etp(setting, pins, tp):
+                for etp in _etp(setting, pins, dp * cp * tp):
                     for ep in _ep(setting, pins, dp * cp * tp, etp):
                         yield Mesh(pp=pp, dp=dp, cp=cp, tp=tp, ep=ep, etp=etp)
 
@@ -74,7 +87,7 @@ def _cp(setting: Setting, pins: Pins, ranks: int) -> list[int]:
     if pins.cp:
         return [pins.cp]
     most = max(1, setting.job.seq_len // TOKENS_PER_CP_RANK)
-    return [cp for cp in (1 << power for power in range(most.bit_length())) if ranks % cp == 0]
+    return [cp for cp in divisors(ranks) if cp <= most]
 
 
 def _pp(setting: Setting, pins: Pins, ranks: int) -> list[int]:
@@ -84,10 +97,12 @@ def _pp(setting: Setting, pins: Pins, ranks: int) -> list[int]:
     return [pp for pp in divisors(ranks) if pp <= most and pins.dp in (None, ranks // pp)] or [1]
 
 
-def _etp(setting: Setting, pins: Pins, tp: int) -> list[int]:
+def _etp(setting: Setting, pins: Pins, ranks: int) -> list[int]:
+    """Inside one fast domain, as tp."""
     if pins.etp or not setting.has_experts:
         return [pins.etp or 1]
-    return sorted({1, tp})
+    width = math.gcd(*(layer.moe.expert.width for layer in setting.kinds if layer.moe))
+    return [etp for etp in divisors(math.gcd(width, ranks)) if setting.domain_devices % etp == 0]
 
 
 def _ep(setting: Setting, pins: Pins, ranks: int, etp: int) -> list[int]:
@@ -100,37 +115,61 @@ def _ep(setting: Setting, pins: Pins, ranks: int, etp: int) -> list[int]:
 def _microbatches(setting: Setting, pins: Pins, mesh: Mesh) -> list[int]:
     if pins.microbatch:
         return [pins.microbatch]
+    if pins.shares:
+        return [max(1, setting.job.global_batch // sum(pins.shares))]
     sequences = max(1, setting.job.global_batch // mesh.dp)
     if pins.actions:
         size, left = divmod(sequences, custom(pins.actions).microbatches)
         return [1 if left else max(1, size)]
-    return [size for size in MICROBATCHES if sequences % size == 0]
+    return [size for size in range(1, LARGEST_MICROBATCH + 1) if sequences % size == 0]
 
 
-def _recipes(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> Iterator[Configuration]:
-    """Schedule, ZeRO stage and recomputation over one mesh."""
-    count = max(1, setting.job.global_batch // (mesh.dp * microbatch))
-    layers = len(setting.architecture.layers)
+def _shares(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int) -> Iterator[Configuration]:
+    """Algorithms of context parallelism; sequence parallelism follows a rule."""
+    count = max(pins.shares) if pins.shares else max(1, setting.job.global_batch // (mesh.dp * microbatch))
     sp = _sp(setting, pins, mesh)
-    chunks = _logits_chunks(setting, pins, mesh, microbatch, sp=sp)
-    contexts = choices(setting, pins, mesh, microbatch, sp=sp)
-    for schedule, vpp in _schedules(setting, pins, mesh, count):
+    for choice in choices(setting, pins, mesh, microbatch, sp=sp):
+        levers = {**pins.levers(), **choice._asdict(), "logits_chunks": pins.logits_chunks or 1}
+        schedule, vpp = _schedules(setting, pins, mesh, count)[0]
+        zero, copies = next(iter(_shardings(setting, pins, mesh)))
+        yield Configuration(
+            mesh=mesh,
+            stage_layers=even_split(len(setting.architecture.layers), _stages(pins, mesh.pp * vpp)),
+            microbatch=microbatch,
+            microbatches=count,
+            schedule=schedule,
+            vpp=vpp,
+            in_flight=pins.in_flight or (),
+            actions=pins.actions or (),
+            zero=zero,
+            sp=sp,
+            recompute=(recomputations(pins)[0],) * mesh.pp,
+            **{**levers, "dp_replicate": copies},
+        )
+
+
+def recipes(setting: Setting, pins: Pins, shared: Configuration) -> Iterator[Configuration]:
+    """Schedules and ZeRO stages, with copies, of one way to share out a microbatch."""
+    mesh, layers = shared.mesh, len(setting.architecture.layers)
+    for schedule, vpp in _recipe_schedules(setting, pins, shared):
+        split = even_split(layers, _stages(pins, mesh.pp * vpp))
         for zero, copies in _shardings(setting, pins, mesh):
-            for recompute, choice in product(recomputations(pins), contexts):
-                yield Configuration(
-                    mesh=mesh,
-                    stage_layers=even_split(layers, _stages(pins, mesh.pp * vpp)),
-                    microbatch=microbatch,
-                    microbatches=count,
-                    schedule=schedule,
-                    vpp=vpp,
-                    in_flight=pins.in_flight or (),
-                    actions=pins.actions or (),
-                    zero=zero,
-                    sp=sp,
-                    recompute=(recompute,) * mesh.pp,
-                    **{**pins.levers(), **choice._asdict(), "dp_replicate": copies, "logits_chunks": chunks},
-                )
+            yield replace(shared, schedule=schedule, vpp=vpp, stage_layers=split, zero=zero, dp_replicate=copies)
+
+
+def count_recipes(setting: Setting, pins: Pins, shared: Configuration) -> int:
+    """How many `recipes` would list."""
+    schedules = _recipe_schedules(setting, pins, shared)
+    return len(schedules) * len(list(_shardings(setting, pins, shared.mesh)))
+
+
+def _recipe_schedules(setting: Setting, pins: Pins, shared: Configuration) -> list[tuple[ScheduleName, int]]:
+    """With a spread vocabulary 1F1B, and ZB-V, in which ranks wait least for a pass: lists of their own are slow to
+    make."""
+    found = _schedules(setting, pins, shared.mesh, shared.microbatches)
+    if not shared.spread_vocabulary or pins.spread_vocabulary is not None:
+        return found
+    return [(name, vpp) for name, vpp in found if name in ("1f1b", "zb-v")]
 
 
 def _stages(pins: Pins, stages: int) -> int:
@@ -176,27 +215,42 @@ def _chunks(setting: Setting, pins: Pins, mesh: Mesh, count: int, builder: Build
 
 
 def _shardings(setting: Setting, pins: Pins, mesh: Mesh) -> Iterator[tuple[int, int]]:
-    """ZeRO stages and copies of a ZeRO group. Copies inside of one fast domain are tried where ZeRO 2 or 3 would else
-    cross domains in every microbatch; ZeRO 1 sends as much over the network with and without."""
+    """ZeRO stages and copies of a ZeRO group: none, or as many as leave each group in one fast domain."""
     for zero in _zero(pins, mesh):
         yield zero, pins.dp_replicate or 1
         copies = mesh.dp * mesh.cp * mesh.tp // setting.domain_devices
-        if pins.dp_replicate is None and zero > 1 and copies > 1 and mesh.dp % copies == 0:
+        if pins.dp_replicate is None and zero and 1 < copies < mesh.dp * mesh.cp and mesh.dp % copies == 0:
             yield zero, copies
 
 
-BINDING, CHUNK_TOKENS = 1 / 8, 2048
+CHUNK_TOKENS = 2048
+BINDING = 1 / 8
 
 
-def _logits_chunks(setting: Setting, pins: Pins, mesh: Mesh, microbatch: int, *, sp: bool) -> int:
+def logits_chunks(setting: Setting, pins: Pins, shared: Configuration) -> int:
     """As few as keep the logits of a microbatch below an eighth of the device, of 2048 tokens or more: each adds up a
     gradient of the whole output projection."""
     if pins.logits_chunks or not setting.framework.chunks_loss:
         return pins.logits_chunks or 1
-    tokens = microbatch * local_tokens(setting.job.seq_len, mesh.cp, mesh.tp if sp else 1)
+    mesh = shared.mesh
+    tokens = shared.microbatch * local_tokens(setting.job.seq_len, mesh.cp, mesh.tp if shared.sp else 1)
     logits = setting.framework.keeps.logit_bytes * tokens * setting.architecture.vocab / mesh.tp
     wanted = logits / (BINDING * setting.memory_limit_bytes)
     return max(1, min(1 << max(0, math.ceil(math.log2(wanted))), tokens // CHUNK_TOKENS))
+
+
+OFFLOADS = (0.5, 1.0)
+"""Fractions of the optimizer states that are tried off the device where memory binds."""
+
+
+def reliefs(setting: Setting, pins: Pins, recipe: Configuration) -> Iterator[Configuration]:
+    """The same recipe with less memory: the loss in chunks, where that is worthwhile, and a part of the optimizer
+    states on the host."""
+    chunks = pins.logits_chunks or logits_chunks(setting, pins, recipe)
+    free = pins.offload is None and not pins.swap_layers
+    for fraction in (recipe.offload, *OFFLOADS) if free else (recipe.offload,):
+        if (chunks, fraction) != (recipe.logits_chunks, recipe.offload):
+            yield replace(recipe, logits_chunks=chunks, offload=fraction)
 
 
 def _zero(pins: Pins, mesh: Mesh) -> list[int]:
@@ -207,8 +261,29 @@ def _zero(pins: Pins, mesh: Mesh) -> list[int]:
     return [0, 1] if mesh.pp > 1 else [0, 1, 2, 3]
 
 
+def lightest(setting: Setting, pins: Pins, shared: Configuration) -> Configuration:
+    """A recipe of which a rank without ends needs no more than any rank with as many layers does in any recipe of a
+    share: it holds one microbatch at a time, and what can be sharded or leave the device is."""
+    pp = max(3, shared.mesh.pp)  # of which rank 1 has no ends
+    free = pins.offload is None and not pins.swap_layers
+    return replace(
+        shared,
+        mesh=replace(shared.mesh, pp=pp),
+        stage_layers=(0,) * pp,
+        microbatches=1,
+        schedule="1f1b",
+        vpp=1,
+        in_flight=(),
+        actions=(),
+        zero=max(_zero(pins, shared.mesh)),
+        dp_replicate=pins.dp_replicate or 1,
+        logits_chunks=logits_chunks(setting, pins, shared),
+        offload=1.0 if free else shared.offload,
+    )
+
+
 def recomputations(pins: Pins) -> tuple[Recompute, ...]:
-    """Selective recomputation is only priced when pinned: with fused attention it saves next to nothing."""
+    """What a rank may do, the fastest first."""
     if pins.recompute_operations and not pins.recompute:
         return ("selective",)
-    return (pins.recompute,) if pins.recompute else ("none", "full")
+    return (pins.recompute,) if pins.recompute else ("none", "selective", "full")

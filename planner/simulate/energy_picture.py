@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..cost.energy import JOULES_PER_KWH
 from .chart import COLOURS, bars
-from .energy import JOULES_PER_KWH, Bill, format_energy
+from .energy import Bill, format_energy
 
 if TYPE_CHECKING:
     from .chart import Canvas

@@ -101,6 +101,12 @@ def step_time(schedule: Schedule, work: Work) -> StepTime:
     return StepTime(pipeline_s, max(0.0, transfers_s), exposed_s, max(optimizers_s), max(after_s) - max(optimizers_s))
 
 
+def total_s(schedule: Schedule, work: Work) -> float:
+    """Seconds of the whole step alone: one play. Raises ValueError as `makespan` does."""
+    after_s = max(_tails(schedule, work)[1]) + max(work.regather_s, default=0.0)
+    return _reduced_s(schedule, work, play(schedule, work)) + after_s
+
+
 def run(schedule: Schedule, work: Work) -> Timeline:
     """The whole step with everything that ran. Raises ValueError as `makespan` does."""
     played = play(schedule, work)
@@ -196,7 +202,8 @@ def busy_s(schedule: Schedule, work: Work) -> tuple[float, ...]:
 def _hops(schedule: Schedule, work: Work) -> list[float]:
     """Seconds of a transfer over every link. What goes past a neighbour meets no straggler."""
     ranks = range(schedule.ranks)
-    slow = work.slow.links or (1.0,) * len(ranks)
+    even = (1.0,) * len(ranks)
+    slow = [each * border for each, border in zip(work.slow.links or even, work.borders or even, strict=True)]
     known = [*slow, *(slow[rank - 1] for rank in ranks), *(0.0 for _ in ranks)]
     further = [1.0] * (len(schedule.links) - len(known))
     return [work.transfer_s * factor for factor in (*known, *further)]

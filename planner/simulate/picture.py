@@ -18,6 +18,7 @@ from .energy import Bill
 from .energy_picture import draw_energy
 from .failures import Reliability
 from .failures_picture import draw_failures
+from .lengths_picture import draw_assignment
 from .redundancy import Redundancy
 from .scaling import Scaling
 from .scaling_picture import draw_scaling
@@ -134,6 +135,8 @@ def _draw(canvas: Canvas, subject: Subject) -> None:
 
 def _heights(simulation: Simulation) -> tuple[float, float, float]:
     ranks = simulation.scenario.configuration.mesh.pp
+    if simulation.lengths is not None:
+        return 1.0, 0.9 + 0.22 * min(ranks, 16), 3.6
     return 1.0, 0.9 + 0.22 * min(ranks, 16), 0.7 + 0.22 * min(ranks, 16)
 
 
@@ -142,7 +145,10 @@ def _step(canvas: Canvas, simulation: Simulation) -> None:
     rows = canvas.subplots(3, 1, height_ratios=_heights(simulation))
     _breakdown(rows[0], simulation.prediction.breakdown_s)
     _memory(rows[1], simulation)
-    _timeline(rows[2], simulation)
+    if simulation.lengths is None:
+        _timeline(rows[2], simulation)
+    else:
+        draw_assignment(rows[2], simulation.lengths.steps[0])
 
 
 def _breakdown(axes: Axes, breakdown: Breakdown) -> None:
@@ -168,11 +174,13 @@ def _memory(axes: Axes, simulation: Simulation) -> None:
             left = [start + width for start, width in zip(left, widths, strict=True)]
     for rank, end in zip(ranks, left, strict=True):
         axes.annotate(f"{end:.1f}", (end, rank), (3, 0), textcoords="offset points", va="center", fontsize=8)
-    limit = prediction.memory_limit_bytes / _GIB
-    axes.axvline(limit, color="black", linestyle="--", linewidth=1, label=f"limit {limit:.1f} GiB")
+    limits = [limit / _GIB for limit in prediction.limits_bytes]
+    label = f"limit {min(limits):.1f} GiB" if len(set(limits)) == 1 else "limit of its device"
+    lows, highs = [rank - 0.5 for rank in ranks], [rank + 0.5 for rank in ranks]
+    axes.vlines(limits, lows, highs, color="black", linestyle="--", linewidth=1, label=label)
     verdict = "fits" if prediction.fits else "does not fit"
     axes.set(title=f"memory of the busiest device: {verdict}", xlabel="GiB", ylabel="pipeline rank")
-    axes.set_xlim(0, max(limit, *left) * 1.06)
+    axes.set_xlim(0, max(*limits, *left) * 1.06)
     _ranks(axes, len(ranks))
     legend(axes)
 

@@ -27,6 +27,7 @@ from itertools import product
 from typing import Any
 
 from ..configuration import Mesh
+from ..cost.replica import replicas
 from .simulation import Simulation
 from .straggler import StragglerModel
 from .stragglers import slow_rank, slowed_s
@@ -119,9 +120,9 @@ def redundancy(simulation: Simulation, model: StragglerModel) -> Redundancy:
     replica = _any(model.probability or 0.0, mesh.world // mesh.dp)
     times = _Times(simulation, model.slow)
     none = _scheme("none", 0, times, Fraction(1), more_than(0, mesh.dp, replica), "whole gradient")
-    reason = _reason(mesh, configuration.zero)
+    reason = _reason(mesh, configuration.zero) or _unlike(simulation)
     others = () if reason else tuple(_others(times, mesh.dp, replica, model))
-    step_s, slow_s = times.of(configuration.microbatches)
+    step_s, slow_s = times.of(simulation.played.microbatches)
     return Redundancy(
         model=model,
         replicas=mesh.dp,
@@ -147,6 +148,14 @@ def _reason(mesh: Mesh, zero: int) -> str:
     if mesh.ep * mesh.etp > mesh.cp * mesh.tp:
         return f"experts on {mesh.ep} ranks exchange tokens between replicas in every layer: all wait for the slow one"
     return ""
+
+
+def _unlike(simulation: Simulation) -> str:
+    """The same, where replicas are not alike."""
+    configuration = simulation.scenario.configuration
+    if not configuration.shares and len(replicas(simulation.scenario.setting, configuration)) == 1:
+        return ""
+    return "replicas on different devices, or with shares of their own, cannot do each other's work in equal time"
 
 
 def _others(times: _Times, replicas: int, slow: float, model: StragglerModel) -> Iterator[Scheme]:
@@ -180,7 +189,7 @@ class _Times:
 
     def __init__(self, simulation: Simulation, slow: float):
         self.simulation = simulation
-        self.microbatches = simulation.scenario.configuration.microbatches
+        self.microbatches = simulation.played.microbatches
         ranks = simulation.scenario.configuration.mesh.pp
         self._worst = max((slow_rank(ranks, rank, slow) for rank in range(ranks)), key=self._seconds)
 

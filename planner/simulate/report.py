@@ -9,6 +9,7 @@ from pathlib import Path
 from ...schema import writing
 from ...units import format_bytes, format_count, format_seconds
 from ..contract import configuration_json
+from ..lengths.mix import Expected
 from .energy import format_energy
 from .picture import svg
 from .request import Answer
@@ -82,7 +83,7 @@ def outcome_rows(simulation: Simulation) -> Sequence[Cells]:
     """Name and value of each result, as people read them."""
     prediction = simulation.prediction
     low, high = prediction.step_time_interval_s
-    peak, limit = max(prediction.peak_memory_bytes), prediction.memory_limit_bytes
+    peak, limit = prediction.fullest_bytes
     rows = [
         ("step time", f"{format_seconds(prediction.step_time_s)} ({format_seconds(low)} to {format_seconds(high)})"),
         ("tokens per second", f"{simulation.tokens_per_s:,.0f}"),
@@ -93,11 +94,30 @@ def outcome_rows(simulation: Simulation) -> Sequence[Cells]:
         ("energy of a step", _energy(simulation)),
         ("origin of the costs", prediction.origin),
     ]
+    if simulation.lengths is not None:
+        rows[1:1] = _lengths_rows(simulation.lengths.expected)
     if simulation.tokens is not None and simulation.days is not None:
         bill = simulation.bill()
         energy = f", {bill.run_kwh:,.0f} kWh" if bill and bill.run_kwh is not None else ""
         run = f"{simulation.days:,.1f} days, {dollars(simulation.price)}{energy}"
-        rows.insert(7, (f"{format_count(simulation.tokens)} tokens, no failures", run))
+        rows.insert(len(rows) - 1, (f"{format_count(simulation.tokens)} tokens, no failures", run))
+    return rows
+
+
+def _lengths_rows(expected: Expected) -> list[tuple[str, str]]:
+    """What is expected of sequences of different lengths."""
+    low, high = expected.step_time_range_s
+    rows = [
+        (f"{expected.steps} drawn steps", f"{format_seconds(low)} to {format_seconds(high)}"),
+        ("rounds, idle", f"{expected.rounds:.1f} a step, {expected.idle:.1%} of them"),
+        ("assignment", f"at most {expected.gap:.1%} from the best"),
+    ]
+    for name, degree, seconds, gain in (
+        ("fixed degree", expected.fixed_degree, expected.fixed_step_time_s, expected.gain_over_fixed),
+        ("plain packing, degree", expected.packed_degree, expected.packed_step_time_s, expected.gain_over_packed),
+    ):
+        if seconds is not None:
+            rows.append((f"{name} {degree}", f"{format_seconds(seconds)}, {gain:.2f} times as long"))
     return rows
 
 

@@ -117,6 +117,9 @@ def _electricity(text: str) -> float:
 
 
 def _stragglers(simulation: Simulation, model: StragglerModel) -> Stragglers | Redundancy:
+    if simulation.lengths is not None:
+        rule = "is not played where groups change in every round"
+        raise InputError.single("command line", "--straggler", None, rule, "without --straggler")
     return stragglers(simulation, model) if model.probability is None else redundancy(simulation, model)
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...clusters.schema import Cluster, NodeGroup
+from ...clusters.topology import Topology
 from ..configuration import Configuration
 from ..cost.setting import Setting
 from ..families import ModelSpec, architecture
 from ..frameworks.framework import DEFAULT, framework
 from ..job import Job
+from ..lengths.mix import Mix
 from ..plan import Plan
 
 
@@ -25,6 +27,8 @@ class Scenario:
     job: Job
     configuration: Configuration
     framework: str = DEFAULT  # what the step is priced as
+    mix: Mix | None = None  # groups for sequences of different lengths, where the job has lengths
+    rank_map: tuple[int, ...] = ()  # the device of each rank; (): in their order
 
     @classmethod
     def of(cls, plan: Plan) -> Scenario:
@@ -35,22 +39,21 @@ class Scenario:
             job=plan.job,
             configuration=plan.configuration,
             framework=plan.framework,
+            mix=plan.mix,
+            rank_map=plan.rank_map,
         )
 
     @property
     def setting(self) -> Setting:
         """What the step is priced in."""
-        return Setting(architecture(self.model), self.cluster, self.job, framework=framework(self.framework))
+        executed = framework(self.framework)
+        return Setting(architecture(self.model), self.cluster, self.job, framework=executed, rank_map=self.rank_map)
 
     @property
     def devices_used(self) -> tuple[tuple[NodeGroup, int], ...]:
-        """Devices of each node group that hold a rank: ranks fill group by group."""
-        left = self.configuration.mesh.world
-        used = []
-        for group in self.cluster.node_groups:
-            used.append((group, min(left, group.num_devices)))
-            left -= used[-1][1]
-        return tuple((group, count) for group, count in used if count)
+        """Devices of each node group that hold a rank, in the order of the ranks."""
+        topology = Topology(self.cluster, self.rank_map)
+        return tuple(topology.used(self.configuration.mesh.world))
 
     @property
     def price_per_hour(self) -> float | None:

@@ -1,6 +1,7 @@
 """Stragglers: what one slow device, link or node costs the whole step, wherever it is.
 
-The event interpreter plays the pipeline that holds the straggler; its replicas wait for it in the collectives.
+The event interpreter plays the pipeline that holds the straggler; its replicas wait for it in the collectives. Where
+replicas lie on different devices the straggler is in the slowest of them.
 
     device, rank   the compute of one pipeline rank takes the factor longer: tensor- and context-parallel peers wait for
                    a slow device in every layer (the exchanges inside a layer are slowed with it)
@@ -19,7 +20,7 @@ from typing import Any
 
 from ...errors import InputError
 from ..configuration import Configuration
-from ..cost.step import work_of
+from ..cost.step import slowest_replica, work_of
 from ..schedule import build
 from .engine import step_time
 from .scenario import Scenario
@@ -85,7 +86,7 @@ def stragglers(simulation: Simulation, model: StragglerModel) -> Stragglers:
 
 def slowed_s(simulation: Simulation, slow: Slowness, microbatches: int | None = None) -> float:
     """Seconds of a step with a straggler, and with another number of microbatches where one is given."""
-    configuration = simulation.scenario.configuration
+    configuration = simulation.played
     if microbatches is not None:
         configuration = replace(configuration, microbatches=microbatches)
     return step_time(build(configuration), replace(simulation.work, slow=slow)).total_s
@@ -151,7 +152,7 @@ def _on_slow_network(simulation: Simulation, slow: float) -> Work:
         for group in scenario.cluster.node_groups
     )
     cluster = scenario.cluster.model_copy(update={"node_groups": groups})
-    return work_of(replace(scenario, cluster=cluster).setting, scenario.configuration)
+    return work_of(*slowest_replica(replace(scenario, cluster=cluster).setting, scenario.configuration))
 
 
 def _slowness(simulation: Simulation, part: Part, ranks: tuple[int, ...], slow: float, network: Work) -> Slowness:

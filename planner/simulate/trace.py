@@ -35,7 +35,7 @@ def write_trace(simulation: Simulation, path: Path) -> None:
 
 def trace(simulation: Simulation) -> dict[str, Any]:
     """The trace of one step; equal simulations give equal traces."""
-    configuration = simulation.scenario.configuration
+    configuration = simulation.played
     events = [event for rank in range(configuration.mesh.pp) for event in _names(rank)]
     events += [_event(span, configuration) for span in simulation.timeline.spans]
     return {"traceEvents": events, "displayTimeUnit": "ms"}

@@ -10,6 +10,7 @@ What follows from other fields, unless a setting names it too:
     recompute              one word for all pipeline ranks, where all agreed before
     sp                     off where tp is 1
     zero                   0 where dp x cp is 1
+    shares                 of another number of microbatches or replicas: anew, so that no replica is waited for
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from ..legality import problems as illegal
 from ..legality.fields import in_plan
 from ..model import Architecture
 from ..plan import Plan
+from ..rank_map import kept
+from ..rank_map import problems as map_problems
 from ..search.partition import even_split
+from ..search.shares import fair_shares, replica_times
 from .draft import Draft
 from .scenario import Scenario
 
@@ -36,6 +40,8 @@ def apply_settings(plan: Plan, settings: Sequence[str]) -> Scenario:
     A value is absolute, with its unit where the field has one (`96 GiB`), or relative (`0.5x`).
     """
     if not settings:
+        if broken := list(map_problems(plan)):
+            raise InputError("plan", broken)
         _check(plan, plan.configuration, "plan")
         return Scenario.of(plan)
     draft = Draft(plan)
@@ -45,12 +51,14 @@ def apply_settings(plan: Plan, settings: Sequence[str]) -> Scenario:
     every_device = draft.counts_devices or uses_every_device(plan)
     configuration = _consistent(plan, changed_plan, draft.named, every_device)
     _check(changed_plan, configuration, "settings", every_device=every_device)
-    return replace(Scenario.of(changed_plan), configuration=configuration)
+    rank_map = kept(changed_plan.cluster, plan.rank_map, configuration.mesh.world)
+    return replace(Scenario.of(changed_plan), configuration=configuration, rank_map=rank_map)
 
 
 def _check(plan: Plan, configuration: Configuration, source: str, every_device: bool = False) -> None:
     """Raise InputError with every rule that a configuration of the plan's model, cluster and job breaks."""
-    setting = Setting(_shape(plan), plan.cluster, plan.job, every_device=every_device)
+    rank_map = kept(plan.cluster, plan.rank_map, configuration.mesh.world)
+    setting = Setting(_shape(plan), plan.cluster, plan.job, every_device=every_device, rank_map=rank_map)
     _check_precision(setting)
     if broken := illegal(setting, configuration):
         raise InputError(source, map(in_plan, broken))
@@ -81,7 +89,8 @@ def _consistent(before: Plan, after: Plan, named: Collection[str], every_device:
     given = after.configuration
     world = after.cluster.num_devices if every_device else before.configuration.mesh.world
     mesh = _mesh(after, world, named, problems)
-    microbatch, microbatches = _batch(after, mesh, named, problems)
+    batch = _given_shares if given.shares else _batch
+    microbatch, microbatches = batch(after, mesh, named, problems)
     configuration = replace(
         given,
         mesh=mesh,
@@ -94,7 +103,7 @@ def _consistent(before: Plan, after: Plan, named: Collection[str], every_device:
     )
     if problems:
         raise InputError("settings", problems)
-    return configuration
+    return configuration if "shares" in named else _with_shares(after, configuration)
 
 
 def _mesh(after: Plan, world: int, named: Collection[str], problems: list[Problem]) -> Mesh:
@@ -123,6 +132,24 @@ def _batch(after: Plan, mesh: Mesh, named: Collection[str], problems: list[Probl
         )
         follows = max(1, follows)
     return (follows, microbatches) if name == "microbatches" else (microbatch, follows)
+
+
+def _given_shares(after: Plan, mesh: Mesh, named: Collection[str], problems: list[Problem]) -> tuple[int, int]:
+    """Microbatch and most microbatches where replicas have shares."""
+    microbatches = after.schedule.microbatches if "schedule.microbatches" in named else max(after.shares)
+    return after.microbatch, microbatches
+
+
+def _with_shares(after: Plan, configuration: Configuration) -> Configuration:
+    """Shares that no longer suit the batch or the replicas are made anew."""
+    total, dp = after.job.global_batch // configuration.microbatch, configuration.mesh.dp
+    if not configuration.shares or (sum(configuration.shares) == total and len(configuration.shares) == dp):
+        return configuration
+    if total < dp:
+        return configuration  # illegal, which is told with the other problems
+    setting = Setting(_shape(after), after.cluster, after.job)
+    shares = fair_shares(replica_times(setting, configuration), total)
+    return replace(configuration, shares=shares, microbatches=max(shares))
 
 
 def _stage_layers(given: Configuration, layers: int, named: Collection[str]) -> tuple[int, ...]:

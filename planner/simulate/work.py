@@ -67,6 +67,8 @@ class Work:
     `gather_s`, `reduce_s`: one all-gather of the stage's weights and one reduction of its gradients, in `pieces` equal
     parts (layers, buckets). `zero` says when they happen: 0 and 1 gather once before a stage's first forward and reduce
     once beside its last backward; 2 reduces in every backward; 3 also gathers in every forward and every backward.
+    `transfer_s`: one microbatch from a rank to the next, over the fastest border; `borders[r]`: how much longer it
+    takes, as a factor, between rank r and rank r + 1 (the last: back to rank 0), where borders differ.
     `passes`: where the vocabulary is spread over the ranks.
     `input_s` and `weight_s` are the two halves of `backward_s`, for schedules that split it.
     `hides`: communication runs beside compute. `steal`: the fraction of compute that is lost while a collective is in
@@ -94,6 +96,7 @@ class Work:
     input_s: tuple[float, ...] = ()
     weight_s: tuple[float, ...] = ()
     passes: Passes | None = None
+    borders: tuple[float, ...] = ()
 
 
 def check(schedule: Schedule, work: Work) -> None:
@@ -106,7 +109,7 @@ def check(schedule: Schedule, work: Work) -> None:
     by_stage = {"input_s": work.input_s, "weight_s": work.weight_s}
     by_stage |= {"gather_s": work.gather_s, "reduce_s": work.reduce_s, "pieces": work.pieces}
     by_rank = {"optimizer_s": work.optimizer_s, "offload_s": work.offload_s, "regather_s": work.regather_s}
-    by_rank |= {"late_reduce_s": work.late_reduce_s}
+    by_rank |= {"late_reduce_s": work.late_reduce_s, "borders": work.borders}
     by_rank |= {"slow.ranks": work.slow.ranks, "slow.links": work.slow.links, "slow.data": work.slow.data}
     _check_lengths(by_stage, schedule.stages, "stages")
     _check_lengths(by_rank, schedule.ranks, "ranks")

@@ -38,7 +38,23 @@ def clusters(draw):
     group = {"name": "g", "nodes": draw(st.integers(1, 9)), "devices_per_node": 4, "device": device, "fabric": fabric}
     group |= {"nics": nics, "host": host, "nvme": draw(st.none() | st.just(nvme))}
     group["price_per_device_hour"] = draw(st.none() | st.floats(min_value=0, max_value=100))
-    return Cluster.model_validate({"name": "random", "node_groups": [group], "source": draw(words)})
+    given = {"name": "random", "node_groups": [group], "source": draw(words), "exceptions": draw(exceptions(group))}
+    return Cluster.model_validate(given)
+
+
+@st.composite
+def exceptions(draw, group):
+    """A slow node, a missing device, a slow path or a matrix, where there are nodes enough."""
+    nodes = group["nodes"]
+    rate = st.floats(min_value=1e3, max_value=1e12)
+    slow = st.fixed_dictionaries({"network": rate} | {"fabric_factor": fraction})
+    found = {"nodes": [{"node": "g/0", "missing": [draw(st.integers(0, 3))], **draw(st.just({}) | slow)}]}
+    if nodes > 1 and draw(st.booleans()):
+        found["paths"] = [{"between": ["g/0", f"g/{nodes - 1}"], **draw(st.sampled_from([{"factor": 0.1}]))}]
+    elif nodes > 1:
+        rows = [[0 if a == b else draw(st.floats(0, 100)) for b in range(nodes)] for a in range(nodes)]
+        found = {"matrix": {"rows": rows, "unit": draw(st.sampled_from(["GB/s", "Gbit/s"]))}}
+    return draw(st.just({}) | st.just(found))
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

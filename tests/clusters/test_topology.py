@@ -9,39 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshwright.clusters import Cluster, Topology, load_cluster
+from meshwright.clusters import Topology, load_cluster
 from meshwright.errors import InputError
 
-FABRIC = {"kind": "nvswitch", "bandwidth": "400 GB/s", "latency": "3 us", "efficiency": 0.75}
-NICS = {"kind": "infiniband", "count": 2, "rate": "200 Gbit/s", "latency": "9 us", "efficiency": 0.8}
-HOST = {"memory": "1 TB", "cores": 64, "device_link": "25 GB/s"}
-
-
-def node_group(name, nodes, devices, **changes):
-    base = {"name": name, "nodes": nodes, "devices_per_node": devices, "device": "h100-sxm-80gb"}
-    return base | {"fabric": FABRIC, "nics": NICS, "host": HOST} | changes
-
-
-def cluster_of(*groups, links=()):
-    return Cluster.model_validate({"name": "test", "node_groups": groups, "links": links})
-
-
-def two_sites(nodes_a=2, nodes_b=2, bandwidth="100 Gbit/s"):
-    roce = NICS | {"kind": "roce", "rate": "100 Gbit/s", "latency": "12 us"}
-    link = {"between": ["a", "b"], "kind": "ethernet", "bandwidth": bandwidth, "latency": "1 ms"}
-    return cluster_of(node_group("a", nodes_a, 4), node_group("b", nodes_b, 4, nics=roce), links=[link])
-
-
-def single(nodes=4, devices=4, **changes):
-    return cluster_of(node_group("only", nodes, devices, **changes))
-
-
-SMALL = {
-    "one": single(),
-    "oversubscribed": single(oversubscription=4.0),
-    "wide domain": single(nodes=4, devices=2, fabric=FABRIC | {"domain_devices": 4}),
-    "two sites": two_sites(),
-}
+from .machines import FABRIC, SMALL, cluster_of, node_group, single, two_sites
 
 
 def walk(graph, a, b):
@@ -57,11 +28,22 @@ def test_graph_agrees_on_every_pair(cluster):
             if a == b:
                 continue
             edges = [(edge, graph.edges[edge]) for edge in walk(graph, a, b)]
+            if spans_sites(cluster, a, b):
+                edges += [(link, graph.edges[link]) for link in cross_link(cluster, a, b)]
             crossing = sum(site(cluster, r) != site(cluster, r + abs(a - b)) for r in shifted(topology, abs(a - b)))
             share = min(e["bandwidth_bytes_per_s"] / (e["shared_by"] or crossing) for _, e in edges)
             path = topology.point_to_point(a, b)
             assert path.bandwidth_bytes_per_s == pytest.approx(share)
             assert path.latency_s == max(e["latency_s"] for _, e in edges)
+
+
+def spans_sites(cluster, a, b):
+    return site(cluster, a) != site(cluster, b)
+
+
+def cross_link(cluster, a, b):
+    """A path between sites takes the line between them, known apart or not."""
+    return [(("switch", 0), ("switch", 1))] if spans_sites(cluster, a, b) else []
 
 
 def cluster_graph(cluster):

@@ -116,7 +116,7 @@ def make_plan(
         schedule=ScheduleChoice(
             name=schedule,
             vpp=vpp,
-            microbatches=global_batch // dp // microbatch,
+            microbatches=max(levers.get("shares") or [global_batch // dp // microbatch]),
             in_flight=in_flight,
             actions=actions,
         ),

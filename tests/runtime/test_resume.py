@@ -79,9 +79,9 @@ def test_stop_and_resume_gives_the_same_bits(straight: Path, text: Path, tmp_pat
 
 
 def test_a_run_moves_to_other_meshes(straight: Path, text: Path, tmp_path: Path) -> None:
-    """tp2 x pp2 x dp2, then tp1 x pp2 x dp2 with other stages, then one process: one curve."""
+    """tp2 x pp2 x dp2, then tp1 x pp2 x dp2 with other stages and shares, then one process: one curve."""
     eight = make_plan(LLAMA, tp=2, pp=2, dp=2, sp=True, zero=1, stage_layers=(2, 3))
-    four = make_plan(LLAMA, pp=2, dp=2, microbatch=2, stage_layers=(4, 1))
+    four = make_plan(LLAMA, pp=2, dp=2, microbatch=2, stage_layers=(4, 1), shares=(1, 3))
     run_ranks(8, run_training, tmp_path, eight, recipe(text), 3, timeout_s=120)
     run_ranks(4, run_training, tmp_path, four, recipe(text), 6, timeout_s=120)
     run_ranks(1, run_training, tmp_path, make_plan(LLAMA, microbatch=8), recipe(text))

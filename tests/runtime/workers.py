@@ -45,7 +45,7 @@ def full(tensor: Tensor) -> Tensor:
 
 def own_sequences(model: ParallelModel, batch: Tensor) -> Tensor:
     """The part of a global batch that this rank's data-parallel coordinate trains on."""
-    return batch.chunk(model.meshes.dp_size)[model.meshes.dp_rank]
+    return batch.split(model.plan.configuration.local_batches)[model.meshes.dp_rank]
 
 
 def train(plan: Plan, steps: int, first_gradients: Path) -> tuple[list[float], list[float], dict[str, float]]:

@@ -59,8 +59,10 @@ def test_regret_by_hand() -> None:
     assert choice.chance == pytest.approx(9 / 8 - 1)  # a1 and a2 could be chosen, a3 could not
     # predicted 11 12 10, measured 10 8 20: every one of the three pairs stands the other way round
     assert choice.kendall_tau == -1
+    assert choice.throughput == pytest.approx(8 / 10)
     found = summarize(table()).regret
     assert (found.groups, found.mean, found.median, found.worst) == pytest.approx((1, 0.25, 0.25, 0.25))
+    assert found.throughput == pytest.approx(0.8)
 
 
 def test_regret_over_groups() -> None:
@@ -73,6 +75,7 @@ def test_regret_over_groups() -> None:
     found = regret(choices(rows))
     assert (found.groups, found.worst) == (3, 1.0)
     assert (found.mean, found.median) == pytest.approx((0.5, 0.5))
+    assert found.throughput == pytest.approx((1 / 2 + 1 + 2 / 3) / 3)
     assert found.kendall_tau == pytest.approx((-1 + 1) / 2)  # z only ties: no order to compare
 
 
@@ -139,4 +142,5 @@ def test_json_holds_the_contract() -> None:
     assert set(summary["memory"]) == {"rows", "mape", "median", "bias", "within_5_percent", "by_source"}
     assert summary["out_of_memory"]["called_fitting_rows"] == ["o2"]
     assert summary["regret"]["by_source"]["A"]["mean"] == pytest.approx(0.25)
+    assert summary["regret"]["throughput"] == summary["regret"]["choices"][0]["throughput"] == pytest.approx(0.8)
     assert (summary["skipped"], summary["duplicates"]) == ({"LoRA": 2, "the batch is not stated": 1}, 1)

@@ -1,4 +1,4 @@
-"""Data parallelism: the ladder of ZeRO, and hybrid sharding."""
+"""Data parallelism: the ladder of ZeRO, hybrid sharding, and replicas with their own numbers of microbatches."""
 
 from __future__ import annotations
 
@@ -15,5 +15,8 @@ DIMENSION = Dimension(
         "dp4 zero1 in 2 copies": {"dp": 4, "zero": 1, "dp_replicate": 2},
         "dp4 zero3 in 2 copies": {"dp": 4, "zero": 3, "dp_replicate": 2},
     },
-    rows={"dp8 zero3": {"dp": 8, "zero": 3, "microbatch": 1}},
+    rows={
+        "dp8 zero3": {"dp": 8, "zero": 3, "microbatch": 1},
+        "dp2 zero1 with shares of 3 and 1": {"dp": 2, "zero": 1, "shares": (3, 1)},
+    },
 )

@@ -1,0 +1,69 @@
+"""Options of the `plan` verb: their types and what `--help` says of them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class PrecisionOption(StrEnum):
+    """Of the matrix products."""
+
+    bf16 = "bf16"
+    fp16 = "fp16"
+    fp32 = "fp32"
+    fp8 = "fp8"
+
+
+class ObjectiveOption(StrEnum):
+    """What the best plan has least of."""
+
+    time = "time"
+    cost = "cost"
+    devices = "devices"
+    energy = "energy"
+
+
+Model = Annotated[str, typer.Argument(help="config.json, a bundled name (llama-3.1-8b), or a hub id.")]
+Cluster = Annotated[
+    str | None,
+    typer.Argument(help="YAML file, a bundled name (dgx-h100:16 is 16 nodes), or local:8.", show_default=False),
+]
+Clusters = Annotated[
+    str | None, typer.Option(help="Instead of CLUSTER: several with commas, for a table of time against price.")
+]
+Picture = Annotated[Path | None, typer.Option(help="With --clusters: a picture (.png, .svg) of the table.")]
+SeqLen = Annotated[int, typer.Option(help="Tokens of one sequence.")]
+GlobalBatch = Annotated[int, typer.Option(help="Sequences of one optimizer step.")]
+Lengths = Annotated[
+    str | None, typer.Option(help="Of the sequences: a file of lengths, or lognormal:median=800,p99=16000.")
+]
+Precision = Annotated[PrecisionOption, typer.Option(help="Of the matrix products.")]
+Optimizer = Annotated[str, typer.Option(help="adamw is the only one so far.")]
+Objective = Annotated[ObjectiveOption, typer.Option(help="Least time, price or energy of a token, or fewest devices.")]
+Tokens = Annotated[str | None, typer.Option(help="Tokens of the whole run, e.g. 15T: days, price, energy.")]
+Deadline = Annotated[str | None, typer.Option(help="For the tokens of the whole run, e.g. 30d.")]
+Gap = Annotated[float, typer.Option(help="Stop when the plan is proven this close to the best.")]
+Pin = Annotated[list[str] | None, typer.Option(help="Fix a part of the plan: tp=8, recompute=full, ...")]
+ScheduleFile = Annotated[
+    Path | None, typer.Option(help="Pipeline schedule as a CSV of actions: a row for each rank, cells like 0F0.")
+]
+Top = Annotated[int, typer.Option(help="How many runners-up to keep.")]
+Runnable = Annotated[bool, typer.Option("--runnable", help="Only plans that launch executes today.")]
+Framework = Annotated[str, typer.Option(help="What executes the layers, for the price: megatron-core, ...")]
+Risk = Annotated[
+    float | None,
+    typer.Option(help="Probability, e.g. 0.9, with which step time and memory must hold; default: as predicted."),
+]
+Contingency = Annotated[
+    int, typer.Option(min=0, help="Plans for up to so many nodes lost, ready for launch --lost-nodes.")
+]
+Explain = Annotated[
+    bool, typer.Option("--explain", help="What other choices lose, what binds, and what would be worth buying.")
+]
+LostNodes = Annotated[
+    str | None, typer.Option(help="Run what the plan holds ready for so many nodes lost: 1, or group=1.")
+]

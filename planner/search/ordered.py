@@ -1,0 +1,115 @@
+"""Ordered: a search over configurations and over orders of nodes at once.
+
+Where orders of the nodes differ, a search with every link as in its best order bounds all plans in all orders, and says
+which configurations are worth an order of their own: the best of each mesh, while its bound is below the best price.
+Each gets its best order (`mapping.py`); in the best of all, the search is repeated, for configurations that suit it
+better. Where devices are missing, every choice of those that are left is searched (`clusters/in_use.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from ...clusters.in_use import choices
+from ...errors import InfeasibleError, InputError
+from ..cost.setting import Setting
+from ..plan import OrdersProven
+from .group_orders import group_orders
+from .mapping import Mapper
+from .objective import Priced, price_as
+from .request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """The best configuration of each mesh in a setting, best first; nothing in the space has a value below `lower`."""
+
+    setting: Setting
+    ranked: tuple[Priced, ...]
+    lower: float
+    candidates: int
+    priced: int
+    bounded: int = 0  # branches
+    orders: OrdersProven = ""
+
+
+Search = Callable[[Setting], Searched]
+
+MAPPED = 6
+"""Meshes that get an order of their own."""
+ROUNDS = 2
+"""Searches in the best order so far."""
+
+
+def in_best_order(request: Request, search: Search) -> Searched:
+    """The best of all searches, on the devices and in the order where it is best. Raises as `search` does."""
+    setting = request.setting()
+    if request.rank_map:
+        return search(setting)
+    found = [_of_devices(request, setting, devices, search) for devices in choices(request.cluster)]
+    good = [each for each in found if isinstance(each, Searched)]
+    if not good:
+        raise next(each for each in found if not isinstance(each, Searched))
+    return _best(good)
+
+
+def _of_devices(
+    request: Request, setting: Setting, devices: tuple[int, ...], search: Search
+) -> Searched | InputError | InfeasibleError:
+    """The search on some of the devices, or why there is no plan on them."""
+    try:
+        if devices:
+            setting = setting.mapped(devices)
+        orders = group_orders(setting)
+        found = _best([_in_order(request, setting.mapped(order), search) for order in orders])
+        return replace(found, orders=_proven(setting, found, len(orders)))
+    except (InputError, InfeasibleError) as error:
+        return error
+
+
+def _proven(setting: Setting, found: Searched, orders: int) -> OrdersProven:
+    """What the bound covers. Where devices may stay idle it is that of all of them in use."""
+    groups = len(setting.topology.sites)
+    if not setting.every_device or (groups == 1 and not found.orders):
+        return ""
+    return "every" if groups <= orders else "groups kept"
+
+
+def _best(found: Sequence[Searched]) -> Searched:
+    """The one with the best plan; what all of them have shown."""
+    best = min(found, key=lambda each: each.ranked[0].value)
+    return replace(
+        best,
+        lower=min(each.lower for each in found),
+        candidates=sum(each.candidates for each in found),
+        priced=sum(each.priced for each in found),
+        bounded=sum(each.bounded for each in found),
+    )
+
+
+def _in_order(request: Request, setting: Setting, search: Search) -> Searched:
+    """The search over the orders of nodes inside their groups."""
+    mapper = Mapper(setting)
+    if mapper.count == 1:
+        return search(setting)
+    bound = search(mapper.any_order())
+    value_of = request.measure(setting)
+    best, order = float("inf"), setting
+    for each in bound.ranked[:MAPPED]:
+        if each.value >= best:
+            break
+        mapping = mapper.best(each.configuration)
+        value = value_of(each.configuration, mapping.step_s)
+        if value < best:
+            best, order = value, mapper.setting(mapping.rank_map)
+    found = search(order)
+    for _ in range(ROUNDS - 1):
+        mapping = mapper.best(found.ranked[0].configuration)
+        if value_of(found.ranked[0].configuration, mapping.step_s) >= found.ranked[0].value:
+            break
+        again = mapper.setting(mapping.rank_map)
+        ranked = (price_as(again, each.configuration, value_of) for each in found.ranked)
+        found = replace(found, setting=again, ranked=tuple(sorted(ranked, key=lambda each: each.value)))
+    lower = min(bound.lower, bound.ranked[0].value)
+    return replace(found, lower=lower, orders="every", candidates=bound.candidates, priced=bound.priced)

@@ -1,0 +1,133 @@
+"""Splits: of the layers of a recipe over its stages, and what each rank recomputes then: those worth a price."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations, pairwise
+from typing import get_args
+
+from ..configuration import Configuration, Recompute
+from ..cost.footprint import fits_host, rank_peak
+from ..cost.setting import Setting
+from ..schedule.builder import Held
+from ..schedule.table import held_of
+from .bottleneck import TOLERANCE, Bottleneck
+from .bound import Balancer
+
+
+def promising(setting: Setting, balancer: Balancer, bottleneck: Bottleneck, least_s: float) -> Iterator[Configuration]:
+    """Splits that balance the stages, in one way or another, each with the fastest recomputation that fits."""
+    seen = set()
+    for split in _splits(balancer, bottleneck, least_s):
+        if split not in seen:
+            seen.add(split)
+            found = with_room(setting, replace(bottleneck.ranks.recipe, stage_layers=split), bottleneck.ranks.choices)
+            if found is not None:
+                yield found
+
+
+def _splits(balancer: Balancer, bottleneck: Bottleneck, least_s: float) -> Iterator[tuple[int, ...]]:
+    recipe, ranks = bottleneck.ranks.recipe, bottleneck.ranks
+    for choice in ranks.choices:
+        yield balancer.balanced(replace(recipe, recompute=(choice,) * ranks.count)).stage_layers
+    if ranks.plain:
+        filled = bottleneck.fill(least_s * (1 + 2 * TOLERANCE))
+        if filled is not None:
+            yield tuple(layers for layers, _ in filled)
+            yield from _leaning(bottleneck, least_s)
+    else:
+        yield from _by_rounds(recipe, ranks.layers)
+
+
+def _leaning(bottleneck: Bottleneck, least_s: float) -> Iterator[tuple[int, ...]]:
+    """Under the same threshold, each rank as near to its share of what is left as the ranks after it allow."""
+    ranks, limit_s = bottleneck.ranks, least_s * (1 + 2 * TOLERANCE)
+    counts, start = list[int](), 0
+    for rank in range(ranks.count):
+        left = ranks.count - rank
+        most, _ = bottleneck.take(rank, start, ranks.layers - start - left + 1, limit_s)
+        wanted = min(most, max(1, round((ranks.layers - start) / left)))
+        while wanted < most and not bottleneck.completes(rank + 1, start + wanted, limit_s):
+            wanted += 1
+        counts.append(wanted)
+        start += wanted
+    if start == ranks.layers:
+        yield tuple(counts)
+
+
+def _by_rounds(recipe: Configuration, layers: int) -> Iterator[tuple[int, ...]]:
+    """Stages of one round of the placement hold equally many, so that no rank waits inside of it; what is left over
+    goes to the beginning or to the end, or away from the head."""
+    ranks, rounds = recipe.mesh.pp, len(recipe.placement) // recipe.mesh.pp
+    few, more = divmod(layers, ranks)
+    sizes = [few // rounds + (place < few % rounds) for place in range(rounds)]
+    if len(recipe.placement) % ranks or not all(sizes):
+        return
+    for order in (sizes, sizes[::-1]):
+        counts = [size for size in order for _ in range(ranks)]
+        last = len(counts) - 1
+        for lean in (range(1, more + 1), range(last - more, last), range(last - ranks // 2 - more, last - ranks // 2)):
+            if more and lean.start >= 0:
+                yield tuple(count + (place in lean) for place, count in enumerate(counts))
+        if not more:
+            yield tuple(counts)
+
+
+def with_room(setting: Setting, configuration: Configuration, choices: tuple[Recompute, ...]) -> Configuration | None:
+    """With what each rank must recompute to fit, the fastest first; None where it does not fit so either."""
+    rooms, found = _Rooms(setting, configuration), list[Recompute]()
+    for rank in range(configuration.mesh.pp):
+        choice = next((choice for choice in choices if rooms.fits(rank, choice)), None)
+        if choice is None:
+            return None
+        found.append(choice)
+    made = replace(configuration, recompute=tuple(found))
+    return made if fits_host(setting, made) else None
+
+
+class _Rooms:
+    """Which ranks of a configuration have room for what they would keep. A rank between the ends that has the same
+    layers as one that fits, and never holds more, is not asked about again."""
+
+    def __init__(self, setting: Setting, configuration: Configuration):
+        self._setting, self._configuration = setting, configuration
+        self._ends = configuration.placement[0], configuration.placement[-1]
+        self._fit: dict[tuple[Recompute, tuple[object, ...]], list[Held]] = {}
+        self._trials = {
+            choice: replace(configuration, recompute=(choice,) * configuration.mesh.pp)
+            for choice in get_args(Recompute)
+        }
+
+    def fits(self, rank: int, choice: Recompute) -> bool:
+        if rank in self._ends:
+            return self._ask(rank, choice)
+        layers = self._setting.architecture.layers
+        ranges = (self._configuration.layer_range(stage) for stage in self._configuration.stages_of(rank))
+        known = self._fit.setdefault((choice, tuple(layers[each.start : each.stop] for each in ranges)), [])
+        held = held_of(self._configuration, rank)
+        if any(other.covers(held) for other in known):
+            return True
+        if not self._ask(rank, choice):
+            return False
+        known.append(held)
+        return True
+
+    def _ask(self, rank: int, choice: Recompute) -> bool:
+        return rank_peak(self._setting, self._trials[choice], rank).fits
+
+
+MOST_SPLITS = 200
+"""Of a recipe whose splits are all looked at one by one."""
+
+
+def is_bounded(recipe: Configuration) -> bool:
+    """Whether the bound of a recipe is near what its best split takes, so that it stands for all of them: 1F1B alone,
+    whose ranks depend on each other only at the beginning and at the end of a step."""
+    return recipe.schedule == "1f1b" and not recipe.spread_vocabulary and not recipe.in_flight
+
+
+def every_split(layers: int, stages: int) -> Iterator[tuple[int, ...]]:
+    """Layers of each stage, in all ways."""
+    for cuts in combinations(range(1, layers), stages - 1):
+        yield tuple(stop - start for start, stop in pairwise((0, *cuts, layers)))

@@ -1,0 +1,225 @@
+"""Tree: what branches into what, and the bound of each branch; nothing below a branch is built before it is opened.
+
+    share      a mesh and how one microbatch is shared out over it; all that is below computes that much
+    roomy      the same, and recomputes what ranks have no room for even if they hold one microbatch at a time
+    recipe     with its schedule, ZeRO stage, copies, chunks of the loss and offloading: what ranks wait for comes to it
+    limited    the same, once it is known what ranks have room for: the least bottleneck over all splits and choices
+    whole      with its split and what each rank recomputes; this can be priced
+
+A bound holds for everything below: what the pipeline takes at least, and what the mean rank does after it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+from ..configuration import Configuration, Recompute
+from ..cost.bound import lower_bound_s
+from ..cost.setting import Setting
+from ..cost.sharding import Sharding, sharding_of
+from ..legality import is_legal, runtime_problems
+from ..pins import Pins
+from .bottleneck import TOLERANCE, Bottleneck, crowded_s
+from .bound import Balancer, holds
+from .ranks import Known, Ranks
+from .space import count_recipes, lightest, recipes, recomputations, reliefs, shares
+from .splits import MOST_SPLITS, every_split, is_bounded, promising, with_room
+from .spread import spread_share
+
+BINDING = 3 * TOLERANCE
+"""Memory binds where ranks that have only so much room take longer by this part."""
+
+
+class Level(IntEnum):
+    SHARE = 0
+    ROOMY = 1
+    RECIPE = 2
+    LIMITED = 3
+    UNCHECKED = 4  # whole, without a pipeline, and perhaps without room
+    WHOLE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A branch: its configuration is decided as far as its level says, the rest of it is any. `bound_s`: no step of
+    anything below takes less."""
+
+    configuration: Configuration
+    bound_s: float
+    level: Level
+
+
+class Tree:
+    """All configurations of a request, opened branch by branch. `candidates`: recipes seen; `bounded`: branches that
+    have a bound."""
+
+    def __init__(self, setting: Setting, pins: Pins, runnable: bool):
+        self.setting, self.pins, self.runnable = setting, pins, runnable
+        self.balancer, self.choices = Balancer(setting), recomputations(pins)
+        self.candidates = self.bounded = 0
+        self._known: dict[tuple[Sharding, int, int], Known] = {}
+
+    def roots(self) -> Iterator[Node]:
+        """Every way to share out a microbatch that has anything legal below."""
+        for shared in shares(self.setting, self.pins):
+            if not self._any_legal(shared):
+                continue
+            self.candidates += count_recipes(self.setting, self.pins, shared)
+            yield self._node(shared, self._shared_s(shared), Level.SHARE)
+            spread = spread_share(self.setting, self.pins, shared)
+            if spread is not None:
+                self.candidates += count_recipes(self.setting, self.pins, spread)
+                yield self._node(spread, self._shared_s(spread), Level.SHARE)
+
+    def open(self, node: Node, limit_s: float) -> Iterator[Node]:
+        """The branches below a node; of those with bounds above `limit_s` nobody asks by how much."""
+        branches = {
+            Level.SHARE: self._roomy,
+            Level.ROOMY: self._recipes,
+            Level.RECIPE: self._limited,
+            Level.LIMITED: self._splits,
+            Level.UNCHECKED: self._checked,
+        }
+        return branches[node.level](node, limit_s)
+
+    def likely(self, root: Node) -> Node | None:
+        """Of the balanced configurations of a root with 1F1B or ZB-V and the most sharding that both have, the one
+        whose bound is least; None where neither fits."""
+        listed = [each for each in recipes(self.setting, self.pins, root.configuration) if each.dp_replicate == 1]
+        best: dict[str, Configuration] = {}
+        for recipe in listed or [root.configuration]:
+            if recipe.zero <= 1 and (recipe.schedule in ("1f1b", "zb-v") or not best):
+                best[recipe.schedule] = recipe
+        found = (self._balanced(recipe) for recipe in best.values())
+        return min((node for node in found if node is not None), key=lambda node: node.bound_s, default=None)
+
+    def _balanced(self, recipe: Configuration) -> Node | None:
+        made = with_room(self.setting, self.balancer.balanced(recipe), self._choices(recipe))
+        return self.whole(made) if made is not None and self._legal(made) else None
+
+    def _node(self, configuration: Configuration, bound_s: float, level: Level) -> Node:
+        self.bounded += 1
+        return Node(configuration, bound_s, level)
+
+    def _any_legal(self, shared: Configuration) -> bool:
+        return self._legal(shared) or any(self._legal(each) for each in recipes(self.setting, self.pins, shared))
+
+    def _legal(self, configuration: Configuration) -> bool:
+        setting = self.setting
+        return is_legal(setting, configuration) and not (self.runnable and runtime_problems(setting, configuration))
+
+    def _shared_s(self, shared: Configuration) -> float:
+        """Work of all microbatches, shared out over the pipeline ranks with nobody waiting."""
+        ranks = self._ranks(shared)
+        return shared.microbatches * ranks.least_s / ranks.count * (1 - 1e-11)
+
+    def _ranks(self, recipe: Configuration, light: Configuration | None = None) -> Ranks:
+        key = sharding_of(recipe), recipe.mesh.pp, recipe.logits_chunks
+        return Ranks(self.setting, recipe, self.choices, self._known.setdefault(key, {}), light)
+
+    def _roomy(self, node: Node, limit_s: float) -> Iterator[Node]:
+        """What ranks have room for at all, whatever the recipe."""
+        shared = node.configuration
+        if shared.mesh.pp == 1:
+            yield replace(node, level=Level.ROOMY)
+            return
+        light = lightest(self.setting, self.pins, shared)
+        bound_s = max(node.bound_s, crowded_s(self._ranks(shared, light)))
+        if bound_s < math.inf:
+            yield self._node(shared, bound_s, Level.ROOMY)
+
+    def _recipes(self, node: Node, limit_s: float) -> Iterator[Node]:
+        for recipe in recipes(self.setting, self.pins, node.configuration):
+            if self._legal(recipe):
+                yield self._recipe(recipe, node.bound_s)
+
+    def _recipe(self, recipe: Configuration, at_least_s: float) -> Node:
+        ranks = self._ranks(recipe)
+        if recipe.mesh.pp == 1:
+            return self._node(recipe, max(at_least_s, self._shared_s(recipe) + ranks.after_s), Level.RECIPE)
+        bound_s = Bottleneck(ranks, limited=False).relaxed_s() + ranks.after_s
+        return self._node(recipe, max(at_least_s, bound_s), Level.RECIPE)
+
+    def _limited(self, node: Node, limit_s: float) -> Iterator[Node]:
+        """What ranks have room for; and where they have too little, the recipes that need less."""
+        recipe = node.configuration
+        if recipe.mesh.pp == 1:
+            yield from self._uniform(node)
+            if self.binds(recipe):
+                yield from self._reliefs(node, limit_s)
+            return
+        ranks = self._ranks(recipe)
+        after_s = ranks.after_s
+        least_s = Bottleneck(ranks, limited=True).least_s(limit_s - after_s)
+        if least_s < math.inf:
+            yield self._node(recipe, max(node.bound_s, least_s + after_s), Level.LIMITED)
+        if self.binds(recipe):
+            yield from self._reliefs(node, limit_s)
+
+    def binds(self, recipe: Configuration) -> bool:
+        """Whether memory binds: what would be fastest if ranks had room for anything has no room."""
+        if recipe.mesh.pp == 1:
+            return not holds(self.setting, replace(recipe, recompute=(self.choices[0],)))
+        ranks = self._ranks(recipe)
+        free_s = Bottleneck(ranks, limited=False).least_s(math.inf)
+        return not Bottleneck(ranks, limited=True).feasible(free_s * (1 + BINDING))
+
+    def _reliefs(self, node: Node, limit_s: float) -> Iterator[Node]:
+        recipe = node.configuration
+        if recipe.offload or recipe.logits_chunks != (self.pins.logits_chunks or 1):
+            return  # is one
+        listed = [each for each in reliefs(self.setting, self.pins, recipe) if self._legal(each)]
+        self.candidates += len(listed)
+        if recipe.mesh.pp > 1 and listed:
+            light = max(listed, key=lambda each: (each.logits_chunks, each.offload))
+            least_s = Bottleneck(self._ranks(recipe, light), limited=True).least_s(limit_s)
+            listed = listed if least_s < math.inf else []
+            node = replace(node, bound_s=max(node.bound_s, least_s))
+        for relief in listed:
+            yield self._recipe(relief, node.bound_s)
+
+    def _uniform(self, node: Node) -> Iterator[Node]:
+        """Without a pipeline only recomputation is left to choose."""
+        for choice in self._choices(node.configuration):
+            made = replace(node.configuration, recompute=(choice,))
+            alone_s = made.microbatches * Ranks(self.setting, made, (choice,), {}).least_s * (1 - 1e-11)
+            yield self._node(made, max(node.bound_s, alone_s), Level.UNCHECKED)
+
+    def _choices(self, recipe: Configuration) -> tuple[Recompute, ...]:
+        return self._ranks(recipe).choices
+
+    def _checked(self, node: Node, limit_s: float) -> Iterator[Node]:
+        if holds(self.setting, node.configuration):
+            yield self.whole(node.configuration, node.bound_s)
+
+    def whole(self, configuration: Configuration, at_least_s: float = 0.0) -> Node:
+        """With the bound of a configuration of which nothing is open."""
+        return self._node(configuration, max(at_least_s, lower_bound_s(self.setting, configuration)), Level.WHOLE)
+
+    def _splits(self, node: Node, limit_s: float) -> Iterator[Node]:
+        recipe = node.configuration
+        if not is_bounded(recipe) and self.splits_of(recipe) <= MOST_SPLITS:
+            yield from self.every_split(node)
+            return
+        ranks = self._ranks(recipe)
+        bottleneck = Bottleneck(ranks, limited=True)
+        for configuration in promising(self.setting, self.balancer, bottleneck, node.bound_s - ranks.after_s):
+            if self._legal(configuration):
+                yield self.whole(configuration, node.bound_s)
+
+    def splits_of(self, recipe: Configuration) -> int:
+        """How many splits of layers a recipe has: each stage has a layer or more."""
+        return math.comb(len(self.setting.architecture.layers) - 1, len(recipe.placement) - 1)
+
+    def every_split(self, node: Node) -> Iterator[Node]:
+        """All that is below a branch, each split with the fastest recomputation that fits: a slower one is slower."""
+        layers = len(self.setting.architecture.layers)
+        for split in every_split(layers, len(node.configuration.placement)):
+            made = with_room(
+                self.setting, replace(node.configuration, stage_layers=split), self._choices(node.configuration)
+            )
+            if made is not None and self._legal(made):
+                yield self.whole(made, node.bound_s)
