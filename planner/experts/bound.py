@@ -17,6 +17,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from . import group_bound
 from .counts import Counts
 from .layout import Layout, node_sizes
 from .metrics import floor_s
@@ -35,16 +36,23 @@ def layer_bound_s(counts: Counts, layout: Layout, prices: Prices, pairs_inside: 
 
 
 def busiest_load(load: Floats, layout: Layout) -> float:
-    """Rows a token that some rank holds at least; with replicas the mean alone."""
-    mean = float(load.sum()) / layout.ranks
+    """Rows a token that some rank holds at least; with replicas the mean alone. A group that fills whole ranks has
+    those to itself."""
     if layout.replicas:
-        return mean
+        return float(load.sum()) / layout.ranks
+    size, least = layout.experts // layout.groups, min(layout.slots)
+    if layout.groups > 1 and size >= least:
+        return max(_busiest(each, size // least, least) for each in np.asarray(load).reshape(layout.groups, size))
+    return _busiest(load, layout.ranks, least)
+
+
+def _busiest(load: Floats, ranks: int, least: int) -> float:
+    """Of so many ranks with at least `least` slots each."""
     ordered = np.sort(load)[::-1]
     rising = np.concatenate([[0.0], np.cumsum(ordered[::-1])])
-    least = min(layout.slots)
-    best = mean
-    for many in range(1, min(least, (len(load) - 1) // layout.ranks + 1) + 1):
-        last = (many - 1) * layout.ranks + 1
+    best = float(load.sum()) / ranks
+    for many in range(1, min(least, (len(load) - 1) // ranks + 1) + 1):
+        last = (many - 1) * ranks + 1
         heavy = ordered[last - many : last].sum()
         best = max(best, float(heavy + rising[least - many]))
     return best
@@ -62,7 +70,11 @@ def _visits_s(counts: Counts, layout: Layout, prices: Prices, pairs_inside: floa
     """What comes into all links, over their number: the busiest takes at least that."""
     share = float(layout.share.max())
     nodes = 0.0
-    if layout.nodes > 1:
+    if group_bound.applies(layout):
+        nodes, between_s = group_bound.least_between_nodes(counts, layout, prices)
+        if prices.dispatch == "nodes":
+            return between_s
+    elif layout.nodes > 1:
         nodes = least_visits(counts, node_sizes(layout), layout.replicas > 0, pairs_inside)
     if prices.dispatch == "nodes":
         inner = 1 - 1 / min(layout.ranks_per_node)

@@ -30,7 +30,7 @@ _LOAD_WEIGHTS = (1.0, 10.0)
 """Weight of load beside saved copies where the experts of replicas are chosen."""
 
 _ROUNDS = 8
-_REPAIRS = 6
+_REPAIRS = 16
 
 
 def targets_of(hosts: Any, choices: Ints, layout: Layout) -> Ints:

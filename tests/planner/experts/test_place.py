@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from meshwright.planner.experts import Trace, place
 from meshwright.planner.experts.baselines import by_load, eplb, random
 from meshwright.planner.experts.bound import layer_bound_s, least_visits, most_inside
 from meshwright.planner.experts.counts import counted
+from meshwright.planner.experts.group_bound import least_between_nodes
 from meshwright.planner.experts.layout import Layout, layout
-from meshwright.planner.experts.metrics import layer_metrics
+from meshwright.planner.experts.metrics import layer_metrics, traffic_of
 from meshwright.planner.experts.place import measure
-from meshwright.planner.experts.prices import Prices
+from meshwright.planner.experts.prices import Prices, between_nodes_s
 from meshwright.planner.experts.swaps import improved
 
 from .conftest import drawn
@@ -224,3 +226,25 @@ def test_all_wrong_ids_are_told_and_a_long_list_is_cut() -> None:
         place(trace, num_experts=6, ranks_per_node=[2])
     assert len(caught.value.problems) == 21
     assert "30 more" in str(caught.value)
+
+
+@pytest.mark.parametrize("ranks_per_node", [[2, 2], [1, 1, 1, 1], [2, 1, 1]])
+def test_the_bound_of_groups_is_what_trying_all_gives(ranks_per_node: list[int]) -> None:
+    """Groups on nodes by every order of the groups: none visits fewer nodes, and some just as many."""
+    choices = drawn(np.random.default_rng(2), 500, 1, 8, 3)[:, 0]
+    made, prices = layout(8, ranks_per_node, n_group=4), Prices()
+    counts = counted(np.ascontiguousarray(choices.T), 8, 4096)
+    visits, seconds = least_between_nodes(counts, made, prices)
+    tried = []
+    for order in permutations(range(4)):
+        ranks = np.empty(8, int)
+        ranks[np.array([[2 * group, 2 * group + 1] for group in order]).ravel()] = made.contiguous
+        targets = ranks[choices.T]
+        traffic = traffic_of(targets, made.node_of_rank[targets], made)
+        tried.append((traffic.nodes.sum(), between_nodes_s(traffic.nodes, made, prices)))
+    assert visits == pytest.approx(min(each[0] for each in tried))
+    assert seconds == pytest.approx(min(each[1] for each in tried))
+    placed = place(choices[:, None], num_experts=8, ranks_per_node=ranks_per_node, n_group=4)
+    assert placed.bound_s <= placed.objective_s
+    if len(set(ranks_per_node)) == 1:
+        assert placed.gap < 0.01
