@@ -29,11 +29,11 @@ larger one gains in load on the tokens that it was fitted to does not hold on ot
 asks for it."""
 
 _STARTS = {64: 12, 128: 6}
-_FEW_STARTS = 2
+_FEW_STARTS = 3
 """Starts by number of experts: a run takes about the square of it, and large layers gain less from another."""
 
 _TRIAL_TOKENS = 4096
-_POLISH_TOKENS = 8192
+_POLISH_TOKENS = 6144
 _POLISH_EXPERTS = 96
 
 

@@ -141,7 +141,7 @@ def most_inside(
     `target` is what a placement reaches: the steps are as long as they would be were it the optimum (Polyak).
     """
     size = len(together)
-    steps = steps if steps is not None else 8 if size <= 96 else 2
+    steps = steps if steps is not None else 4 if size <= 96 else 2
     diagonal = -together.sum(1)
     best = float(together.sum()) / 2
     for _ in range(steps):

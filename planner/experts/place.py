@@ -24,7 +24,7 @@ from .trace import Ints, Trace, as_trace
 _TOKENS = 131_072
 """A longer trace is read in so many tokens, in windows taken evenly from it: loads are then known to 1 %."""
 
-_TRIAL_TOKENS = 16_384
+_TRIAL_TOKENS = 8192
 """Tokens by which candidates are told apart; the one chosen is measured on all."""
 
 
