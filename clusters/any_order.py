@@ -3,7 +3,9 @@
 Each question is answered for itself, so that no single order need be as good as all answers together; none is better
 than any answer. The argument: an order gives every place of a node group to one of its nodes. Of t places whose nodes
 send over the network, each to k other nodes or more, the node with the t-th best k-th best path is the best that the
-worst of them can be; a group or a border is as slow as its slowest node. Where a node group has no exceptions its nodes
+worst of them can be; a group or a border is as slow as its slowest node.
+Rings of t nodes each that all have paths of some rate lie inside the parts of the cluster that such paths join, and a
+part of s nodes has room for s / t of them, rounded down. Where a node group has no exceptions its nodes
 are interchangeable, and every order of them is as the standard one: the answers are then those of `Topology`.
 """
 
@@ -12,8 +14,9 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 from .mapped import Mapped
 from .paths import GroupPaths, Path
@@ -43,6 +46,8 @@ class AnyOrder(Topology):
         if found.outer is None:
             return found
         outer = self._capped(found.outer, best.steps(stride, count, starts))
+        packed = self._ranked.packed(best.rings(stride, count, starts))
+        outer = replace(outer, bandwidth_bytes_per_s=min(outer.bandwidth_bytes_per_s, packed))
         apart = self._ranked.wiring.pairs  # in an all-to-all a slow path has more time: cards alone bound it
         return replace(found, outer=outer, outer_pairs=found.outer if apart else None)
 
@@ -66,12 +71,20 @@ class AnyOrder(Topology):
         return replace(path, bandwidth_bytes_per_s=min(path.bandwidth_bytes_per_s, *rates)) if rates else path
 
 
+MOST_PACKED = 256
+"""Nodes of which every pair is looked at."""
+
+
 class _Ranked:
-    """The nodes of each node group by their k-th best path, best first."""
+    """The nodes of each node group by their k-th best path, best first; and the parts that paths of each rate join."""
 
     def __init__(self, wiring: Wiring, used: Sequence[int]) -> None:
         self.wiring, self._used = wiring, used
+        self._parts = list(_parts(wiring, used)) if wiring.pairs and len(used) <= MOST_PACKED else []
         self._known: dict[tuple[int, int], list[float]] = {}
+        self._apart = {node for pair in wiring.pairs for node in pair}
+        networks = ((node, wiring.nodes[node].network) for node in used)
+        self._cards = {node: path.bandwidth_bytes_per_s for node, path in networks if path is not None}
 
     def rate(self, site: int, places: int, partners: int) -> float:
         """Of the best `places` nodes of a node group, what the worst has to the last of its best `partners` others."""
@@ -81,11 +94,46 @@ class _Ranked:
             self._known[key] = sorted((self._of(node, partners) for node in own), reverse=True)
         return self._known[key][places - 1]
 
+    def packed(self, rings: Collection[frozenset[int]]) -> float:
+        """The best rate at which so many rings of such sizes have room."""
+        if not rings or not self._parts:
+            return math.inf
+        size = min(map(len, rings))
+        count = len(rings) if sum(map(len, rings)) == len(frozenset[int]().union(*rings)) else 1
+        return next((rate for rate, sizes in self._parts if sum(each // size for each in sizes) >= count), 0.0)
+
     def _of(self, node: int, partners: int) -> float:
+        if node not in self._apart:
+            return min(self._cards[node], heapq.nlargest(partners, self._cards.values())[-1])
         domain = self.wiring.nodes[node].domain
         others = (other for other in self._used if self.wiring.nodes[other].domain != domain)
         rates = heapq.nlargest(partners, (self.wiring.between(node, other).bandwidth_bytes_per_s for other in others))
         return rates[-1] if rates else math.inf
+
+
+def _parts(wiring: Wiring, used: Sequence[int]) -> Iterator[tuple[float, list[int]]]:
+    """For each rate, the highest first, the sizes of the parts that paths of it and better ones join; nodes of one
+    domain are joined by its fabric. (Kruskal's order of the edges of a maximum spanning tree.)"""
+    nodes, part_of = wiring.nodes, {node: {node} for node in used}
+    across: dict[tuple[int, int], float] = {}
+    for a, b in combinations(used, 2):
+        if nodes[a].domain == nodes[b].domain:
+            _join(part_of, a, b)
+        else:
+            across[a, b] = wiring.between(a, b).bandwidth_bytes_per_s
+    for pair in sorted(across, key=lambda pair: -across[pair]):
+        if _join(part_of, *pair):
+            yield across[pair], [len(part) for part in {id(part): part for part in part_of.values()}.values()]
+
+
+def _join(part_of: dict[int, set[int]], a: int, b: int) -> bool:
+    """Make one part of two; whether they were two."""
+    one, other = part_of[a], part_of[b]
+    if one is other:
+        return False
+    one |= other
+    part_of.update(dict.fromkeys(other, one))
+    return True
 
 
 def _evened(wiring: Wiring, used: Sequence[int]) -> Wiring:

@@ -20,9 +20,12 @@ def choices(cluster: Cluster) -> list[tuple[int, ...]]:
         return [()]
     wiring = Wiring(cluster)
     most = max(group.devices_per_node for group in cluster.node_groups)
-    found = {devices for count in range(1, most + 1) if (devices := tuple(_taken(wiring, count)))}
-    ranked = sorted(found, key=lambda devices: (-len(devices), devices))
-    return [devices for place, devices in enumerate(ranked) if not _within(devices, ranked[:place])]
+    found: dict[int, tuple[int, ...]] = {}
+    for count in range(most, 0, -1):  # of as many devices in all, those of fewer nodes
+        devices = tuple(_taken(wiring, count))
+        if devices:
+            found.setdefault(len(devices), devices)
+    return [found[size] for size in sorted(found, reverse=True)]
 
 
 def _taken(wiring: Wiring, count: int) -> Iterator[int]:
@@ -42,8 +45,3 @@ def _whole_domains(nodes: list[Node], size: int) -> list[Node]:
         counts[node.domain] = counts.get(node.domain, 0) + 1
     whole = [node for node in nodes if counts[node.domain] == size]
     return whole or nodes
-
-
-def _within(devices: tuple[int, ...], larger: list[tuple[int, ...]]) -> bool:
-    """Whether as many devices, or more, of the same nodes are a choice already."""
-    return any(len(other) == len(devices) for other in larger)

@@ -83,6 +83,13 @@ class Mapped:
         tiles = self._tiles(stride, count, starts).values()
         return {step for ranks in tiles for step in self._steps(self._domains(ranks))}
 
+    def rings(self, stride: int, count: int, starts: range) -> set[frozenset[int]]:
+        """The nodes of each of those groups that lies in several domains."""
+        tiles = self._tiles(stride, count, starts).values()
+        found = {frozenset(self.nodes[rank] for rank in ranks) for ranks in tiles}
+        nodes = self.wiring.nodes
+        return {ring for ring in found if len({nodes[node].domain for node in ring}) > 1}
+
     def _tiles(self, stride: int, count: int, starts: range) -> dict[tuple[int, ...], range]:
         """The groups; of those on the same nodes, one."""
         alike: dict[tuple[int, ...], range] = {}

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..planner.explain import describe
+from ..planner.explain_mapping import order_words
 from ..planner.plan import Breakdown
 from ..planner.simulate.redundancy import Redundancy
 from ..planner.simulate.report import outcome_rows
@@ -47,6 +48,8 @@ def _show_one(console: Console, simulation: Simulation) -> None:
     mesh, job = describe(scenario.configuration.mesh), scenario.job
     text.append(f": {mesh}, {job.global_batch} x {job.seq_len} tokens a step", style="not bold")
     console.print(text)
+    if scenario.rank_map:
+        console.print(Text(f"ranks run on {order_words(scenario.cluster, scenario.rank_map)}"))
     if simulation.settings:
         console.print(Text(f"with {', '.join(simulation.settings)}", style="dim"))
     console.print(_rows(f"predicted ({simulation.prediction.origin})", outcome_rows(simulation)))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..units import format_bytes
 from .configuration import Configuration, Mesh
 from .cost.setting import Setting
+from .explain_mapping import mapping_words
 from .goal import Objective
 from .legality import runtime_problems
 from .placed import placed
@@ -40,6 +41,7 @@ def explain(
         _time(predicted),
         _memory(predicted),
         *_devices(setting, configuration),
+        *mapping_words(setting, configuration, proof),
         *(_loses(predicted, *other, objective) for other in others),
         _runs(setting, configuration),
     )

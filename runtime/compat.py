@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
 from torch import Tensor, nn
-from torch.distributed._composable.replicate_with_fsdp import ReplicateModule, replicate
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.fsdp import FSDPModule
@@ -25,6 +24,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 __all__ = [
     "PipelineRuntime",
+    "ReducingStage",
     "all_gather",
     "all_reduce",
     "all_to_all",
@@ -47,7 +47,6 @@ __all__ = [
     "pipeline_action",
     "reduce_gradients",
     "reduce_scatter",
-    "replicate",
     "set_timeout",
     "sum_gradients",
     "unflatten",
@@ -89,6 +88,18 @@ def input_gradient(stage: PipelineStage, microbatch: int) -> Tensor:
     gradient = stage.bwd_cache.pop(microbatch)[0]
     assert gradient is not None
     return gradient
+
+
+class ReducingStage(PipelineStage):
+    """A stage whose gradients are reduced by `reduce` too, after PyTorch has reduced those of FSDP."""
+
+    def __init__(self, *given: Any, reduce: Callable[[nn.Module], None], **options: Any):
+        super().__init__(*given, **options)
+        self._reduce = reduce
+
+    def perform_reduce_grad(self, grad_scale_factor: int) -> None:
+        super().perform_reduce_grad(grad_scale_factor)
+        self._reduce(self.submod)
 
 
 def gather_weights(module: nn.Module) -> None:
@@ -151,10 +162,9 @@ def in_backward() -> bool:
 def divide_gradients(unit: FSDPModule, divisor: float) -> None:
     """Let `unit` reduce gradients by a sum, divided by `divisor` instead of the number of ranks.
 
-    Sum first and then divide: gloo has no reduction that does both. Replicas that are not sharded are summed
-    anyhow, after the division; told to sum, they would divide twice (2.13).
+    Sum first and then divide: gloo has no reduction that does both.
     """
-    unit.set_force_sum_reduction_for_comms(not isinstance(unit, ReplicateModule))
+    unit.set_force_sum_reduction_for_comms(True)
     unit.set_gradient_divide_factor(divisor)
 
 

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from . import compat
+from .shards import local
 
 
 @torch.no_grad()
 def local_gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
     """What this rank holds of each gradient; writing to them changes the gradients."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
+    return [local(gradient) for gradient in gradients]
 
 
 @torch.no_grad()
@@ -38,21 +39,28 @@ def clip(shares: Mapping[nn.Parameter, float], max_norm: float) -> Tensor:
     """Scale all gradients so that their norm over the whole model is at most `max_norm`; return the norm before.
 
     `shares` says for each parameter what fraction of this rank's square counts: replicas of one value
-    on k ranks count 1/k each (see `share`). One scalar is exchanged.
+    on k ranks count 1/k each (see `share`). One scalar is exchanged, unless every rank has the whole model.
     """
     parameters = [parameter for parameter in shares if parameter.grad is not None]
     gradients = local_gradients(parameters)
     device = max(gradients, key=lambda gradient: gradient.is_cuda).device  # those of swapped layers are on the host
     norms = torch.stack([norm.to(device) for norm in torch._foreach_norm(gradients, 2.0, dtype=torch.float32)])
-    weights = torch.tensor([shares[parameter] for parameter in parameters], device=device)
-    square = (norms.square() * weights).sum()
-    if dist.is_initialized():
-        dist.all_reduce(square)
+    square = _square(norms, [shares[parameter] for parameter in parameters])
     norm = square.sqrt()
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     for place in {gradient.device for gradient in gradients}:
         torch._foreach_mul_([gradient for gradient in gradients if gradient.device == place], factor.to(place))
     return norm
+
+
+def _square(norms: Tensor, shares: list[float]) -> Tensor:
+    """Of the norm of the whole model. What every rank has is added up in the same order everywhere."""
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    if all(share == 1.0 / world for share in shares):
+        return norms.square().sum()
+    square = (norms.square() * torch.tensor(shares, device=norms.device)).sum()
+    dist.all_reduce(square)
+    return square
 
 
 def share(parameter: nn.Parameter, ranks: int) -> float:

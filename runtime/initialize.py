@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
+from .shards import local
+
 
 def full_tensor(name: str, size: torch.Size, *, seed: int, std: float, norm: float = 1.0) -> Tensor:
     """The whole initial value of one parameter, float32 on the CPU: norms `norm`, biases zero, matrices normal."""
@@ -51,7 +53,7 @@ def materialise(
             if parameter.is_meta:
                 if parameter not in made:
                     if seed is None:
-                        value = torch.empty_like(_own(parameter), device=device)
+                        value = torch.empty_like(local(parameter), device=device)
                     else:
                         value = _part(names[parameter], parameter, seed=seed, std=std, norm=norm).to(device)
                     made[parameter] = nn.Parameter(_as_shard(value, parameter))
@@ -85,10 +87,6 @@ def _shards(like: nn.Parameter) -> dict[int, tuple[int, int]]:
             first = math.ceil(like.shape[dim] / mesh.size(axis)) * mesh.get_local_rank(axis)
             found[dim] = min(first, like.shape[dim]), own.shape[dim]
     return found
-
-
-def _own(like: nn.Parameter) -> Tensor:
-    return like.to_local() if isinstance(like, DTensor) else like
 
 
 def _as_shard(value: Tensor, like: nn.Parameter) -> Tensor:

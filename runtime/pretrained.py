@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from ..errors import InputError, Problem
 from . import compat
@@ -18,6 +17,7 @@ from .blocks.shape import Shape, read_shape
 from .blocks.transformer import HEAD
 from .model import ParallelModel, state_sizes
 from .names import Sizes, Source, sources, stored_sizes
+from .shards import local
 from .weights import Weights
 
 _SHOWN = 5  # problems of one kind that are told one by one
@@ -42,7 +42,7 @@ def load_pretrained(model: ParallelModel, folder: Path) -> int:
 def _fill(tensor: Tensor, found: list[Source], weights: Weights) -> None:
     """Read the box of the whole tensor that this rank has, piece by piece."""
     first, size = compat.own_box(tensor)
-    own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    own = local(tensor)
     if own.numel() == 0:
         return
     for source in found:

@@ -37,6 +37,10 @@ exit "$code"
 """
 
 
+_NUMBERED = 'exec "$@" --node-rank "$SLURM_NODEID"'
+"""Runs its arguments as the node that it is on."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlurmOptions:
     """What Slurm needs to know beside the plan. None: the site's default."""
@@ -77,6 +81,8 @@ def sbatch_script(plan: Plan, run_dir: Path, options: SlurmOptions, python: str 
     run = run_dir.absolute()
     nodes, workers = _shape(plan)
     launch = [python, "-m", "meshwright", "launch", str(run), "--nnodes", str(nodes)]
+    if plan.rank_map and nodes > 1:  # Slurm numbers nodes as the plan does: in the order of the list of nodes
+        launch = ["bash", "-c", _NUMBERED, "launch", *launch, "--rdzv-backend", "static"]
     return _SCRIPT.format(
         options="\n".join(f"#SBATCH {option}" for option in _options(plan, options, run, nodes, workers)),
         launch=shlex.join(launch), port=options.port,

@@ -264,17 +264,27 @@ def _shape_buffers(setting: Setting, costs: ModelCosts) -> float:
 
 
 def _kept(costs: ModelCosts, configuration: Configuration, rank: int) -> float:
-    """Held for the backward, and of split backwards what the weights' half waits for. A rank with several virtual
-    stages is charged its largest one for each in flight."""
+    """Held for the backward, and of split backwards what the weights' half waits for."""
     held = held_of(configuration, rank)
     ranges = [configuration.layer_range(stage) for stage in configuration.stages_of(rank)]
     sums, later = costs.kept[configuration.recompute[rank]], costs.put_off
-    chunk = max(sums[layers.stop] - sums[layers.start] for layers in ranges)
-    put_off = max(later[layers.stop] - later[layers.start] for layers in ranges)
-    kept = max(backward * chunk + weight * put_off for backward, weight in held.moments)
+    chunks = [sums[layers.stop] - sums[layers.start] for layers in ranges]
+    put_off = [later[layers.stop] - later[layers.start] for layers in ranges]
+    most = configuration.microbatches
+    kept = max(_largest(chunks, backward, most) + _largest(put_off, weight, most) for backward, weight in held.moments)
     if costs.shares is not None:  # hidden states that have come for the output layer
         kept += waiting_of(configuration) * costs.shares[1].activation_bytes
     return kept + (held.losses * costs.head.activation_bytes if configuration.holds_last_stage(rank) else 0.0)
+
+
+def _largest(stages: list[float], count: int, most: int) -> float:
+    """The most that `count` passes in flight can hold on a rank with these virtual stages: those of the largest ones,
+    and of each at `most` as many as there are microbatches."""
+    total, left = 0.0, count
+    for each in sorted(stages, reverse=True):
+        total += min(left, most) * each
+        left -= min(left, most)
+    return total
 
 
 def _other_losses(configuration: Configuration) -> int:

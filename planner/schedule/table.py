@@ -151,13 +151,13 @@ def waiting_of(configuration: Configuration) -> int:
     """Of a configuration that spreads its vocabulary, microbatches whose logits wait for their gradients, at most."""
     if configuration.schedule == CUSTOM:
         return logits_waiting(build(configuration))
-    return _waiting(*_key(configuration))
+    name, ranks, microbatches, chunks, in_flight = _key(configuration)
+    return _waiting(name, ranks, min(microbatches, 2 * ranks), chunks, in_flight)  # two for each rank show it
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _waiting(name: str, ranks: int, microbatches: int, chunks: int, in_flight: tuple[int, ...]) -> int:
-    """Two microbatches for each rank show it."""
-    return logits_waiting(spread(name, ranks, min(microbatches, 2 * ranks), chunks, in_flight))
+    return logits_waiting(spread(name, ranks, microbatches, chunks, in_flight))
 
 
 def _key(configuration: Configuration) -> tuple[str, int, int, int, tuple[int, ...]]:

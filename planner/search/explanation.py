@@ -94,7 +94,13 @@ def explanation(request: Request, plan: Plan, progress: Progress = lambda done, 
     `check_explainable` does."""
     check_explainable(request)
     request = replace(
-        request, cluster=plan.cluster, deadline_s=None, objective=_objective(request), top=0, tokens=None
+        request,
+        cluster=plan.cluster,
+        rank_map=plan.rank_map,
+        deadline_s=None,
+        objective=_objective(request),
+        top=0,
+        tokens=None,
     )  # other meshes, other clusters: the same question
     setting, total = request.setting(), 3 + len(_shopping(request))
     setting = setting.mapped(plan.rank_map) if plan.rank_map else setting
@@ -204,8 +210,8 @@ def _shopping(request: Request) -> list[tuple[str, Request]]:
     names = {"compute": "twice the peak FLOP/s", "fabric": "twice the fabric", "network": "twice the network"}
     found = [(names[each.name], with_(each)) for each in RATES if each.name in names and _has(request.cluster, each)]
     found.append(("twice the memory", with_(MEMORY)))
-    if _can_grow(request.cluster):
-        found.append(("twice the nodes", with_(NODES)))
+    if _can_grow(request.cluster) and request.cluster.exceptions.matrix is None:
+        found.append(("twice the nodes", replace(with_(NODES), rank_map=())))
     batch = request.job.model_copy(update={"global_batch": 2 * request.job.global_batch})
     return [*found, ("twice the global batch", replace(request, job=batch))]
 

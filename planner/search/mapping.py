@@ -10,7 +10,7 @@ that is best for it. (More bandwidth is never slower; a test holds that.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ...clusters.wiring import Wiring
@@ -26,10 +26,10 @@ from .orders import Order, Orders
 Played = dict[tuple[Configuration, Work], float]
 """Seconds of steps that were played."""
 
-EXACT = 720
-"""Orders that are all priced: any order of six nodes."""
-TRIED = 200
-"""Orders that are priced where there are more."""
+EXACT = 720 * 6
+"""Orders times nodes up to which all orders are priced: those of any six nodes."""
+TRIED, LEAST_TRIED = 200, 16
+"""Orders that are priced where there are more; fewer where each takes longer to price, because there are many nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,11 @@ class Mapper:
         """The fastest order for a configuration."""
         trial = _Trial(self, configuration)
         standard_s = trial.price(self._orders.standard)
-        exact = self._orders.count <= EXACT
+        units = len(self._orders.standard)
+        exact = self._orders.count * units <= EXACT
         trial.try_all(self._orders.every() if exact else self._orders.guesses())
         if not exact:
-            trial.improve(self._orders)
+            trial.improve(self._orders, max(LEAST_TRIED, min(TRIED, EXACT // units)))
         found = self._orders.rank_map(trial.order)
         bound_s = trial.best_s if exact else min(trial.bound_s, trial.best_s)
         return Mapping(found, trial.best_s, standard_s, bound_s, len(trial.seen), exact or trial.is_done)
@@ -81,6 +82,10 @@ class Mapper:
     def seconds(self, setting: Setting, configuration: Configuration, known: Played) -> float:
         """Of a step; equal work is played once."""
         return max(_played_s(asked, work_of(seen, asked), known) for seen, asked in replicas(setting, configuration))
+
+    def every(self) -> Iterator[Setting]:
+        """The setting in every order that differs."""
+        return map(self.mapped, self._orders.every())
 
     def any_order(self) -> Setting:
         """What no order is faster than."""
@@ -129,13 +134,13 @@ class _Trial:
                 return
             self.price(order)
 
-    def improve(self, orders: Orders) -> None:
-        """Step to a better neighbour while there is one."""
+    def improve(self, orders: Orders, most: int) -> None:
+        """Step to a better neighbour while there is one, `most` prices in all."""
         stands: Order = ()
         while stands != self.order and not self.is_done:
             stands = self.order
             for order in orders.neighbours(stands):
-                if len(self.seen) >= TRIED or self.order != stands:
+                if len(self.seen) >= most or self.order != stands:
                     break
                 self.price(order)
 

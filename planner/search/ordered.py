@@ -2,8 +2,9 @@
 
 Where orders of the nodes differ, a search with every link as in its best order bounds all plans in all orders, and says
 which configurations are worth an order of their own: the best of each mesh, while its bound is below the best price.
-Each gets its best order (`mapping.py`); in the best of all, the search is repeated, for configurations that suit it
-better. Where devices are missing, every choice of those that are left is searched (`clusters/in_use.py`).
+The best of these orders (`mapping.py`) is then searched itself, for configurations that suit it better. Where that
+leaves more than the gap that is asked for and orders are few, every one of them is searched. Where devices are missing,
+so is every choice of those that are left (`clusters/in_use.py`).
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ...clusters.in_use import choices
+from ...clusters.wiring import is_uniform
 from ...errors import InfeasibleError, InputError
 from ..cost.setting import Setting
 from ..plan import OrdersProven
-from .group_orders import group_orders
+from .group_orders import better_order, group_orders
 from .mapping import Mapper
 from .objective import Priced, price_as
 from .request import Request
@@ -38,8 +40,8 @@ Search = Callable[[Setting], Searched]
 
 MAPPED = 6
 """Meshes that get an order of their own."""
-ROUNDS = 2
-"""Searches in the best order so far."""
+FEW = 8
+"""Orders that are all searched where the bound over all of them leaves more than the gap that is asked for."""
 
 
 def in_best_order(request: Request, search: Search) -> Searched:
@@ -63,6 +65,9 @@ def _of_devices(
             setting = setting.mapped(devices)
         orders = group_orders(setting)
         found = _best([_in_order(request, setting.mapped(order), search) for order in orders])
+        better = better_order(found.setting, found.ranked[0].configuration)
+        if better is not None:
+            found = _best([found, _in_order(request, setting.mapped(better), search)])
         return replace(found, orders=_proven(setting, found, len(orders)))
     except (InputError, InfeasibleError) as error:
         return error
@@ -90,12 +95,23 @@ def _best(found: Sequence[Searched]) -> Searched:
 
 def _in_order(request: Request, setting: Setting, search: Search) -> Searched:
     """The search over the orders of nodes inside their groups."""
+    if is_uniform(setting.cluster):  # nodes of a group are interchangeable: the standard order is as good as any
+        return search(setting)
     mapper = Mapper(setting)
     if mapper.count == 1:
         return search(setting)
     bound = search(mapper.any_order())
-    value_of = request.measure(setting)
-    best, order = float("inf"), setting
+    lower = min(bound.lower, bound.ranked[0].value)
+    found = _improved(request, mapper, search(_first_order(request, mapper, bound)))
+    if found.ranked[0].value * (1 - request.gap) > lower and mapper.count <= FEW:
+        found, lower = _in_every_order(mapper, search, found)
+    return replace(found, lower=lower, orders="every", candidates=bound.candidates, priced=bound.priced)
+
+
+def _first_order(request: Request, mapper: Mapper, bound: Searched) -> Setting:
+    """The order in which the best of what the bound leaves open is fastest."""
+    value_of = request.measure(bound.setting)
+    best, order = float("inf"), bound.setting
     for each in bound.ranked[:MAPPED]:
         if each.value >= best:
             break
@@ -103,13 +119,26 @@ def _in_order(request: Request, setting: Setting, search: Search) -> Searched:
         value = value_of(each.configuration, mapping.step_s)
         if value < best:
             best, order = value, mapper.setting(mapping.rank_map)
-    found = search(order)
-    for _ in range(ROUNDS - 1):
-        mapping = mapper.best(found.ranked[0].configuration)
-        if value_of(found.ranked[0].configuration, mapping.step_s) >= found.ranked[0].value:
-            break
-        again = mapper.setting(mapping.rank_map)
-        ranked = (price_as(again, each.configuration, value_of) for each in found.ranked)
-        found = replace(found, setting=again, ranked=tuple(sorted(ranked, key=lambda each: each.value)))
-    lower = min(bound.lower, bound.ranked[0].value)
-    return replace(found, lower=lower, orders="every", candidates=bound.candidates, priced=bound.priced)
+    return order
+
+
+def _improved(request: Request, mapper: Mapper, found: Searched) -> Searched:
+    """What a search found, in an order that suits its best configuration better, if there is one."""
+    best, value_of = found.ranked[0], request.measure(found.setting)
+    mapping = mapper.best(best.configuration)
+    if value_of(best.configuration, mapping.step_s) >= best.value:
+        return found
+    setting = mapper.setting(mapping.rank_map)
+    ranked = (price_as(setting, each.configuration, request.measure(setting)) for each in found.ranked)
+    return replace(found, setting=setting, ranked=tuple(sorted(ranked, key=lambda each: each.value)))
+
+
+def _in_every_order(mapper: Mapper, search: Search, found: Searched) -> tuple[Searched, float]:
+    """The best of a search in each of a few orders, which proves what a bound over all of them could not."""
+    lower = float("inf")
+    for setting in mapper.every():
+        in_order = search(setting)
+        lower = min(lower, in_order.lower, in_order.ranked[0].value)
+        if in_order.ranked[0].value < found.ranked[0].value:
+            found = in_order
+    return found, lower

@@ -12,8 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, groupby
 
-import networkx as nx
-
 from ...clusters.wiring import Wiring
 
 Order = tuple[int, ...]
@@ -117,6 +115,8 @@ class Orders:
     def _chains(self) -> Iterator[list[int]]:
         """Chains through all units along good paths: those that a tree of the widest paths grows together to, and from
         each of the units with the worst paths always to the nearest that is left."""
+        import networkx as nx
+
         rates = {pair: self._rate(*pair) for pair in combinations(self.standard, 2)}
         graph: nx.Graph[int] = nx.Graph()
         graph.add_weighted_edges_from((a, b, rate) for (a, b), rate in rates.items())

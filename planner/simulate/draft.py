@@ -10,7 +10,7 @@ from ...schema import parse
 from ..configuration import LEVERS
 from ..plan import Plan
 from .fields import SHORT_NAMES, changed, places
-from .machines import SettingError, device_count, device_named, in_nodes_of, resized
+from .machines import SettingError, device_count, device_named, in_nodes_of, of_remaining, resized
 
 # What a setting may change: the input of a plan, not its outcome.
 SECTIONS = (
@@ -72,6 +72,7 @@ class Draft:
             cluster["node_groups"] = in_nodes_of(groups, text)
         else:
             cluster["node_groups"] = resized(groups, device_count(groups, text))
+        cluster["exceptions"] = of_remaining(cluster["exceptions"], cluster["node_groups"])
         self.named |= {f"cluster.node_groups[{index}].nodes": field for index in range(len(groups))}
 
     def parsed(self) -> Plan:

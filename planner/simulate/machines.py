@@ -70,6 +70,17 @@ def resized(groups: list[Group], count: int) -> list[Group]:
     return [group | {"nodes": count // unit * group["nodes"] // shares} for group in groups]
 
 
+def of_remaining(exceptions: dict[str, Any], groups: list[Group]) -> dict[str, Any]:
+    """What was found of nodes that are still there; a matrix of all nodes only where there are as many."""
+    names = {f"{each['name']}/{number}" for each in groups for number in range(each["nodes"])}
+    matrix = exceptions["matrix"]
+    return {
+        "nodes": [each for each in exceptions["nodes"] if each["node"] in names],
+        "paths": [each for each in exceptions["paths"] if names >= set(each["between"])],
+        "matrix": matrix if matrix and len(matrix["rows"]) == len(names) else None,
+    }
+
+
 def in_nodes_of(groups: list[Group], name: str) -> list[Group]:
     """As many devices as before, each group's in nodes of a bundled cluster; names stay. Raises SettingError."""
     if name not in bundled_clusters():

@@ -100,6 +100,7 @@ class Simulation:
         scenario, bill = self.scenario, self.bill()
         return {
             **configuration_json(scenario.configuration),
+            "rank_map": list(scenario.rank_map),
             "mix": scenario.mix.model_dump(mode="json") if scenario.mix else None,
             "predicted": predicted_json(self.prediction),
             "expected": expected_json(self.lengths.expected) if self.lengths else None,

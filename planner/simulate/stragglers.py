@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ...clusters.topology import Topology
+from ...clusters.wiring import Wiring
 from ...errors import InputError
 from ..configuration import Configuration
 from ..cost.step import slowest_replica, work_of
@@ -65,6 +67,10 @@ class Stragglers:
         return {"part": self.part, "slow": self.slow, "step_time_s": self.step_time_s, "places": places}
 
 
+Place = tuple[str, Sequence[int], tuple[int, ...]]
+"""What it is called, the numbers of the part that are there, and the pipeline ranks."""
+
+
 def stragglers(simulation: Simulation, model: StragglerModel) -> Stragglers:
     """A straggler in each place, the one asked for marked. Raises InputError where there is no such place."""
     part = model.part or "rank"
@@ -97,22 +103,30 @@ def slow_rank(ranks: int, rank: int, slow: float) -> Slowness:
     return Slowness(ranks=_factors(ranks, [rank], [slow]))
 
 
-def _places(scenario: Scenario, part: Part) -> list[tuple[str, range, tuple[int, ...]]]:
+def _places(scenario: Scenario, part: Part) -> list[Place]:
     """Places that differ: what they are called, the numbers of the part that are there, and the pipeline ranks."""
     mesh = scenario.configuration.mesh
     of_rank = mesh.world // mesh.pp
     if part == "link":
         last = mesh.pp if _wraps(scenario.configuration) else mesh.pp - 1
         names = [f"link {rank}: ranks {rank} and {(rank + 1) % mesh.pp}" for rank in range(last)]
-        return [(name, range(rank, rank + 1), (rank,)) for rank, name in enumerate(names)]
+        return [(name, [rank], (rank,)) for rank, name in enumerate(names)]
     if part == "node":
         return _nodes(scenario, of_rank)
-    found: list[tuple[str, range, tuple[int, ...]]] = []
+    found: list[Place] = []
+    topology = Topology(scenario.cluster, scenario.rank_map)
     for rank in range(mesh.pp):
-        devices = range(rank * of_rank, (rank + 1) * of_rank)
-        name = f"pipeline rank {rank}: devices {devices.start}-{devices.stop - 1}"
-        found.append((name, devices if part == "device" else range(rank, rank + 1), (rank,)))
+        devices = [topology.device(each) for each in range(rank * of_rank, (rank + 1) * of_rank)]
+        name = f"pipeline rank {rank}: devices {_ranges(devices)}"
+        found.append((name, devices if part == "device" else [rank], (rank,)))
     return found
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`8-15, 0-7`."""
+    steps = itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    runs = [[each for _, each in run] for _, run in steps]
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
 def _wraps(configuration: Configuration) -> bool:
@@ -121,22 +135,17 @@ def _wraps(configuration: Configuration) -> bool:
     return (configuration.mesh.pp - 1, 0) in itertools.pairwise(places)
 
 
-def _nodes(scenario: Scenario, of_rank: int) -> list[tuple[str, range, tuple[int, ...]]]:
-    """Runs of nodes that hold devices of the same pipeline ranks."""
-    by_node: list[tuple[int, ...]] = []
-    first = 0
-    for group, used in scenario.devices_used:
-        for start in range(first, first + used, group.devices_per_node):
-            stop = min(start + group.devices_per_node, first + used)
-            by_node.append(tuple(range(start // of_rank, -(-stop // of_rank))))
-        first += used
-    starts = [node for node in range(len(by_node)) if node == 0 or by_node[node] != by_node[node - 1]]
-    found = []
-    for start, stop in zip(starts, [*starts[1:], len(by_node)], strict=True):
-        ranks = by_node[start]
-        nodes = f"node {start}" if stop == start + 1 else f"a node of {start}-{stop - 1}"
-        held = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}"
-        found.append((f"{nodes}: pipeline rank {held}", range(start, stop), ranks))
+def _nodes(scenario: Scenario, of_rank: int) -> list[Place]:
+    """Runs of nodes that hold devices of the same pipeline ranks; nodes are counted over the whole cluster."""
+    topology, node_of = Topology(scenario.cluster, scenario.rank_map), Wiring(scenario.cluster).node_of
+    by_node: dict[int, set[int]] = {}
+    for rank in range(scenario.configuration.mesh.world):
+        by_node.setdefault(node_of[topology.device(rank)], set()).add(rank // of_rank)
+    found: list[Place] = []
+    for ranks, run in itertools.groupby(sorted(by_node), lambda node: tuple(sorted(by_node[node]))):
+        numbers = list(run)
+        nodes = f"node {numbers[0]}" if len(numbers) == 1 else f"a node of {_ranges(numbers)}"
+        found.append((f"{nodes}: pipeline rank {_ranges(ranks)}", numbers, ranks))
     return found
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .batch import Batch
-from .data import before_microbatch
+from .data import before_microbatch, begin_step, end_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,11 @@ class Accumulation:
     def step(self, batch: Batch) -> Tensor:
         """Leave the gradient of the mean loss of a local batch and return that loss."""
         losses = []
+        begin_step(self.part)
         for index, each in enumerate(batch.split(self.microbatches)):
             before_microbatch(self.part, zero=self.zero, last=index == self.microbatches - 1)
             loss = self.part(each.tokens, each.targets, **each.shared) / batch.weight
             torch.autograd.backward(loss)
             losses.append(loss.detach())
+        end_step(self.part)
         return torch.stack(losses).sum()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...kernels.linear_cross_entropy import linear_cross_entropy
 from ..blocks.head import Head
-from .tensor import local
+from ..shards import local
 from .vocabulary import VocabularyHead
 
 

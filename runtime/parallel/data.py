@@ -1,4 +1,4 @@
-"""Data parallelism and ZeRO (arXiv:1910.02054) by FSDP2, whose flags give the whole ladder.
+"""Data parallelism and ZeRO (arXiv:1910.02054): FSDP2, whose flags give the ladder from 1 on; 0 is `replicas.py`.
 
     zero  parameters between uses   gradients            communication a step (units x microbatches)
     0     replicated                all-reduced          one all-reduce a unit
@@ -21,7 +21,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from .. import compat
+from .replicas import replicas, replicate
 
 
 def shard_unit(
@@ -40,23 +40,44 @@ def shard_unit(
     Computes in `dtype`, reduces gradients in float32. The root (embedding, final norm, head) stays
     gathered from forward to backward, whose first use follows at once.
     """
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     if zero == 0:
-        compat.replicate(unit, mesh=mesh, mp_policy=policy, ignored_params=ignored)
-    else:
-        again = zero == 3 and not root
-        fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=again, ignored_params=ignored)
+        replicate(unit, mesh.get_group(), divisor=mesh.size(), dtype=dtype, ignored=ignored or ())
+        return
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    again = zero == 3 and not root
+    fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=again, ignored_params=ignored)
+
+
+def begin_step(part: nn.Module) -> None:
+    """Before the first forward pass of a step through `part`."""
+    for each in replicas(part):
+        each.begin()
 
 
 def before_microbatch(part: nn.Module, *, zero: int, last: bool) -> None:
     """Say what the coming backward pass is to communicate, as the table above has it."""
     for unit in _outermost(part):
-        if zero in (0, 1):
+        if zero == 1:
             unit.set_requires_gradient_sync(last)
         if zero in (1, 2):
             unit.set_reshard_after_backward(last)
         unit.set_requires_all_reduce(last)
         unit.set_is_last_backward(last)
+    if last:
+        for each in replicas(part):
+            each.expect_last()
+
+
+def reduce(part: nn.Module) -> None:
+    """After the last backward pass through a stage, where `before_microbatch` has announced none."""
+    for each in replicas(part):
+        each.reduce()
+
+
+def end_step(part: nn.Module) -> None:
+    """After a step: gradients are where they are looked for."""
+    for each in replicas(part):
+        each.end()
 
 
 def _outermost(part: nn.Module) -> Iterator[FSDPModule]:

@@ -27,6 +27,7 @@ from ..blocks.shape import Shape
 from ..blocks.transformer import Transformer
 from ..mesh import Meshes
 from .batch import Batch
+from .data import begin_step, end_step, reduce
 from .spread.ends import Ends
 from .spread.passes import Call, Vocabulary, calls
 from .weight_gradient import PutOff
@@ -48,7 +49,7 @@ class Pipeline:
         over all ranks."""
         assert meshes.pp is not None
         schedule = _by_losses(build(configuration))
-        self.stages, self.last = tuple(parts), schedule.stages - 1
+        self.parts, self.stages, self.last = tuple(parts.values()), tuple(parts), schedule.stages - 1
         tokens, hidden, loss = activations
         self.vocabulary = None
         if ends is not None:
@@ -75,7 +76,7 @@ class Pipeline:
     ) -> PipelineStage:  # fmt: skip
         """One virtual stage, told what comes in and goes out."""
         tokens, hidden, loss = activations
-        return PipelineStage(
+        return compat.ReducingStage(
             part,
             index,
             stages,
@@ -83,13 +84,20 @@ class Pipeline:
             input_args=tokens if index == 0 else hidden,
             output_args=loss if index == stages - 1 else hidden,
             group=group,
+            reduce=reduce,
             dw_builder=None if self.put_off is None else partial(self.put_off.take, part),
         )
 
     def step(self, batch: Batch) -> Tensor:
         """As Accumulation.step; ranks without the last stage return zero."""
-        if self.vocabulary is not None:
-            return self._spread_step(self.vocabulary, batch)
+        for part in self.parts:
+            begin_step(part)
+        loss = self._plain_step(batch) if self.vocabulary is None else self._spread_step(self.vocabulary, batch)
+        for part in self.parts:
+            end_step(part)
+        return loss
+
+    def _plain_step(self, batch: Batch) -> Tensor:
         losses: list[Tensor] = []
         self.weight = batch.weight
         tokens = (batch.tokens,) if 0 in self.stages else ()

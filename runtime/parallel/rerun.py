@@ -64,9 +64,13 @@ class Call:
     def _again(self) -> None:
         pairs = zip(self._inputs, self._differentiable, strict=True)
         inputs = [open_note(saved).detach().requires_grad_(wanted) for saved, wanted in pairs]
-        with torch.enable_grad(), saved_tensors_hooks(self._inside.append, _never):
+        with torch.enable_grad(), saved_tensors_hooks(self._take_inside, _never):
             outputs = _several(self._function(*inputs))
         self._outputs = [compat.waited(output).detach() for output in outputs]
+
+    def _take_inside(self, tensor: Tensor) -> None:
+        """Without its history: this hook is held by that history, and so nothing of both would ever go."""
+        self._inside.append(tensor.detach())
 
 
 class Note(NamedTuple):

@@ -20,12 +20,13 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import Placement, Replicate, Shard, distribute_tensor
 
 from ..blocks.linear import Linear, project
 from ..blocks.mlp import Mlp
 from ..blocks.norm import Norm, normalise
 from ..blocks.transformer import Layer
+from ..shards import local
 from .sequence import Boundary, sum_everywhere
 
 
@@ -141,12 +142,6 @@ class ColumnNorm(Sharded):
         mean = sum_everywhere(wide.pow(2).mean(-1, keepdim=True), self.group) / self.ranks
         normed = (wide * (mean + self.eps).rsqrt()).to(x.dtype)
         return (weight if self.rows is None else weight[self.rows]).to(x.dtype) * normed
-
-
-def local(parameter: Tensor | None) -> Tensor:
-    """What this rank holds of a parameter."""
-    assert parameter is not None
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
 def optional(parameter: Tensor | None) -> Tensor | None:

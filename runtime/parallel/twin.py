@@ -14,7 +14,7 @@ from torch import nn
 
 from ...errors import RunError
 from ..blocks.transformer import EMBEDDING, HEAD
-from .tensor import local
+from ..shards import local
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from ..blocks.embedding import Embedding, LearnedPositions, add_positions, scale
 from ..blocks.head import Head, capped
 from ..blocks.linear import multiply
 from ..blocks.transformer import Transformer
-from .tensor import Sharded, TensorAxis, WholeNorm, local, replace
+from ..shards import local
+from .tensor import Sharded, TensorAxis, WholeNorm, replace
 
 
 class VocabularyEmbedding(Sharded):

@@ -25,6 +25,7 @@ from meshwright.runtime.documents import documents_of
 from meshwright.runtime.parallel.context import transfer
 from meshwright.runtime.parallel.context.algorithms import CORES, Groups
 from meshwright.runtime.parallel.context.ring import RingCore
+from meshwright.runtime.parallel.context.tiles import View, Views
 from meshwright.runtime.parallel.context.zigzag import Zigzag
 
 
@@ -72,9 +73,11 @@ def attention(case: Case) -> tuple[Tensor, ...]:
 def _prepared(case: Case, group: dist.ProcessGroup) -> tuple[nn.Module, list[Tensor], Tensor | None]:
     """The core, this rank's part of the tensors, and the documents of all ranks."""
     layout = Zigzag(seq_len=case.seq_len, size=group.size())
-    core = CORES[case.algorithm](Core(**dict(case.options)), groups(group, case.ulysses))
+    shared = groups(group, case.ulysses)
+    core = CORES[case.algorithm](Core(**dict(case.options)), shared, Views())
     own = [_share(x, layout, group.rank()).to(case.dtype) for x in case.tensors()]
-    documents = None if case.documents is None else layout.spread(torch.tensor(case.documents), 0)
+    parts = shared.readers(case.algorithm)
+    documents = None if case.documents is None else layout.spread(torch.tensor(case.documents), 0, parts)
     return core, [*(x.requires_grad_() for x in own[:3]), own[3]], documents
 
 
@@ -98,6 +101,22 @@ def train_on_documents(plan: Plan, batch: Tensor, separator: int, expected: Path
     own = own_sequences(model, batch)
     loss = model.forward_backward(own, documents_of(own[:, :-1], separator))
     return loss.item(), gradient_errors(model, torch.load(expected))
+
+
+def views_found(plan: Plan, batch: Tensor, separator: int) -> int:
+    """How often a step finds out who sees whom."""
+    found: list[View] = []
+    of = View.of
+
+    def counted(*given: Any) -> View:
+        found.append(of(*given))
+        return found[-1]
+
+    with mock.patch.object(View, "of", counted):
+        model = build_model(plan, torch.device("cpu"))
+        own = own_sequences(model, batch)
+        model.forward_backward(own, documents_of(own[:, :-1], separator))
+    return len(found)
 
 
 def all_sent_bytes(cases: list[Case]) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from context_ranks import train_on_documents
+from context_ranks import train_on_documents, views_found
 from harness import run_ranks
 from oracle import reference_model, renamed
 from plans import LLAMA, make_plan
@@ -71,6 +71,14 @@ def test_documents_do_not_see_each_other(name: str, tmp_path: Path) -> None:
     for found, errors in run_ranks(plan.configuration.mesh.world, train_on_documents, *given):
         assert found == pytest.approx(loss, rel=1e-5)
         assert worst(errors.values()) < 1e-5, errors
+
+
+@pytest.mark.parametrize("name", ["cp2 ring", "cp4 usp"])
+def test_layers_share_what_they_find_out_of_documents(name: str) -> None:
+    """Once a microbatch: every time, a device is waited for."""
+    plan = make_plan(LLAMA, **MESHES[name])
+    found = run_ranks(plan.configuration.mesh.world, views_found, plan, packed(32), SEPARATOR)
+    assert found == [plan.schedule.microbatches] * len(found)
 
 
 def test_a_separator_ends_its_document() -> None:

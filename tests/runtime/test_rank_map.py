@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from meshwright.runtime.launch import launch
 from meshwright.runtime.placement import logical_rank
 from meshwright.runtime.recipe import Recipe
 from meshwright.runtime.rendezvous import Rendezvous, check_rendezvous
+from meshwright.runtime.slurm import SlurmOptions, sbatch_script
 from meshwright.runtime.watch import read_beats
 
 pytestmark = [
@@ -129,3 +131,17 @@ def test_nodes_must_be_numbered_where_a_map_says_which_runs_what() -> None:
     assert [problem.field for problem in found] == ["--rdzv-backend"]
     assert list(check_rendezvous(four(MAP), Rendezvous(**meeting, backend="static"))) == []
     assert list(check_rendezvous(four(()), Rendezvous(**meeting, backend="c10d"))) == []
+
+
+def test_slurm_numbers_the_nodes(tmp_path: Path) -> None:
+    """What srun runs on each node, with srun itself replaced by the shell."""
+    nodes = cluster(2).node_groups[0].model_copy(update={"nodes": 2})
+    wide = cluster(2).model_copy(update={"node_groups": (nodes,)})
+    script = sbatch_script(four(MAP).model_copy(update={"cluster": wide}), tmp_path, SlurmOptions(), "echo")
+    (line,) = [line for line in script.splitlines() if line.startswith("srun ")]
+    command = line.removeprefix("srun --kill-on-bad-exit=1 ").removesuffix(" &")
+    shell = {"SLURM_NODEID": "1", "SLURM_JOB_ID": "42", "head": "node-7", "PATH": os.environ["PATH"]}
+    said = subprocess.run(["bash", "-c", command], env=shell, capture_output=True, text=True, check=True).stdout
+    assert "--nnodes 2 --rdzv-backend static --rdzv-id 42 --rdzv-endpoint node-7:29500 --node-rank 1" in said
+    usual = sbatch_script(four(()).model_copy(update={"cluster": wide}), tmp_path, SlurmOptions(), "echo")
+    assert "node-rank" not in usual

@@ -67,6 +67,19 @@ def test_selective_recomputation_is_exact(operations: tuple[Module, ...]) -> Non
 
 
 @pytest.mark.parametrize("operations", [(), *OPERATIONS], ids="+".join)
+def test_nothing_but_gradients_stays_after_the_backward_pass(operations: tuple[Module, ...]) -> None:
+    """Nor in a cycle that only the garbage collector would find."""
+    options = {"recompute": "selective", "recompute_operations": operations} if operations else {}
+    layer = build_model(make_plan(CONFIG, **options), torch.device("cpu")).parts[0].model.layers["0"]  # type: ignore
+    x = torch.randn(2, 32, 128, requires_grad=True)
+    layer(x)
+    with Alive() as alive:
+        layer(x).sum().backward()
+        left = alive.bytes
+    assert left == sum(each.grad.untyped_storage().nbytes() for each in (x, *layer.parameters()))
+
+
+@pytest.mark.parametrize("operations", [(), *OPERATIONS], ids="+".join)
 def test_a_layer_keeps_what_the_planner_says(operations: tuple[Module, ...]) -> None:
     """But for a number a token and norm, which it leaves out."""
     recompute = "selective" if operations else "none"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...blocks import kept
 from ...blocks.core import Core
-from .tiles import View
+from .tiles import View, Views
 
 
 class ContextCore(nn.Module, ABC):
@@ -22,14 +22,15 @@ class ContextCore(nn.Module, ABC):
     ranks, rank after rank. Output and gradients are those that one device with the whole sequence finds.
     """
 
-    def __init__(self, core: Core, group: dist.ProcessGroup):
+    def __init__(self, core: Core, group: dist.ProcessGroup, views: Views):
         super().__init__()
+        self.views = views
         self.scoring = core.scoring
         self.group = group
         self.rank, self.size = group.rank(), group.size()
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None = None) -> Tensor:
-        view = View.of(self.size, query.shape[2], self.scoring.window, documents)
+        view = self.views.of(self.size, query.shape[2], self.scoring.window, documents)
         return _read(query, key, value, view, self)
 
     @abstractmethod

@@ -14,6 +14,7 @@ from ...blocks.transformer import Layer, Transformer
 from ...mesh import Meshes
 from ..batch import Batch
 from .algorithms import CORES, Groups
+from .tiles import Views
 from .zigzag import Zigzag
 
 
@@ -35,17 +36,20 @@ class Place:
 
     def spread(self, part: Transformer) -> None:
         """Let every layer of a stage read the tokens of all ranks, and every position be that of this rank's tokens."""
+        views = Views()
         for layer in part.model.layers.values():
             assert isinstance(layer, Layer)
             assert isinstance(layer.self_attn.core, Core)
-            layer.self_attn.core = CORES[self.algorithm](layer.self_attn.core, self.groups)
+            layer.self_attn.core = CORES[self.algorithm](layer.self_attn.core, self.groups, views)
         part.model.positions.order = self._positions
 
     def share(self, batch: Batch) -> Batch:
-        """This rank's tokens of whole sequences; documents are those of all ranks, rank after rank."""
+        """This rank's tokens of whole sequences; documents are those of all ranks, as attention reads them."""
         tokens = self.layout.share(batch.tokens, self.rank, padding=0)
         targets = self.layout.share(batch.targets, self.rank, padding=IGNORED)
-        documents = None if batch.documents is None else self.layout.spread(batch.documents, padding=0)
+        documents, parts = batch.documents, self.groups.readers(self.algorithm)
+        if documents is not None:
+            documents = self.layout.spread(documents, padding=0, parts=parts)
         return replace(batch, tokens=tokens, targets=targets, documents=documents)
 
     def _positions(self, length: int, device: torch.device) -> Tensor:

@@ -51,14 +51,10 @@ class View:
 
     @classmethod
     def of(cls, size: int, local: int, window: int | None, documents: Tensor | None) -> View:
-        """All layers of a stage ask for the same few of them: the last ones are kept."""
-        for view in _recent:
-            if (view.size, view.local, view.window) == (size, local, window) and view.documents is documents:
-                return view
+        """Found out from the documents, for which a device is waited for."""
         chunks = _Chunks(local // 2, window or size * local, None if documents is None else _ranges(documents, size))
         tiles = tuple(tuple(_tile(chunks, queries, keys, size) for keys in range(size)) for queries in range(size))
-        _recent.append(cls(size=size, local=local, window=window, documents=documents, tiles=tiles))
-        return _recent[-1]
+        return cls(size=size, local=local, window=window, documents=documents, tiles=tiles)
 
     def shifts(self, direction: int) -> list[int]:
         """Distances at which some rank sees keys of the rank so far before it (1) or behind it (-1); 0 is first."""
@@ -81,7 +77,20 @@ class View:
         return (seen & same).unsqueeze(1)
 
 
-_recent: deque[View] = deque(maxlen=4)
+class Views:
+    """Those that the layers of a stage share. A microbatch gives all of them the same documents, and they differ in few
+    windows: the last views are kept, and with them the documents of the last microbatches."""
+
+    def __init__(self) -> None:
+        self._recent: deque[View] = deque(maxlen=4)
+
+    def of(self, size: int, local: int, window: int | None, documents: Tensor | None) -> View:
+        """The one that is known, or else a new one."""
+        for view in self._recent:
+            if (view.size, view.local, view.window) == (size, local, window) and view.documents is documents:
+                return view
+        self._recent.append(View.of(size, local, window, documents))
+        return self._recent[-1]
 
 
 @dataclass(frozen=True, slots=True)

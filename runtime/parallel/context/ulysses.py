@@ -25,7 +25,8 @@ class UlyssesCore(nn.Module):
     """Exchanges heads for tokens within `group` (neighbours in the sequence's layout) and lets `inner` read.
 
     `inner` is a `Core` where the group has the whole sequence, or a context core over the groups (USP: the product of
-    both, arXiv:2405.07719). Queries must have a multiple of as many heads as the group has ranks.
+    both, arXiv:2405.07719), and `documents` are as it reads them. Queries must have a multiple of as many heads as the
+    group has ranks.
     """
 
     def __init__(self, inner: nn.Module, group: dist.ProcessGroup):
@@ -41,18 +42,9 @@ class UlyssesCore(nn.Module):
         sent = torch.cat([_by_rank(x, ranks) for x in (query, key, value)], dim=-1)
         heads = torch.split(joined(_all_to_all(sent, self.group), dim=1), widths, dim=-1)
         parts = [_unfold(x, like.shape[-1]) for x, like in zip(heads, (query, key, value), strict=True)]
-        mixed: Tensor = self.inner(*parts, self._documents(documents, query.shape[SEQUENCE_DIM]))
+        mixed: Tensor = self.inner(*parts, documents)
         back = _all_to_all(parted(mixed, ranks, SEQUENCE_DIM), self.group)
         return back.transpose(0, 1).flatten(1, 2)
-
-    def _documents(self, documents: Tensor | None, local: int) -> Tensor | None:
-        """Rank after rank of the whole, to group after group: each group's tokens as one rank has them."""
-        if documents is None:
-            return None
-        ranks = torch.unflatten(
-            documents, 1, (-1, self.group.size(), local)
-        )  # [batch, groups, ranks of a group, local]
-        return joined(ranks.permute(2, 0, 1, 3), dim=2).flatten(1)
 
 
 def _by_rank(x: Tensor, ranks: int) -> Tensor:

@@ -50,10 +50,12 @@ class Zigzag:
         """What one rank has of [batch, seq_len]: [batch, local]."""
         return self.spread(rows, padding).chunk(self.size, dim=1)[rank].contiguous()
 
-    def spread(self, rows: Tensor, padding: int) -> Tensor:
-        """[batch, seq_len] as all ranks have it, rank after rank: [batch, padded]."""
+    def spread(self, rows: Tensor, padding: int, parts: int | None = None) -> Tensor:
+        """[batch, seq_len] as all ranks have it, rank after rank: [batch, padded]. Fewer `parts`: group after group of
+        neighbours, each with its tokens as one rank has them."""
+        parts = parts or self.size
         whole = F.pad(rows, (0, self.padded - self.seq_len), value=padding)
-        return whole.index_select(1, self.order(rows.device))
+        return whole.index_select(1, order_on(self.padded // parts, parts, rows.device))
 
 
 def order(local: int, size: int) -> Tensor:

@@ -16,6 +16,7 @@ from ... import compat
 from ...blocks.experts import Experts
 from ...blocks.moe import Moe
 from ...mesh import Meshes
+from ..replicas import replicate
 from .sharding import HIDDEN
 
 
@@ -46,20 +47,20 @@ def _divide_gradients(experts: Experts, factor: int) -> set[nn.Parameter]:
 
 def _spread(experts: Experts, meshes: Meshes, *, zero: int, dtype: torch.dtype, on_host: bool) -> None:
     assert meshes.expert_data is not None
+    if zero == 0:
+        replicate(experts, meshes.expert_data.get_group(), divisor=meshes.data_size, dtype=dtype)
+        return
     # Weights of the routing come in float32 and stay so: only `compute` is in `dtype`.
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    if zero == 0:
-        compat.replicate(experts, mesh=meshes.expert_data, mp_policy=policy)
-    else:
-        dims = _dims(experts, meshes)
-        fully_shard(
-            experts,
-            mesh=meshes.expert_data,
-            mp_policy=policy,
-            reshard_after_forward=zero == 3,
-            shard_placement_fn=lambda parameter: Shard(dims[parameter]),
-            offload_policy=_host(meshes.expert_data) if on_host else OffloadPolicy(),
-        )
+    dims = _dims(experts, meshes)
+    fully_shard(
+        experts,
+        mesh=meshes.expert_data,
+        mp_policy=policy,
+        reshard_after_forward=zero == 3,
+        shard_placement_fn=lambda parameter: Shard(dims[parameter]),
+        offload_policy=_host(meshes.expert_data) if on_host else OffloadPolicy(),
+    )
     assert isinstance(experts, FSDPModule)
     compat.divide_gradients(experts, meshes.data_size)
 

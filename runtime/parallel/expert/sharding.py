@@ -18,7 +18,8 @@ from ...blocks.linear import Linear
 from ...blocks.moe import Moe
 from ...blocks.router import Router, Routing, route, router_logits
 from ...mesh import Meshes
-from ..tensor import Sharded, TensorAxis, WholeLinear, local, shard_block
+from ...shards import local
+from ..tensor import Sharded, TensorAxis, WholeLinear, shard_block
 from .dispatch import Dropless
 from .exchange import Groups
 

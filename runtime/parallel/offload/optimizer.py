@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from ... import compat
+from ...shards import held, views
 from .link import Link
 from .states import States
-from .subgroups import SUBGROUP_ELEMENTS, Subgroup, local, offloaded, on_its_own, subgroups, views
+from .subgroups import SUBGROUP_ELEMENTS, Subgroup, offloaded, on_its_own, subgroups
 
 IN_FLIGHT = 3
 """Subgroups on their way at once: one comes down, one is updated, one goes up."""
@@ -73,7 +74,7 @@ class OffloadedAdamW(torch.optim.Optimizer):
 
     def _show(self, parameters: list[nn.Parameter]) -> None:
         """Put the host's states where torch's optimizers have theirs, so that checkpoints see one kind."""
-        sizes = [local(parameter).shape for parameter in parameters]
+        sizes = [held(parameter).shape for parameter in parameters]
         moments = [[on_its_own(each) for each in views(flat, sizes)] for flat in self._states.resident()]
         for parameter, first, second in zip(parameters, *moments, strict=True):
             self.state[parameter] = {
@@ -86,6 +87,8 @@ class OffloadedAdamW(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter from its gradient. On a GPU its own part of the update is under way by the time that
         the host begins with the first subgroup."""
+        for parameter in {piece.parameter for subgroup in self._subgroups for piece in subgroup.pieces}:
+            _close_gaps(parameter)
         self._link.follow()
         for index in range(min(IN_FLIGHT - 1, len(self._subgroups))):
             self._down(index)
@@ -132,9 +135,16 @@ class OffloadedAdamW(torch.optim.Optimizer):
         steps = []
         for piece in subgroup.pieces:
             step = self.state[piece.parameter]["step"]
-            last = piece.elements.stop == local(piece.parameter).numel()
+            last = piece.elements.stop == held(piece.parameter).numel()
             steps.append(step if last else step.clone())
         return steps
+
+
+def _close_gaps(parameter: nn.Parameter) -> None:
+    """A gradient with gaps would be copied by the device, and the link, that follows it no more, would not wait."""
+    gradient = _gradient(parameter)
+    if not held(gradient).is_contiguous():
+        parameter.grad = compat.like_sharded(held(gradient).contiguous(), gradient)
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+
+from ...shards import held, views
 
 SUBGROUP_ELEMENTS = 1 << 24
 """64 MiB of each state: long enough that the link is busy, short enough that a few buffers are little memory."""
@@ -23,7 +24,7 @@ class Piece:
 
     def of(self, tensor: Tensor) -> Tensor:
         """Those of the parameter, or of its gradient; writing to them changes a tensor without gaps."""
-        return local(tensor).reshape(-1)[self.elements.start : self.elements.stop]
+        return held(tensor).reshape(-1)[self.elements.start : self.elements.stop]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +40,6 @@ class Subgroup:
         return views(flat, [torch.Size([len(piece.elements)]) for piece in self.pieces])
 
 
-def local(tensor: Tensor) -> Tensor:
-    """What this rank holds of a tensor; writing to it changes the tensor."""
-    tensor = tensor.detach()
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def views(flat: Tensor, sizes: Iterable[torch.Size]) -> list[Tensor]:
-    """`flat` [at least so many elements] cut into tensors of these sizes."""
-    found, start = [], 0
-    for size in sizes:
-        found.append(flat[start : start + size.numel()].view(size))
-        start += size.numel()
-    return found
-
-
 def on_its_own(view: Tensor) -> Tensor:
     """The same host memory as a tensor that begins where its storage begins: who copies a DTensor takes one that does
     not for a tensor with memory of its own."""
@@ -66,7 +52,7 @@ def offloaded(parameters: list[nn.Parameter], fraction: float) -> set[nn.Paramet
     chosen: set[nn.Parameter] = set()
     total = taken = 0
     for parameter in parameters:
-        size = local(parameter).numel()
+        size = held(parameter).numel()
         total += size
         if taken < fraction * total:
             chosen.add(parameter)
@@ -93,8 +79,8 @@ def subgroups(
 
 
 def _cut(parameter: nn.Parameter, most: int) -> list[Piece]:
-    assert local(parameter).is_contiguous()  # or writing to its pieces would not reach it
-    size = local(parameter).numel()
+    assert held(parameter).is_contiguous()  # or writing to its pieces would not reach it
+    size = held(parameter).numel()
     return [Piece(parameter, range(start, min(start + most, size))) for start in range(0, max(size, 1), most)]
 
 

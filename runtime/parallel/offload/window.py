@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ... import compat
+from ...shards import held, views
 from .link import Link
-from .subgroups import local, views
 
 
 class Swapped:
@@ -25,7 +25,7 @@ class Swapped:
         self.owner, self.key = owner, key
         whole = owner._parameters[key]
         assert whole is not None
-        weight = local(whole)
+        weight = held(whole)
         self.weight = link.buffer(weight.numel()).view_as(weight).copy_(weight)
         self.gradient = torch.zeros_like(self.weight)
         self.host = nn.Parameter(compat.like_sharded(self.weight, whole), whole.requires_grad)

@@ -20,6 +20,7 @@ from ....planner.schedule.transfers import Step, Transfer
 from ... import compat
 from ...mesh import Meshes
 from ..batch import Batch
+from ..data import begin_step, end_step
 from .ends import Ends
 from .loss import OutputLayer
 
@@ -78,6 +79,7 @@ class Vocabulary:
         self.leaving: list[Sent] = []
         self.losses: list[Tensor] = []
         compat.gather_weights(self.ends)
+        begin_step(self.ends)
 
     def follow(self, calls: Sequence[Call], stages: Mapping[int, PipelineStage]) -> None:
         """Before the first step: what is to be done in each, and PyTorch's stages of this rank by number."""
@@ -94,6 +96,7 @@ class Vocabulary:
         for sent in self.leaving:
             sent.wait()
         compat.reduce_gradients(self.ends)
+        end_step(self.ends)
         own = self.rank == self.last
         return torch.stack(self.losses).sum() if own else torch.zeros((), device=self.device)
 

@@ -176,3 +176,25 @@ def test_logits_are_gone_before_a_layer_goes_backward(make_setting, configure):
     layer = kept_bytes(setting.architecture.layers[0], Sharding(), 8192, setting.framework.keeps)
     memory = footprint(small, configuration)[0]
     assert (memory.logits, memory.activations) == (0, inputs + layer)
+
+
+@pytest.mark.parametrize("schedule", ["looped-bfs", "interleaved", "zb-v"])
+def test_a_rank_with_several_stages_holds_each_as_often_as_its_list_says(schedule, make_setting, configure):
+    """Counted stage by stage in the list itself; breadth-first loops hold every microbatch of every stage."""
+    setting = make_setting("llama-3.1-8b", "dgx-h100:1")
+    pins = f"tp=4 pp=2 vpp=2 microbatch=1 recompute=none schedule={schedule} zero=0"
+    configuration = replace(configure(setting, pins), stage_layers=(11, 8, 8, 5), microbatches=4)
+    layer = setting.costs(configuration).kept["none"][1]
+    charged = footprint(setting, configuration)[0].activations / layer
+    exact = most_layers(build(configuration), 0, configuration.stage_layers)
+    assert charged == pytest.approx(exact) if schedule == "looped-bfs" else charged >= 0.999 * exact
+    assert charged <= 4 * (11 + 8)
+
+
+def most_layers(schedule, rank, stage_layers):
+    """Layers awaiting the whole backward on a rank, at most."""
+    held = most = 0
+    for kind, stage, _ in schedule.actions[rank]:
+        held += stage_layers[stage] * ((kind == "F") - (kind in "BI"))
+        most = max(most, held)
+    return most

@@ -49,11 +49,14 @@ steps and without memory; `-m slow` runs the rest.
 _COLUMNS = ("row", "processes", "loss", "first gradient", "gradient", "parameter", "peak", "predicted", "ratio")
 
 
-def document(rows: Sequence[Row], outcomes: Mapping[str, Outcome], of: int) -> str:
-    """The whole file: `rows`, of so many that there are."""
+def document(rows: Sequence[Row], outcomes: Mapping[str, Outcome], written: Mapping[str, Mapping[str, str]]) -> str:
+    """The whole file: of all `rows` those that have run now, and as it was `written` what ran before."""
     lines = [_line(_COLUMNS), _line(["---", *["---:"] * (len(_COLUMNS) - 1)])]
-    lines += [_line(_cells(row, outcomes[row.name])) for row in rows]
-    return "\n".join([_HEAD, _held(len(rows), of), "", *lines, "", *_apart()]) + "\n"
+    known = [row for row in rows if row.name in outcomes or row.name in written]
+    for row in known:
+        run_now = row.name in outcomes
+        lines.append(_line(_cells(row, outcomes[row.name]) if run_now else list(written[row.name].values())))
+    return "\n".join([_HEAD, _held(len(known), len(rows)), "", *lines, "", *_apart()]) + "\n"
 
 
 def _held(rows: int, of: int) -> str:

@@ -42,9 +42,10 @@ class Row:
         the very memory that they come from), and for compilers, which are proven beside the plan."""
         if self.options.get("offload") or self.options.get("swap_layers") or self.options.get("compiler"):
             return None
-        size = self.options.get("microbatch", 2)
+        size, batch = self.options.get("microbatch", 2), self.options.get("global_batch", 8)
         return make_plan(
-            widened(self.config), **{**self._plan_options, "seq_len": 256, "microbatch": 1, "global_batch": 8 // size}
+            widened(self.config),
+            **{**self._plan_options, "seq_len": 256, "microbatch": 1, "global_batch": batch // size},
         )
 
     @property
