@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 
 from ..configuration import Configuration, Mesh
 from ..cost.setting import Setting
@@ -19,6 +20,8 @@ from .splits import MOST_SPLITS, is_bounded
 from .tree import Level, Node, Tree
 
 PRECISION = 1e-7
+ROOTS = 2
+"""Ways to share out a microbatch over one mesh that are looked at for a runner-up."""
 LIKELY = 24
 """Configurations that are looked at for a first price."""
 Progress = Callable[[int, int], None]
@@ -62,10 +65,16 @@ class Search:
         """Price on until so many meshes have a price each: those whose best configuration, of what is whole and of
         what is likely, has the least bound."""
         nodes = [entry[2] for entry in self._heap if entry[2].level == Level.WHOLE]
-        other = [root for root in self._roots if root.configuration.mesh not in self._meshes]
-        if len(self._meshes) < wanted:
-            likely = (self._tree.likely(root) for root in other[: 2 * LIKELY])
-            nodes += [node for node in likely if node is not None]
+        looked = Counter[Mesh]()
+        for node in self._roomy() if len(self._meshes) < wanted else ():
+            mesh = node.configuration.mesh
+            if mesh in self._meshes or looked[mesh] == ROOTS:
+                continue
+            likely = self._tree.likely(node)
+            nodes += [] if likely is None else [likely]
+            looked[mesh] += 1
+            if looked.total() >= 2 * LIKELY:
+                break
         for node in sorted(nodes, key=self._value):
             if len(self._meshes) < wanted and node.configuration.mesh not in self._meshes:
                 self._price(node.configuration, always=True)
@@ -73,18 +82,26 @@ class Search:
     def _dive(self) -> None:
         """Price one likely configuration, so that bounds have something to be measured with: of the best ways to share
         out a microbatch, balanced, the one that takes least."""
-        heap, found, least, looked = list(self._heap), None, math.inf, 0
-        while heap and heap[0][0] < least and (found is None or looked < LIKELY):
-            _, order, node = heapq.heappop(heap)
-            if node.level == Level.SHARE:
-                for roomy in self._tree.open(node, math.inf):
-                    heapq.heappush(heap, (self._value(roomy), order, roomy))
-                continue
-            likely, looked = self._tree.likely(node), looked + 1
+        found, least = None, math.inf
+        for looked, node in enumerate(self._roomy()):
+            if self._value(node) >= least or (found is not None and looked >= LIKELY):
+                break
+            likely = self._tree.likely(node)
             if likely is not None and self._value(likely) < least:
                 found, least = likely, self._value(likely)
         if found is not None:
             self._price(found.configuration)
+
+    def _roomy(self) -> Iterator[Node]:
+        """Ways to share out a microbatch, in the order of what they take at least with the room that there is."""
+        heap = [(self._value(root), order, root) for order, root in enumerate(self._roots)]
+        while heap:
+            _, order, node = heapq.heappop(heap)
+            if node.level == Level.ROOMY:
+                yield node
+                continue
+            for roomy in self._tree.open(node, math.inf):
+                heapq.heappush(heap, (self._value(roomy), order, roomy))
 
     def _descend(self) -> None:
         while self._heap and self._heap[0][0] < self.cutoff:

@@ -16,7 +16,7 @@ from functools import cached_property
 from ..configuration import Configuration, Recompute
 from ..cost.blocks import Block
 from ..cost.data_parallel import layer_collectives_s, owned, rank_after_s
-from ..cost.footprint import rank_peak
+from ..cost.footprint import rank_memory
 from ..cost.memory import Held as Parameters
 from ..cost.setting import Setting
 from ..cost.spread import passes_of
@@ -222,7 +222,8 @@ class Ranks:
         return min(low, layers)
 
     def _has_room(self, rank: int, start: int, layers: int, choice: Recompute) -> bool:
-        return rank_peak(self.setting, self._trial(rank, start, layers, choice), rank).fits
+        memory = rank_memory(self.setting, self._trial(rank, start, layers, choice), rank)
+        return memory.total <= self.setting.memory_limit_bytes
 
     @cached_property
     def _held(self) -> list[Held]:

@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 from typing import get_args
 
 from ..configuration import Configuration, Recompute
-from ..cost.footprint import fits_host, rank_peak
+from ..cost.footprint import fits_host, rank_memory
 from ..cost.setting import Setting
 from ..schedule.builder import Held
 from ..schedule.table import held_of
@@ -114,7 +114,8 @@ class _Rooms:
         return True
 
     def _ask(self, rank: int, choice: Recompute) -> bool:
-        return rank_peak(self._setting, self._trials[choice], rank).fits
+        memory = rank_memory(self._setting, self._trials[choice], rank)
+        return memory.total <= self._setting.memory_limit_bytes
 
 
 MOST_SPLITS = 200

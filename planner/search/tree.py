@@ -148,16 +148,14 @@ class Tree:
         recipe = node.configuration
         if recipe.mesh.pp == 1:
             yield from self._uniform(node)
-            if self.binds(recipe):
-                yield from self._reliefs(node, limit_s)
+            yield from self._reliefs(recipe, limit_s)
             return
         ranks = self._ranks(recipe)
         after_s = ranks.after_s
         least_s = Bottleneck(ranks, limited=True).least_s(limit_s - after_s)
         if least_s < math.inf:
             yield self._node(recipe, max(node.bound_s, least_s + after_s), Level.LIMITED)
-        if self.binds(recipe):
-            yield from self._reliefs(node, limit_s)
+        yield from self._reliefs(recipe, limit_s)
 
     def binds(self, recipe: Configuration) -> bool:
         """Whether memory binds: what would be fastest if ranks had room for anything has no room."""
@@ -167,19 +165,18 @@ class Tree:
         free_s = Bottleneck(ranks, limited=False).least_s(math.inf)
         return not Bottleneck(ranks, limited=True).feasible(free_s * (1 + BINDING))
 
-    def _reliefs(self, node: Node, limit_s: float) -> Iterator[Node]:
-        recipe = node.configuration
+    def _reliefs(self, recipe: Configuration, limit_s: float) -> Iterator[Node]:
+        """Where memory binds, the recipes that need less; what is fastest with the least memory is looked at first."""
         if recipe.offload or recipe.logits_chunks != (self.pins.logits_chunks or 1):
             return  # is one
-        listed = [each for each in reliefs(self.setting, self.pins, recipe) if self._legal(each)]
-        self.candidates += len(listed)
+        listed, least_s = [each for each in reliefs(self.setting, self.pins, recipe) if self._legal(each)], 0.0
         if recipe.mesh.pp > 1 and listed:
             light = max(listed, key=lambda each: (each.logits_chunks, each.offload))
             least_s = Bottleneck(self._ranks(recipe, light), limited=True).least_s(limit_s)
-            listed = listed if least_s < math.inf else []
-            node = replace(node, bound_s=max(node.bound_s, least_s))
-        for relief in listed:
-            yield self._recipe(relief, node.bound_s)
+        if listed and least_s < limit_s and self.binds(recipe):
+            self.candidates += len(listed)
+            for relief in listed:
+                yield self._recipe(relief, least_s)
 
     def _uniform(self, node: Node) -> Iterator[Node]:
         """Without a pipeline only recomputation is left to choose."""

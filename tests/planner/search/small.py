@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from meshwright.clusters.catalogue import load_cluster
 from meshwright.planner.configuration import Configuration
-from meshwright.planner.cost.footprint import fits, fits_host, footprint
+from meshwright.planner.cost.footprint import fits_host, peaks
 from meshwright.planner.cost.setting import Setting
 from meshwright.planner.cost.step import step_s
 from meshwright.planner.families import architecture, load_model
@@ -54,6 +54,16 @@ def requests(draw: st.DrawFn, layers: int = 5) -> Request:
     )
 
 
+def requests_of(model: str, layers: int, devices: int, memory: float) -> Request:
+    """A model of so many layers on so many H100, each with a part of its memory."""
+    cluster = load_cluster("dgx-h100:1")
+    group = cluster.node_groups[0]
+    device = group.device.model_copy(update={"memory_bytes": int(memory * group.device.memory_bytes)})
+    small = group.model_copy(update={"devices_per_node": devices, "device": device})
+    clusters = cluster.model_copy(update={"node_groups": (small,)})
+    return Request(model=shorter(model, layers), cluster=clusters, job=Job(seq_len=4096, global_batch=16))
+
+
 def setting_of(request: Request) -> Setting:
     return Setting(architecture(request.model), request.cluster, request.job)
 
@@ -79,4 +89,4 @@ def seconds(setting: Setting, configuration: Configuration) -> float | None:
     """Of a step; None where it is illegal or does not fit."""
     if not is_legal(setting, configuration) or not fits_host(setting, configuration):
         return None
-    return step_s(setting, configuration) if fits(setting, footprint(setting, configuration)) else None
+    return step_s(setting, configuration) if all(peak.fits for peak in peaks(setting, configuration)) else None
