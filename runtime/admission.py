@@ -22,7 +22,7 @@ from .model import state_sizes
 from .recipe import Recipe
 from .recipe_checks import recipe_problems
 from .run_folder import RunFolder
-from .tokens import check_tokens, prepared_tokens
+from .tokens import check_tokens, least_tokens, prepared_tokens
 
 _SHOWN = 3  # of the tensors that differ
 
@@ -42,7 +42,7 @@ def check_prepared_tokens(run: RunFolder, plan: Plan, recipe: Recipe) -> None:
     tokens = prepared_tokens(recipe, run.data)
     if tokens is not None:
         vocab = architecture(plan.model).vocab
-        _refuse("recipe", check_tokens(tokens, vocab, plan.job.seq_len, plan.job.global_batch))
+        _refuse("recipe", check_tokens(tokens, vocab, least_tokens(plan.job), plan.job.global_batch))
 
 
 def check_checkpoint(run: RunFolder, plan: Plan) -> None:

@@ -24,11 +24,13 @@ from .parallel.accumulation import Accumulation
 from .parallel.chunks import chunk_loss
 from .parallel.compiled import compile_layer
 from .parallel.context.place import Place
+from .parallel.context.rounds import Rounds
 from .parallel.context.zigzag import Zigzag
 from .parallel.data import shard_unit
 from .parallel.expert.control import ExpertControl, expert_blocks
 from .parallel.expert.replicas import spread_experts
 from .parallel.expert.sharding import shard_moe
+from .parallel.mixed import Mixed
 from .parallel.offload.shards import set_window, swap_shards
 from .parallel.offload.window import Window
 from .parallel.pipeline import Pipeline, activation_tensors
@@ -65,16 +67,27 @@ def build_model(
         dp_replicate=configuration.dp_replicate,
         cp_ulysses=configuration.cp_ulysses,
         spread_vocabulary=configuration.spread_vocabulary,
+        mixed=() if plan.mix is None else plan.mix.degrees,
     )
-    builder = Builder(plan, shape, meshes, device, seed, compiler)
+    builder = Builder(plan, shape, meshes, device, seed, compiler, rounds_of(plan, meshes, device))
     parts = {stage: builder.part(stage) for stage in configuration.stages_of(meshes.pp_rank)}
     ends = builder.ends() if configuration.spread_vocabulary else None
     modules = [*([] if ends is None else [ends]), *parts.values()]
     model = ParallelModel(plan, shape, modules, meshes, builder.layout(), builder.executor(parts, ends))
+    if builder.rounds is not None:
+        model.mixed = Mixed(parts[0], builder.rounds, plan.zero)
     if shape.moe is not None:
         blocks = expert_blocks(parts.values())
         model.experts = ExpertControl(blocks, shape.moe, experts, meshes, plan.schedule.microbatches, device)
     return model
+
+
+def rounds_of(plan: Plan, meshes: Meshes, device: torch.device) -> Rounds | None:
+    """The lanes of a plan whose groups change from round to round."""
+    if plan.mix is None:
+        return None
+    multiple = plan.mesh.tp if plan.sp else 1
+    return Rounds(meshes.rank // plan.mesh.tp, meshes.mixed, plan.cp_algorithm, multiple, device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +100,7 @@ class Builder:
     device: torch.device
     seed: int | None
     compiler: str | None = None
+    rounds: Rounds | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -143,7 +157,9 @@ class Builder:
         for layer in part.model.layers.values():
             if isinstance(layer.mlp, Moe):
                 shard_moe(layer.mlp, self.meshes, axis)
-        if self.place is not None:
+        if self.rounds is not None:
+            self.rounds.spread(part)
+        elif self.place is not None:
             self.place.spread(part)
         if part.lm_head is not None and self.plan.logits_chunks > 1:
             chunk_loss(part.lm_head, self.plan.logits_chunks)
@@ -167,7 +183,7 @@ class Builder:
         if isinstance(unit, Layer) and self.compiler is not None:
             compile_layer(unit, self.compiler)
         if isinstance(unit, Layer) and choice == "full":
-            recompute_layer(unit, noop_context_fn if self.place is None else kept.contexts)
+            recompute_layer(unit, kept.contexts if self.reads_apart else noop_context_fn)
         elif isinstance(unit, Layer) and choice == "selective":
             recompute_operations(unit, self.plan.recompute_operations)
         meshes, zero, dtype = self.meshes, self.plan.zero, self.dtype
@@ -177,6 +193,11 @@ class Builder:
             swap_shards(unit, meshes.data, dtype=dtype)
         elif meshes.data is not None:
             shard_unit(unit, meshes.data, zero=zero, dtype=dtype, root=root, ignored=alone)
+
+    @property
+    def reads_apart(self) -> bool:
+        """Whether attention asks other ranks, so that a recomputed layer had better keep what it found."""
+        return self.place is not None or (self.rounds is not None and self.meshes.data_size > 1)
 
     def layout(self) -> Layout:
         """What this rank keeps of a batch of whole sequences."""

@@ -13,6 +13,7 @@ from ..planner.families.registry import FAMILIES
 from ..planner.legality import problems as illegal
 from ..planner.legality import runtime_problems
 from ..planner.legality.fields import in_plan
+from ..planner.lengths.predict import mix_problems
 from ..planner.plan import Plan
 from ..planner.rank_map import problems as map_problems
 from .config_checks import config_problems
@@ -21,7 +22,12 @@ from .config_checks import config_problems
 def problems(plan: Plan, world_size: int) -> list[Problem]:
     """Everything that stands between this plan and a run on `world_size` processes, in the words of a plan file."""
     mapped = list(map_problems(plan))
-    return [*_world(plan, world_size), *(mapped or _configuration(plan)), *_config(plan.model.config)]
+    return [
+        *_world(plan, world_size),
+        *(mapped or _configuration(plan)),
+        *_config(plan.model.config),
+        *_mix(plan),
+    ]
 
 
 def _world(plan: Plan, world_size: int) -> Iterator[Problem]:
@@ -40,6 +46,18 @@ def _configuration(plan: Plan) -> Iterator[Problem]:
         return
     for problem in illegal(setting, plan.configuration) + runtime_problems(setting, plan.configuration):
         yield in_plan(problem)
+
+
+def _mix(plan: Plan) -> Iterator[Problem]:
+    """Groups for sequences of different lengths: where there are such, and such that can be formed."""
+    if plan.mix is None and plan.job.lengths is not None:
+        rule = "a job with lengths needs the groups that a plan has for them"
+        yield Problem("mix", None, rule, "meshwright plan ... --lengths")
+    if plan.mix is not None and plan.job.lengths is None:
+        yield Problem("job.lengths", None, "a plan with groups of several degrees needs them", "without mix")
+    elif plan.mix is not None and plan.model.config.get("model_type") in FAMILIES:
+        setting = Setting(architecture(plan.model), plan.cluster, plan.job, every_device=False)
+        yield from mix_problems(setting, plan.configuration, plan.mix)
 
 
 def _config(config: Mapping[str, Any]) -> Iterator[Problem]:

@@ -35,19 +35,24 @@ class Samples:
 
     def windows(self, indices: range) -> list[int]:
         """Which window of the file each global sample index means."""
-        epochs: dict[int, list[int]] = {}
-        for index in indices:
-            epochs.setdefault(index // self.per_epoch, []).append(index % self.per_epoch)
-        return [
-            int(window)
-            for epoch, places in epochs.items()
-            for window in shuffled(np.array(places, dtype=np.uint64), self.per_epoch, self.seed, epoch)
-        ]
+        return in_epochs(indices, self.per_epoch, self.seed)
 
     def batch(self, indices: range) -> NDArray[np.int64]:
         """Tokens of ascending global sample indices, [len(indices), seq_len + 1]."""
         starts = (window * self.seq_len for window in self.windows(indices))
         return np.stack([self.tokens[start : start + self.seq_len + 1] for start in starts]).astype(np.int64)
+
+
+def in_epochs(indices: range, per_epoch: int, seed: int) -> list[int]:
+    """Which of `per_epoch` things each ascending global sample index means: all of them, shuffled, and once more."""
+    epochs: dict[int, list[int]] = {}
+    for index in indices:
+        epochs.setdefault(index // per_epoch, []).append(index % per_epoch)
+    return [
+        int(place)
+        for epoch, places in epochs.items()
+        for place in shuffled(np.array(places, dtype=np.uint64), per_epoch, seed, epoch)
+    ]
 
 
 def local_samples(sample_index: int, sizes: Sequence[int], dp_rank: int) -> range:

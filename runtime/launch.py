@@ -27,7 +27,7 @@ from .recipe_checks import recipe_problems
 from .rendezvous import Rendezvous, check_rendezvous
 from .run_folder import RunFolder, check_unchanged, in_use, make_folders, open_run
 from .signals import LAUNCHED, stopping_by_signal
-from .tokens import check_source, check_tokens, prepare_tokens
+from .tokens import check_source, check_tokens, least_tokens, prepare_tokens
 
 if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig
@@ -117,7 +117,7 @@ def _check_devices(plan: Plan, nnodes: int) -> Iterator[Problem]:
 def _check_tokens(plan: Plan, recipe: Recipe, run: RunFolder) -> None:
     tokens = prepare_tokens(recipe, run.data)
     vocab = architecture(plan.model).vocab
-    _refuse("recipe", check_tokens(tokens, vocab, plan.job.seq_len, plan.job.global_batch))
+    _refuse("recipe", check_tokens(tokens, vocab, least_tokens(plan.job), plan.job.global_batch))
 
 
 def _check_checkpoint(run: RunFolder, plan: Plan) -> None:

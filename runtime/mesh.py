@@ -29,7 +29,8 @@ class Meshes:
     hybrid sharding in two: ("replicate", "shard"). `expert_data` is what the shards of experts are replicated over;
     it is None too where experts are not sharded (ep and etp 1): they are then as dense parameters are. `cp_ring` x
     `cp_heads` are the ranks of cp as usp has them. `vocabulary` is pp x tp in one axis, where embedding and head are
-    spread over it, and `passes` the groups of their collectives (`parallel/spread`), by name.
+    spread over it, and `passes` the groups of their collectives (`parallel/spread`), by name. `mixed`: this rank's
+    aligned group of each degree, where groups are formed anew in every microbatch.
     """
 
     degrees: Mesh
@@ -47,6 +48,7 @@ class Meshes:
     expert_data: DeviceMesh | None = None
     ends: dist.ProcessGroup | None = None  # first and last stage at this coordinate, if embeddings are tied across them
     passes: Mapping[str, dist.ProcessGroup] = field(default_factory=dict)
+    mixed: Mapping[int, dist.ProcessGroup] = field(default_factory=dict)  # of each degree, where groups change
     all_groups: tuple[dist.ProcessGroup, ...] = field(default=(), repr=False)
 
     @property
@@ -120,12 +122,14 @@ def build_meshes(
     dp_replicate: int = 1,
     cp_ulysses: int = 1,
     spread_vocabulary: bool = False,
+    mixed: tuple[int, ...] = (),
 ) -> Meshes:
     """Meshes over all ranks of the default process group, whose timeout every group gets.
 
     A single process needs no group. `tied` names the pipeline ranks of the first and the last stage, where these tie
     their embeddings, which asks for a group if they are two;
-    `dp_replicate` copies of a group shard in hybrid sharding; `cp_ulysses` neighbours of cp share out heads in usp.
+    `dp_replicate` copies of a group shard in hybrid sharding; `cp_ulysses` neighbours of cp share out heads in usp;
+    `mixed` are the degrees of groups that are formed anew in every microbatch.
     """
     rank = dist.get_rank() if dist.is_initialized() else 0
     if degrees.world == 1:
@@ -142,10 +146,11 @@ def build_meshes(
     if spread_vocabulary:
         found["vocabulary"] = _vocabulary(world, degrees)
     passes = _passes(degrees, rank) if spread_vocabulary else {}
+    lanes = _mixed(degrees, rank, mixed)
     groups = [group for mesh in found.values() if mesh is not None for group in mesh.get_all_groups()]
-    groups += [*passes.values(), *([] if ends is None else [ends])]
+    groups += [*passes.values(), *lanes.values(), *([] if ends is None else [ends])]
     all_groups = tuple(dict.fromkeys(groups))
-    meshes = Meshes(degrees=degrees, rank=rank, ends=ends, passes=passes, all_groups=all_groups, **found)
+    meshes = Meshes(degrees=degrees, rank=rank, ends=ends, passes=passes, mixed=lanes, all_groups=all_groups, **found)
     set_timeouts(meshes, compat.default_timeout().total_seconds())
     return meshes
 
@@ -207,6 +212,20 @@ def _passes(degrees: Mesh, rank: int) -> dict[str, dist.ProcessGroup]:
             group = dist.new_group(ranks)
             if rank in ranks:
                 mine[kind] = group
+    return mine
+
+
+def _mixed(degrees: Mesh, rank: int, sizes: tuple[int, ...]) -> dict[int, dist.ProcessGroup]:
+    """This rank's aligned group of each size above one, over the ranks of dp and cp with its tp coordinate; without a
+    pipeline. Every rank of the world calls this."""
+    lanes, tp, mine = degrees.dp * degrees.cp, degrees.tp, {}
+    for size in sizes:
+        for first in range(0, lanes if size > 1 else 0, size):
+            for place in range(tp):
+                ranks = [lane * tp + place for lane in range(first, first + size)]
+                group = dist.new_group(ranks)
+                if rank in ranks:
+                    mine[size] = group
     return mine
 
 

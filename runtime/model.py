@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..errors import RunError
+from ..planner.lengths.assignment import Assignment
 from ..planner.plan import Plan
 from . import gradients
 from .blocks.shape import Shape
@@ -17,6 +18,7 @@ from .blocks.transformer import EMBEDDING, HEAD, Transformer
 from .mesh import Meshes
 from .parallel.batch import Batch
 from .parallel.expert.control import ExpertControl
+from .parallel.mixed import Mixed
 from .parallel.tensor import partial_parameters
 from .parallel.twin import twin_of
 
@@ -49,6 +51,7 @@ class ParallelModel:
         self._executor = executor
         self._twin = twin_of(parts, tied=shape.tied_embeddings)
         self.experts: ExpertControl | None = None  # set by build_model for a model that has some
+        self.mixed: Mixed | None = None  # likewise, for a plan whose groups change from round to round
         self._parameters: dict[str, nn.Parameter] = {}
         for name, parameter in named(parts, shape):
             self._parameters.setdefault(name, parameter)  # a twin's copy comes after it
@@ -84,10 +87,9 @@ class ParallelModel:
         """
         seq_len, configuration = self.plan.job.seq_len, self.plan.configuration
         sequences = configuration.local_batches[self.meshes.dp_rank]
-        if tokens.shape != (sequences, seq_len + 1):
-            raise ValueError(f"tokens are {tuple(tokens.shape)}, not {(sequences, seq_len + 1)}")
-        for parameter in self._parameters.values():
-            parameter.grad = None
+        if tokens.shape != (sequences, seq_len + 1) or self.mixed is not None:
+            raise ValueError(f"tokens are {tuple(tokens.shape)}, not {(sequences, seq_len + 1)} of one length")
+        self._forget_gradients()
         if self._twin is not None:
             self._twin.spread()
         weight = configuration.batch * seq_len / self.meshes.data_size
@@ -98,6 +100,25 @@ class ParallelModel:
         if self.experts is not None:
             self.experts.finish()
         return self._global_mean(loss)
+
+    def forward_backward_rounds(self, sequences: Sequence[Tensor], assignment: Assignment) -> Tensor:
+        """Run one step of sequences of different lengths, for a plan with a mix of groups.
+
+        `sequences`, int64 [tokens + 1] each, are those of all ranks, the same on all; `assignment` says who trains
+        which. Gradients and loss as of `forward_backward`, of the mean over all tokens.
+        """
+        if self.mixed is None:
+            raise ValueError("the plan has no mix of groups")
+        self._forget_gradients()
+        shares = self.mixed.rounds.shares(assignment, sequences)
+        targets = sum(len(each) - 1 for each in sequences)
+        loss = self.mixed.step(shares, targets / self.meshes.data_size)
+        self._complete_gradients()
+        return self._global_mean(loss)
+
+    def _forget_gradients(self) -> None:
+        for parameter in self._parameters.values():
+            parameter.grad = None
 
     def clip_grad_norm(self, max_norm: float) -> Tensor:
         """Clip the gradient of the whole model to `max_norm`; returns its norm before, equal on all ranks."""

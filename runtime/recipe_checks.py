@@ -8,6 +8,7 @@ from ..errors import Problem
 from ..planner.plan import Plan
 from ..planner.schedule.table import splits
 from .blocks.moe_shape import read_moe
+from .blocks.shape import read_shape
 from .config_checks import dropout_problems
 from .manifest import complete_checkpoints
 from .recipe import Recipe
@@ -20,11 +21,25 @@ def recipe_problems(plan: Plan, recipe: Recipe, run: RunFolder) -> list[Problem]
     found = recipe.expert_problems(read_moe(plan.model.config))
     found += dropout_problems(plan.model.config) if recipe.dropout else []
     found += compile_problems(plan) if recipe.compile else []
+    found += lengths_problems(plan, recipe) if plan.job.lengths is not None else []
     if recipe.init_from is None or complete_checkpoints(run.checkpoints):
         return found
     from .pretrained import check_pretrained
 
     return found + check_pretrained(Path(recipe.init_from), plan.model.config)
+
+
+def lengths_problems(plan: Plan, recipe: Recipe) -> list[Problem]:
+    """What a plan for sequences of different lengths asks of a recipe."""
+    found = []
+    if not recipe.separate_documents:
+        rule = "a plan with lengths trains document after document"
+        found.append(Problem("separate_documents", False, rule, "separate_documents=true"))
+    if recipe.dropout and read_shape(plan.model.config).drops_out:
+        found.append(Problem("dropout", True, "documents of different lengths drop nothing out", "dropout=false"))
+    if recipe.compile:
+        found.append(Problem("compile", True, "layers see another length in every round", "compile=false"))
+    return found
 
 
 def compile_problems(plan: Plan) -> list[Problem]:

@@ -29,7 +29,7 @@ class Report:
     def __init__(self, run: RunFolder, plan: Plan, recipe: Recipe, restored: Restored):
         self._run, self._plan, self._recipe = run, plan, recipe
         self._writes = dist.get_rank() == 0
-        self._flops_per_step = architecture(plan.model).training_flops(plan.job.seq_len) * plan.job.global_batch
+        self._flops_per_step = _flops(plan)
         self._peak_flops = peak_flops(plan)
         self._times_s: list[float] = []
         self._unreported_s: list[float] = []
@@ -103,6 +103,14 @@ class Report:
 
     def _event(self, event: str, message: str, **details: Any) -> None:
         append_event(self._run.events, event, message=message, **details)
+
+
+def _flops(plan: Plan) -> float:
+    """Model FLOPs of a step; of drawn steps, where sequences differ in length."""
+    if plan.job.lengths is None:
+        return architecture(plan.model).training_flops(plan.job.seq_len) * plan.job.global_batch
+    predicted = plan.predicted
+    return predicted.model_tflops_per_device * 1e12 * plan.configuration.mesh.world * predicted.step_time_s
 
 
 def is_logged(recipe: Recipe, step: int, last: bool) -> bool:

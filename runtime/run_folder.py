@@ -164,11 +164,16 @@ _FIXED = ("data", "suffixes", "tokenizer", "separate_documents", "seed", "init_f
 _FREE_OF_EXPERTS = "record_every"  # a habit, as the log
 
 
+def _given(value: object) -> str:
+    return "none" if value is None else "given"
+
+
 def differences(old_plan: Plan, plan: Plan, old: Recipe, recipe: Recipe) -> list[Problem]:
     """What may not change in a run: the model, the data and their order, the batch, and what is dropped out, balanced
     or limited: the loss would be another function. The mesh may, and so may the optimizer's numbers."""
     pairs: list[tuple[str, Any, Any]] = [
         ("job.seq_len", old_plan.job.seq_len, plan.job.seq_len),
+        ("job.lengths", _given(old_plan.job.lengths), _given(plan.job.lengths)),
         ("job.global_batch", old_plan.job.global_batch, plan.job.global_batch),
         *((f"recipe.{name}", getattr(old, name), getattr(recipe, name)) for name in _FIXED),
     ]

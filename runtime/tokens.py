@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, Problem, gather
+from ..planner.job import Job
 from .corpus import Corpus, Encoder, blocks, find_corpus, find_encoder, is_text
 from .files import complete_or_absent, write_text
 from .recipe import BYTES, Recipe
@@ -232,6 +233,11 @@ def _unchanged(tokens: TokenFile, folder: Path) -> TokenFile:
     if path.parent != folder.absolute() and _sampled_fingerprint(path) != tokens.fingerprint:
         raise InputError.single("run folder", "data", tokens.path, "its content changed since the run started")
     return tokens
+
+
+def least_tokens(job: Job) -> int:
+    """Of a sequence: documents that are trained one by one may be short."""
+    return job.seq_len if job.lengths is None else 1
 
 
 def check_tokens(tokens: TokenFile, vocab: int, seq_len: int, global_batch: int) -> list[Problem]:

@@ -15,6 +15,7 @@ from ..errors import InputError, UnrecoverableError
 from ..kernels.dropout import draw
 from ..planner.families import architecture
 from ..planner.plan import Plan
+from .assign import Assigner
 from .blocks.moe_shape import read_moe
 from .build import build_model
 from .checkpoint import Checkpointer, Position
@@ -33,8 +34,9 @@ from .pretrained import load_pretrained
 from .recipe import BYTES, Recipe
 from .report import Report, is_logged
 from .run_folder import RunFolder
+from .sequences import Documents
 from .stop import Agreement, StopWish
-from .tokens import TOKENIZER, check_tokens, find_separator, prepare_tokens
+from .tokens import TOKENIZER, check_tokens, find_separator, least_tokens, prepare_tokens
 
 _EXPORT_S = 3600.0  # one rank of a stage writes all its weights while the others wait
 
@@ -67,8 +69,11 @@ def train(
     loop = Loop(
         plan, recipe, device, samples, model, optimizer, checkpointer, report, recorder,
         Agreement(wish, device), moved, restored.position, find_separator(recipe, run.data),
+        None if plan.mix is None else Assigner(plan, run.plan),
     )  # fmt: skip
     loop.run()
+    if loop.assigner is not None:
+        loop.assigner.close()
     checkpointer.close()
     finished = loop.position.step >= recipe.steps
     if finished:
@@ -88,16 +93,20 @@ def _model(run: RunFolder, plan: Plan, recipe: Recipe, device: torch.device) -> 
     return model
 
 
-def _samples(run: RunFolder, plan: Plan, recipe: Recipe) -> Samples:
+def _samples(run: RunFolder, plan: Plan, recipe: Recipe) -> Samples | Documents:
     """The first rank prepares the tokens where the launcher has not; the others find them."""
     if dist.get_rank() == 0:
         prepare_tokens(recipe, run.data)
     dist.barrier()
     tokens = prepare_tokens(recipe, run.data)
-    problems = check_tokens(tokens, architecture(plan.model).vocab, plan.job.seq_len, plan.job.global_batch)
+    problems = check_tokens(tokens, architecture(plan.model).vocab, least_tokens(plan.job), plan.job.global_batch)
     if problems:
         raise InputError("recipe", problems)
-    return Samples(tokens.open(), plan.job.seq_len, recipe.seed)
+    if plan.mix is None:
+        return Samples(tokens.open(), plan.job.seq_len, recipe.seed)
+    separator = find_separator(recipe, run.data)
+    assert separator is not None  # a recipe without is not admitted
+    return Documents.of(tokens.open(), separator, plan.job.seq_len, recipe.seed)
 
 
 @dataclass
@@ -107,7 +116,7 @@ class Loop:
     plan: Plan
     recipe: Recipe
     device: torch.device
-    samples: Samples
+    samples: Samples | Documents
     model: ParallelModel
     optimizer: torch.optim.Optimizer
     checkpointer: Checkpointer
@@ -117,6 +126,7 @@ class Loop:
     moved: Callable[[int], None]
     position: Position
     separator: int | None  # the token that ends a document, where documents are separated
+    assigner: Assigner | None = None  # where groups change from round to round
 
     def run(self) -> None:
         """Step until the end, or until the ranks agree to stop; the last step leaves a checkpoint."""
@@ -138,10 +148,8 @@ class Loop:
     def step(self) -> tuple[float, float, float]:
         """One optimizer step on the next global batch; the loss, the gradient norm, and the learning rate."""
         self.optimizer.zero_grad()
-        tokens = self._batch()
-        documents = None if self.separator is None else documents_of(tokens[:, :-1], self.separator)
         with self.recorder.step(self.position.step + 1):
-            loss = self.model.forward_backward(tokens, documents, draws=self._draws())
+            loss = self._rows() if isinstance(self.samples, Samples) else self._rounds(self.samples)
         norm = self.model.clip_grad_norm(self.recipe.clip)
         loss_value, norm_value = self._finite(loss, norm)
         lr = learning_rate(self.recipe, self.position.step)
@@ -161,9 +169,21 @@ class Loop:
             return None
         return experts.imbalance()
 
-    def _batch(self) -> torch.Tensor:
-        """This rank's sequences, [local_sequences, seq_len + 1]."""
-        return torch.from_numpy(self.samples.batch(self._mine())).to(self.device)
+    def _rows(self) -> torch.Tensor:
+        """Gradients of this rank's sequences, [local_sequences, seq_len + 1], and the global loss."""
+        assert isinstance(self.samples, Samples)
+        tokens = torch.from_numpy(self.samples.batch(self._mine())).to(self.device)
+        documents = None if self.separator is None else documents_of(tokens[:, :-1], self.separator)
+        return self.model.forward_backward(tokens, documents, draws=self._draws())
+
+    def _rounds(self, documents: Documents) -> torch.Tensor:
+        """The same of documents of different lengths, in the groups that the first rank assigns them to."""
+        assert self.assigner is not None
+        first, batch = self.position.sample_index, self.plan.job.global_batch
+        now, following = range(first, first + batch), range(first + batch, first + 2 * batch)
+        assignment = self.assigner.assign(documents.lengths(now), documents.lengths(following))
+        sequences = [torch.from_numpy(each) for each in documents.sequences(now)]
+        return self.model.forward_backward_rounds(sequences, assignment)
 
     def _mine(self) -> range:
         """Numbers of this rank's samples."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .counts import Counts
-from .layout import Layout
+from .layout import Layout, node_sizes
 from .levels import levelled
 from .metrics import traffic_of
 from .polish import polished
@@ -24,15 +24,16 @@ from .trace import Ints
 
 LADDER = (1.0, 4.0)
 STEEP = (20.0, 80.0)
-"""Weight of the variation of load beside that of pairs: both are shares of tokens, so they need no units. What a larger one
-gains in load on the tokens that it was fitted to does not hold on others: it is tried only where a limit asks for it."""
+"""Weight of the variation of load beside that of pairs: both are shares of tokens, so they need no units. What a
+larger one gains in load on the tokens that it was fitted to does not hold on others: it is tried only where a limit
+asks for it."""
 
 _STARTS = {64: 12, 128: 6}
-_FEW_STARTS = 2
+_FEW_STARTS = 3
 """Starts by number of experts: a run takes about the square of it, and large layers gain less from another."""
 
 _TRIAL_TOKENS = 4096
-_POLISH_TOKENS = 8192
+_POLISH_TOKENS = 6144
 _POLISH_EXPERTS = 96
 
 
@@ -65,7 +66,7 @@ def _nodes(
     if layout.nodes == 1:
         return np.zeros(layout.experts, np.intp)
     weights = together - np.float32(weight) * variation
-    sizes = _sizes(layout)
+    sizes = node_sizes(layout)
     unit = units_of(layout)
     if unit > 1:
         weights, sizes = summed(weights, unit), sizes // unit
@@ -81,25 +82,28 @@ def _nodes(
     return np.repeat(parts[int(value.argmax())], unit)
 
 
+def nodes_from_starts(counts: Counts, sizes: Ints, weight: float = LADDER[0]) -> Ints:
+    """Part [experts] of each expert in parts of these sizes, by pairs less `weight` times the variation of load."""
+    weights = (counts.together - weight * counts.variation).astype(np.float32)
+    begin = starts(sizes, counts.load, _number_of_starts(counts.experts))
+    parts, value = improved(weights, begin, len(sizes))
+    return np.asarray(parts[int(value.argmax())])
+
+
 def _number_of_starts(experts: int) -> int:
     return next((count for most, count in _STARTS.items() if experts <= most), _FEW_STARTS)
-
-
-def _sizes(layout: Layout) -> Ints:
-    """Experts of each node."""
-    return np.bincount(layout.node_of_rank, np.asarray(layout.slots)).astype(np.intp)
 
 
 def units_of(layout: Layout) -> int:
     """Experts that go to a node together: one, or a whole group where a node holds groups."""
     size = layout.experts // layout.groups
-    return size if layout.groups > 1 and size <= int(_sizes(layout).min()) else 1
+    return size if layout.groups > 1 and size <= int(node_sizes(layout).min()) else 1
 
 
 def blocks_of(layout: Layout) -> Ints | None:
     """Group [experts] of each expert where a group fills several nodes: experts change nodes inside it only."""
     size = layout.experts // layout.groups
-    return np.arange(layout.experts) // size if layout.groups > 1 and size > int(_sizes(layout).min()) else None
+    return np.arange(layout.experts) // size if layout.groups > 1 and size > int(node_sizes(layout).min()) else None
 
 
 def summed(weights: NDArray[np.float32], unit: int) -> NDArray[np.float32]:

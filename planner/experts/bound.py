@@ -4,9 +4,9 @@ Load: the busiest rank holds at least the mean, and of the j r + 1 most chosen e
 
 Traffic: a token whose experts lie on its nodes in counts c_1, c_2, ... has sum c (c - 1) / 2 pairs inside nodes, and
 visits at least as many nodes as the lower convex hull over all such counts says for that number of pairs. The hull is
-convex, so the mean of visits is at least the hull at the mean of pairs (Jensen), and the mean of pairs inside equal parts
-is at most what the largest eigenvalues allow (Donath and Hoffman 1973; on the complement of the constant vector, Falkner,
-Rendl and Wolkowicz 1994), for every diagonal added to the matrix: a few steps of a subgradient choose it.
+convex, so the mean of visits is at least the hull at the mean of pairs (Jensen), and the mean of pairs inside equal
+parts is at most what the largest eigenvalues allow (Donath and Hoffman 1973; on the complement of the constant vector,
+Falkner, Rendl and Wolkowicz 1994), for every diagonal added to the matrix: a few steps of a subgradient choose it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from . import group_bound
 from .counts import Counts
-from .layout import Layout
+from .layout import Layout, node_sizes
 from .metrics import floor_s
 from .prices import Prices
 from .trace import Floats, Ints
@@ -35,16 +36,23 @@ def layer_bound_s(counts: Counts, layout: Layout, prices: Prices, pairs_inside: 
 
 
 def busiest_load(load: Floats, layout: Layout) -> float:
-    """Rows a token that some rank holds at least; with replicas the mean alone."""
-    mean = float(load.sum()) / layout.ranks
+    """Rows a token that some rank holds at least; with replicas the mean alone. A group that fills whole ranks has
+    those to itself."""
     if layout.replicas:
-        return mean
+        return float(load.sum()) / layout.ranks
+    size, least = layout.experts // layout.groups, min(layout.slots)
+    if layout.groups > 1 and size >= least:
+        return max(_busiest(each, size // least, least) for each in np.asarray(load).reshape(layout.groups, size))
+    return _busiest(load, layout.ranks, least)
+
+
+def _busiest(load: Floats, ranks: int, least: int) -> float:
+    """Of so many ranks with at least `least` slots each."""
     ordered = np.sort(load)[::-1]
     rising = np.concatenate([[0.0], np.cumsum(ordered[::-1])])
-    least = min(layout.slots)
-    best = mean
-    for many in range(1, min(least, (len(load) - 1) // layout.ranks + 1) + 1):
-        last = (many - 1) * layout.ranks + 1
+    best = float(load.sum()) / ranks
+    for many in range(1, min(least, (len(load) - 1) // ranks + 1) + 1):
+        last = (many - 1) * ranks + 1
         heavy = ordered[last - many : last].sum()
         best = max(best, float(heavy + rising[least - many]))
     return best
@@ -62,18 +70,21 @@ def _visits_s(counts: Counts, layout: Layout, prices: Prices, pairs_inside: floa
     """What comes into all links, over their number: the busiest takes at least that."""
     share = float(layout.share.max())
     nodes = 0.0
-    if layout.nodes > 1:
-        nodes = least_visits(counts, node_slots(layout), layout.replicas > 0, pairs_inside)
+    if group_bound.applies(layout):
+        nodes, between_s = group_bound.least_between_nodes(counts, layout, prices)
+        if prices.dispatch == "nodes":
+            return between_s
+    elif layout.nodes > 1:
+        nodes = least_visits(counts, node_sizes(layout), layout.replicas > 0, pairs_inside)
     if prices.dispatch == "nodes":
         inner = 1 - 1 / min(layout.ranks_per_node)
-        return max(nodes * (1 - share) * prices.outer_s, _rank_visits(counts, layout) * inner * prices.inner_s) / layout.ranks
+        return (
+            max(nodes * (1 - share) * prices.outer_s, _rank_visits(counts, layout) * inner * prices.inner_s)
+            / layout.ranks
+        )
     ranks = max(nodes, _rank_visits(counts, layout))
     inner = max(0.0, float(layout.share.min()) - 1 / layout.ranks)
     return ranks * max((1 - share) * prices.outer_s, inner * prices.inner_s) / layout.ranks
-
-
-def node_slots(layout: Layout) -> Ints:
-    return np.bincount(layout.node_of_rank, np.asarray(layout.slots)).astype(np.intp)
 
 
 def _rank_visits(counts: Counts, layout: Layout) -> float:
@@ -122,13 +133,15 @@ def _above(left: tuple[int, int], middle: tuple[int, int], right: tuple[int, int
     return (middle[1] - left[1]) * (right[0] - left[0]) >= rise
 
 
-def most_inside(together: NDArray[np.float64], sizes: Ints, target: float | None = None, steps: int | None = None) -> float:
+def most_inside(
+    together: NDArray[np.float64], sizes: Ints, target: float | None = None, steps: int | None = None
+) -> float:
     """Pairs inside parts of the given sizes, a token: an upper bound of the mean over any placement.
 
     `target` is what a placement reaches: the steps are as long as they would be were it the optimum (Polyak).
     """
     size = len(together)
-    steps = steps if steps is not None else 8 if size <= 96 else 2
+    steps = steps if steps is not None else 4 if size <= 96 else 2
     diagonal = -together.sum(1)
     best = float(together.sum()) / 2
     for _ in range(steps):
@@ -142,7 +155,9 @@ def most_inside(together: NDArray[np.float64], sizes: Ints, target: float | None
     return best
 
 
-def _eigenvalue_bound(together: NDArray[np.float64], diagonal: NDArray[np.float64], sizes: Ints) -> tuple[float, NDArray[np.float64]]:
+def _eigenvalue_bound(
+    together: NDArray[np.float64], diagonal: NDArray[np.float64], sizes: Ints
+) -> tuple[float, NDArray[np.float64]]:
     """Pairs inside (an upper bound) with this diagonal added, and twice its slope in the diagonal."""
     size, parts = len(together), len(sizes)
     matrix = together + np.diag(diagonal)

@@ -10,9 +10,6 @@ from numpy.typing import NDArray
 
 from .trace import Floats, Ints
 
-_PAIR_TOKENS = 65_536
-"""Tokens, evenly taken, whose pairs are counted: they are then known to 1 % where a pair is as frequent as by chance."""
-
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -34,8 +31,8 @@ class Counts:
 
     @property
     def variation(self) -> NDArray[np.float64]:
-        """[experts, experts]: mean over windows of the product of two loads. The sum of it inside parts is the mean square
-        of the parts' loads."""
+        """[experts, experts]: mean over windows of the product of two loads. The sum of it inside parts is the mean
+        square of the parts' loads."""
         return np.asarray(self.windows.T @ self.windows / len(self.windows))
 
 
@@ -55,15 +52,14 @@ def windowed(choices: Ints, experts: int, window: int) -> NDArray[np.float64]:
     total = np.zeros(count * experts)
     for row in choices:
         total += np.bincount(place + row[: count * each], minlength=count * experts)
-    return total.reshape(count, experts) / each
+    return np.asarray(total.reshape(count, experts) / each)
 
 
 def pairs(choices: Ints, experts: int) -> NDArray[np.float64]:
     """[experts, experts]: tokens that chose both, over all tokens."""
-    step = -(-choices.shape[1] // _PAIR_TOKENS)
-    rows = [row.astype(np.intp) for row in choices[:, ::step]]
+    rows = [row.astype(np.intp) for row in choices]
     total = np.zeros(experts * experts)
     for left, right in combinations(rows, 2):
         total += np.bincount(left * experts + right, minlength=experts * experts)
     square = total.reshape(experts, experts)
-    return (square + square.T) / len(rows[0])
+    return np.asarray((square + square.T) / len(rows[0]))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
 from ...errors import InputError, Problem
 from .trace import Ints
+
+Split = Literal["nearest", "even"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,7 @@ class Layout:
     slots: tuple[int, ...]  # of each rank
     replicas: int = 0
     groups: int = 1  # group-limited routing: of experts of ascending ids, equally many each
+    split: Split = "nearest"  # which replica a token takes: one on a node that it visits anyway, or each in turn
 
     @property
     def ranks(self) -> int:
@@ -48,15 +53,21 @@ class Layout:
         return self.rank_of_slot[: self.experts]
 
 
+def node_sizes(layout: Layout) -> Ints:
+    """Experts of each node."""
+    return np.bincount(layout.node_of_rank, np.asarray(layout.slots)).astype(np.intp)
+
+
 def layout(
     num_experts: int,
     ranks_per_node: Sequence[int],
     replicas: int = 0,
     slots: Sequence[int] | None = None,
     n_group: int = 1,
+    split: Split = "nearest",
 ) -> Layout:
     """A checked layout; `slots` are equal unless given. Raises InputError with every problem."""
-    problems = _problems(num_experts, ranks_per_node, replicas, n_group)
+    problems = _problems(num_experts, ranks_per_node, replicas, n_group, split)
     if problems:
         raise InputError("placement", problems)
     ranks = sum(ranks_per_node)
@@ -67,14 +78,16 @@ def layout(
             fix = f"replicas={more + ranks * max(0, round((replicas - more) / ranks))}"
             raise InputError.single("placement", "replicas", replicas, rule, fix)
         slots = [(num_experts + replicas) // ranks] * ranks
-    made = Layout(num_experts, tuple(ranks_per_node), tuple(slots), replicas, n_group)
+    made = Layout(num_experts, tuple(ranks_per_node), tuple(slots), replicas, n_group, split)
     problems = [*_slot_problems(made), *_group_problems(made)]
     if problems:
         raise InputError("placement", problems)
     return made
 
 
-def _problems(num_experts: int, ranks_per_node: Sequence[int], replicas: int, n_group: int) -> list[Problem]:
+def _problems(
+    num_experts: int, ranks_per_node: Sequence[int], replicas: int, n_group: int, split: str
+) -> list[Problem]:
     problems = []
     if num_experts < 1:
         problems.append(Problem("num_experts", num_experts, "must be at least 1"))
@@ -82,6 +95,8 @@ def _problems(num_experts: int, ranks_per_node: Sequence[int], replicas: int, n_
         problems.append(Problem("ranks_per_node", list(ranks_per_node), "needs a number of ranks, at least 1, a node"))
     if replicas < 0:
         problems.append(Problem("replicas", replicas, "must not be negative", "0"))
+    if split not in ("nearest", "even"):
+        problems.append(Problem("split", split, "must be nearest or even", "nearest"))
     if n_group < 1 or num_experts % max(1, n_group):
         rule = f"must divide the experts ({num_experts})"
         near = max((each for each in range(1, n_group + 1) if num_experts % each == 0), default=1)
@@ -125,7 +140,7 @@ def _group_problems(made: Layout) -> list[Problem]:
 def _nest(left: Ints, right: Ints) -> bool:
     """Whether one list of borders is part of the other between any two borders that they share."""
     shared = np.intersect1d(left, right)
-    for low, high in zip(shared[:-1], shared[1:], strict=True):
+    for low, high in pairwise(shared):
         inner = [np.count_nonzero((each > low) & (each < high)) for each in (left, right)]
         if all(inner):
             return False

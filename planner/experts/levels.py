@@ -1,4 +1,4 @@
-"""Levels: exchanges inside nodes that lower the load of the busiest rank and leave every node's experts as they are."""
+"""Levels: exchanges that lower the load of the busiest rank: inside nodes, or where they cost least traffic."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from .trace import Floats, Ints
 _EXCHANGES = 64
 
 
-def levelled(load: Floats, windows: Floats, ranks: Ints, parents: Ints) -> Ints:
+def levelled(load: Floats, windows: Floats, ranks: Ints, parents: Ints, cost: Floats | None = None) -> Ints:
     """Ranks [experts] after exchanges of experts of equal `parents` [experts], each of which lowers the largest load of
-    a rank, half of it over all tokens and half in windows (their mean)."""
+    a rank, half of it over all tokens and half in windows (their mean). Of those the best is made, or with `cost`
+    [experts, experts] the one that lowers it most less its cost."""
     ranks = ranks.copy()
     count = int(ranks.max()) + 1
     rows = np.concatenate([load[None], windows])
@@ -20,7 +21,7 @@ def levelled(load: Floats, windows: Floats, ranks: Ints, parents: Ints) -> Ints:
     weight[0] = 0.5
     held = rows @ np.eye(count)[ranks]
     for _ in range(_EXCHANGES):
-        found = _best(rows, weight, held, ranks, parents)
+        found = _best(rows, weight, held, ranks, parents, cost)
         if found is None:
             break
         first, second = found
@@ -31,11 +32,13 @@ def levelled(load: Floats, windows: Floats, ranks: Ints, parents: Ints) -> Ints:
     return ranks
 
 
-def _best(rows: Floats, weight: Floats, held: Floats, ranks: Ints, parents: Ints) -> tuple[int, int] | None:
+def _best(
+    rows: Floats, weight: Floats, held: Floats, ranks: Ints, parents: Ints, cost: Floats | None
+) -> tuple[int, int] | None:
     """The exchange of an expert of the busiest rank that lowers the mean of the largest loads most."""
     busiest = int(held[0].argmax())
     inside = np.flatnonzero(ranks == busiest)
-    outside = np.flatnonzero((parents == parents[inside[0]]) & (ranks != busiest))
+    outside = np.flatnonzero(np.isin(parents, parents[inside]) & (ranks != busiest))
     if not len(outside):
         return None
     order = np.argsort(held, axis=1)[:, -3:]
@@ -45,9 +48,12 @@ def _best(rows: Floats, weight: Floats, held: Floats, ranks: Ints, parents: Ints
     others = _largest_other(held, order, busiest, ranks[outside])
     largest = np.maximum(np.maximum(here, there), others[:, None, :])
     value = np.tensordot(weight, largest, 1)
-    at = np.unravel_index(int(value.argmin()), value.shape)
-    if value[at] >= weight @ held.max(1) * (1 - 1e-6):
+    lower = value < weight @ held.max(1) * (1 - 1e-6)
+    lower &= parents[inside][:, None] == parents[outside][None, :]
+    if not lower.any():
         return None
+    value = np.where(lower, value if cost is None else value + cost[np.ix_(inside, outside)], np.inf)
+    at = np.unravel_index(int(value.argmin()), value.shape)
     return int(inside[at[0]]), int(outside[at[1]])
 
 

@@ -15,8 +15,8 @@ from .trace import Ints, Routed, shortened
 
 
 def read_loads(path: Path, routed: Routed | None = None) -> Ints:
-    """[layers, experts], summed over steps, of a file or a folder with loads-*.jsonl. Raises InputError with every problem
-    and its line."""
+    """[layers, experts], summed over steps, of a file or a folder with loads-*.jsonl. Raises InputError with every
+    problem and its line."""
     files = sorted(path.glob("loads-*.jsonl")) if path.is_dir() else [path]
     problems: list[Problem] = [] if files else [Problem("loads", None, "the folder has no loads-*.jsonl")]
     total: dict[int, list[int]] = {}
@@ -45,13 +45,19 @@ def _add(file: Path, total: dict[int, list[int]], problems: list[Problem]) -> No
             continue
         found = _csv_row(number - 1, line) if is_csv else _json_row(line)
         if found is None:
-            rule = "must be whole numbers with commas" if is_csv else "must be an object with layer and counts, whole numbers"
+            rule = (
+                "must be whole numbers with commas"
+                if is_csv
+                else "must be an object with layer and counts, whole numbers"
+            )
             problems.append(Problem(f"{file.name}:{number}", line[:60], rule))
             continue
         layer, counts = found
         known = total.setdefault(layer, [0] * len(counts))
         if len(known) != len(counts):
-            problems.append(Problem(f"{file.name}:{number}", len(counts), f"layer {layer} has {len(known)} experts before"))
+            problems.append(
+                Problem(f"{file.name}:{number}", len(counts), f"layer {layer} has {len(known)} experts before")
+            )
         total[layer] = [a + b for a, b in zip(known, counts, strict=False)]
 
 

@@ -40,10 +40,12 @@ def joined(layers: list[dict[str, float]]) -> Metrics:
 def layer_metrics(targets: Ints, layout: Layout, prices: Prices, window: int) -> dict[str, float]:
     """Of one layer, from the ranks [top_k, tokens] that its tokens' choices go to."""
     tokens = targets.shape[1]
-    nodes = layout.node_of_rank[targets].astype(np.uint8 if layout.nodes <= 256 else np.uint16)
+    nodes = layout.node_of_rank.astype(np.uint16)[targets]
     whole = traffic_of(targets, nodes, layout)
-    batch = prices.tokens_per_rank * layout.ranks
-    parts = [traffic_of(targets[:, at], nodes[:, at], layout) for at in _slices(tokens, batch)] if tokens > batch else [whole]
+    batches = round(tokens / (prices.tokens_per_rank * layout.ranks))
+    cuts = [slice(at[0], at[-1] + 1) for at in np.array_split(np.arange(tokens), batches)] if batches > 1 else []
+    parts = [traffic_of(targets[:, cut], nodes[:, cut], layout) for cut in cuts] or [whole]
+    sizes = [cut.stop - cut.start for cut in cuts] or [tokens]
     by_window = window_loads(targets, layout.ranks, window)
     homes = layout.share
     return {
@@ -53,13 +55,8 @@ def layer_metrics(targets: Ints, layout: Layout, prices: Prices, window: int) ->
         "distinct_nodes": float(whole.nodes.sum()),
         "remote_ranks": float(whole.ranks.sum() * (1 - 1 / layout.ranks)),
         "remote_nodes": float(whole.nodes @ (1 - homes)),
-        "time_s": float(np.mean([layer_time_s(part, layout, prices) for part in parts])),
+        "time_s": float(np.average([layer_time_s(part, layout, prices) for part in parts], weights=sizes)),
     }
-
-
-def _slices(tokens: int, batch: int) -> list[slice]:
-    """Whole microbatches of the group, in order."""
-    return [slice(start, start + batch) for start in range(0, tokens - batch + 1, batch)]
 
 
 def traffic_of(targets: Ints, nodes: Ints, layout: Layout) -> Traffic:
@@ -72,7 +69,7 @@ def traffic_of(targets: Ints, nodes: Ints, layout: Layout) -> Traffic:
 def visits(parts: Ints, count: int) -> NDArray[np.float64]:
     """[count]: the share of tokens with at least one of their `parts` [top_k, tokens] in each part."""
     seen = [_visits_of_eight(parts, first) for first in range(0, count, 8)]
-    return np.concatenate(seen)[:count] / parts.shape[1]
+    return np.asarray(np.concatenate(seen)[:count] / parts.shape[1])
 
 
 def _visits_of_eight(parts: Ints, first: int) -> NDArray[np.float64]:

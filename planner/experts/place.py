@@ -13,7 +13,8 @@ from ...errors import InputError, Problem
 from .assign import STEEP, assignments
 from .bound import layer_bound_s
 from .counts import Counts, counted
-from .layout import Layout, layout
+from .exact import best_placement, is_small
+from .layout import Layout, Split, layout
 from .metrics import Metrics, joined, layer_metrics
 from .placement import Placement
 from .prices import Prices
@@ -23,7 +24,7 @@ from .trace import Ints, Trace, as_trace
 _TOKENS = 131_072
 """A longer trace is read in so many tokens, in windows taken evenly from it: loads are then known to 1 %."""
 
-_TRIAL_TOKENS = 16_384
+_TRIAL_TOKENS = 8192
 """Tokens by which candidates are told apart; the one chosen is measured on all."""
 
 
@@ -35,6 +36,7 @@ def place(
     replicas: int = 0,
     slots: Sequence[int] | None = None,
     n_group: int = 1,
+    split: Split = "nearest",
     prices: Prices | None = None,
     window: int = 4096,
     max_imbalance: float | None = None,
@@ -42,17 +44,18 @@ def place(
     """Experts of every layer on ranks, the busiest rank and the links in view.
 
     `trace` is a Trace or an integer array [tokens, layers, top_k] in order of time. `slots` are experts that each rank
-    holds (equal unless given), `replicas` copies beside the first of each expert, `n_group` the groups of group-limited
-    routing (only whole groups and experts inside a group are then permuted). `window` tokens are one microbatch of the
-    group for balance; a layer's imbalance is kept at or under `max_imbalance`, if not given under that of contiguous
-    placement (over all tokens and in windows), wherever a placement that does is found.
+    holds (equal unless given), `replicas` copies beside the first of each expert (`split` says which of them a token
+    takes), `n_group` the groups of group-limited routing (only whole groups and experts inside a group are then
+    permuted). `window` tokens are one microbatch of the group for balance; every layer's imbalance is kept at or
+    under `max_imbalance`, if not given the mean over layers under that of contiguous placement (over all tokens and in
+    windows both), wherever a placement that does is found.
 
     Deterministic. Raises InputError with every problem of the arguments or of the trace.
     """
     begin = time.perf_counter()
     given = as_trace(trace, num_experts)
     _check(window, max_imbalance)
-    made, prices = layout(num_experts, ranks_per_node, replicas, slots, n_group), prices or Prices()
+    made, prices = layout(num_experts, ranks_per_node, replicas, slots, n_group, split), prices or Prices()
     choices = transposed(given, window)
     counts = [counted(each, made.experts, window) for each in choices]
     ranks = [_layer(each, made, prices, window, max_imbalance) for each in counts]
@@ -118,6 +121,8 @@ def _evened(counts: list[Counts], ranks: list[Ints], made: Layout, prices: Price
 def _priced(counts: Counts, ranks: Any, made: Layout, prices: Prices, window: int) -> tuple[dict[str, float], float]:
     """Metrics and bound of one layer."""
     metrics = layer_metrics(targets_of(ranks, counts.choices, made), made, prices, window)
+    if is_small(made):
+        return metrics, best_placement(counts, made, prices, ranks)[1]
     inside = None if made.replicas else inside_nodes(counts, ranks, made)
     return metrics, layer_bound_s(counts, made, prices, inside)
 
@@ -131,9 +136,11 @@ def inside_nodes(counts: Counts, ranks: Ints, made: Layout) -> float:
 def chosen(counts: Counts, made: Layout, prices: Prices, window: int, limits: list[float]) -> Ints:
     """The candidate of least predicted time among those in the limits (of `imbalances`); the nearest where none is."""
     even = made.contiguous
+    tried = [even, *assignments(counts, made, prices)]
+    if is_small(made):
+        tried.append(best_placement(counts, made, prices, even)[0])
     over, _, best = min(
-        (_judged(counts, ranks, made, prices, window, limits) for ranks in (even, *assignments(counts, made, prices))),
-        key=lambda each: each[:2],
+        (_judged(counts, ranks, made, prices, window, limits) for ranks in tried), key=lambda each: each[:2]
     )
     if over > 0:
         known = made.node_of_rank[best]

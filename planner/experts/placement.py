@@ -36,8 +36,9 @@ class Placement:
     def permutation(self) -> Ints:
         """[layers, slots]: the expert in each slot, ranks one after another; equal ranks hold their experts in order.
 
-        Row i of a layer's router and stacked expert weights becomes the old row permutation[layer, i]: a checkpoint that
-        is converted so computes the same function with contiguous placement. With replicas an expert stands several times.
+        Row i of a layer's router and stacked expert weights becomes the old row permutation[layer, i]: a checkpoint
+        that is converted so computes the same function with contiguous placement. With replicas an expert stands
+        several times.
         """
         return np.array([_slots(ranks, self.layout) for ranks in self.rank_of])
 

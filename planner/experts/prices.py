@@ -1,8 +1,9 @@
 """Prices: what a layer's experts and their dispatch take, for a given placement.
 
-Every rank is the home of as many tokens as any other, whatever experts they choose; each token's result returns to it. A
-microbatch is `tokens_per_rank` tokens of each rank. The predicted time is that of the busiest rank's experts, forward and
-backward, and of four transfers at the pace of the busiest link: dispatch and combine, each there and in the backward.
+Every rank is the home of as many tokens as any other, whatever experts they choose; each token's result returns to it.
+A microbatch is `tokens_per_rank` tokens of each rank. The predicted time is that of the busiest rank's experts,
+forward and backward, and of four transfers at the pace of the busiest link: dispatch and combine, each there and in
+the backward.
 """
 
 from __future__ import annotations

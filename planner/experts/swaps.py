@@ -19,10 +19,11 @@ _NEAR = 0.3  # of the best gain: what an exchange made beside it must reach
 
 
 def improved(weights: Weights, parts: Ints, count: int, parents: Ints | None = None) -> tuple[Ints, Weights]:
-    """Parts [starts, experts] after exchanges, and the weight inside them [starts] (each pair twice, the diagonal once).
+    """Parts [starts, experts] after exchanges, and the weight inside them [starts] (each pair twice, the diagonal
+    once).
 
-    `weights` [experts, experts], or one such matrix a start, is symmetric. Only experts of equal `parents` [experts] are
-    exchanged.
+    `weights` [experts, experts], or one such matrix a start, is symmetric. Only experts of equal `parents` [experts]
+    are exchanged.
     """
     parts, tried, single = parts.copy(), parts.copy(), parts.copy()
     best = np.full(len(parts), -np.inf, np.float32)

@@ -63,11 +63,12 @@ class Trace:
 
     def take(self, chosen: Any) -> Trace:
         """The tokens that a mask, slice or list of indices names."""
-        beside = [None if each is None else each[chosen] for each in (self.prompt, self.step, self.rank)]
-        return Trace(self.experts[chosen], self.num_experts, *beside, self.layers)
+        prompt, step, rank = (None if each is None else each[chosen] for each in (self.prompt, self.step, self.rank))
+        return Trace(self.experts[chosen], self.num_experts, prompt, step, rank, self.layers)
 
     def split(self, seed: int = 0) -> tuple[Trace, Trace]:
-        """Two halves of the prompts at random (of the tokens, in time, where prompts are unknown): to fit and to judge."""
+        """Two halves of the prompts at random (of the tokens, in time, where prompts are unknown): to fit and to
+        judge."""
         if self.prompt is None:
             return self.take(slice(self.tokens // 2)), self.take(slice(self.tokens // 2, None))
         names = np.unique(self.prompt)

@@ -1,8 +1,8 @@
 """Trace files: the JSONL of Megatron-LM's --moe-routing-trace-path, which our runtime writes too, and .npz.
 
 A line is one layer of one microbatch on one rank: {"step", "stage", "block", "layer", "rank", "num_tokens", "topk",
-"top_indices"}; a folder has one file a rank. Tokens stand in the order of step, rank and line; the ranks of other pipeline
-stages, which have other layers, are taken to have the same tokens in the same order.
+"top_indices"}; a folder has one file a rank. Tokens stand in the order of step, rank and line; the ranks of other
+pipeline stages, which have other layers, are taken to have the same tokens in the same order.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def read_trace(path: Path, routed: Routed | None = None) -> Trace:
 
 
 def _files(path: Path) -> list[Path]:
-    files = sorted(each for each in path.glob("*.jsonl") if not each.name.startswith("loads-")) if path.is_dir() else [path]
+    files = (
+        sorted(each for each in path.glob("*.jsonl") if not each.name.startswith("loads-")) if path.is_dir() else [path]
+    )
     if not files:
         raise InputError.single(str(path), "trace", None, "the folder has no .jsonl files", "routing/ of a run folder")
     return files
@@ -112,7 +114,7 @@ def _matrix(value: object, shape: tuple[int, int]) -> Ints | None:
         return None
     if any(type(each) is not int for row in value for each in row):
         return None
-    return np.clip(np.array(value, dtype=object), -1, 2**31 - 1).astype(np.int64)
+    return np.asarray(np.clip(np.array(value, dtype=object), -1, 2**31 - 1).astype(np.int64))
 
 
 def _together(rows: list[_Row], routed: Routed | None, place: str) -> list[Problem]:
@@ -131,7 +133,9 @@ def _together(rows: list[_Row], routed: Routed | None, place: str) -> list[Probl
         problems.append(Problem("layer", sorted(tokens), rule, "the routing of all ranks of a run, of this model"))
     usual = max(set(tokens.values()), key=list(tokens.values()).count)
     return problems + [
-        Problem(f"layer {layer}", count, f"has other tokens than the {usual} of most layers", "whole steps of all ranks")
+        Problem(
+            f"layer {layer}", count, f"has other tokens than the {usual} of most layers", "whole steps of all ranks"
+        )
         for layer, count in sorted(tokens.items())
         if count != usual
     ]

@@ -18,11 +18,16 @@ def _precision(setting: Setting, configuration: Configuration) -> Problem | None
 def _lengths(setting: Setting, configuration: Configuration) -> Problem | None:
     if setting.job.lengths is None:
         return None
-    rule = "the built-in runtime trains sequences of one length, with context parallelism of one degree"
-    return Problem("--lengths", str(setting.job.lengths), rule, "without --lengths, and --pin cp=N")
+    if setting.has_experts:
+        rule = "the built-in runtime trains sequences of one length where there are experts"
+        return Problem("--lengths", str(setting.job.lengths), rule, "without --lengths")
+    if configuration.swap_layers:
+        rule = "the built-in runtime swaps no layers where sequences differ in length"
+        return Problem("--pin swap_layers", configuration.swap_layers, rule, "swap_layers=0")
+    return None
 
 
 RUNTIME_RULES: tuple[Rule, ...] = (
     Rule("precision", "no loss scaling, no fp8", _precision),
-    Rule("lengths", "the runtime forms no groups anew in every round", _lengths),
+    Rule("lengths", "groups that change from round to round are those of dense layers on the device", _lengths),
 )

@@ -67,6 +67,9 @@ def _check(request: Request) -> None:
     if request.objective == "energy":
         rule = "energy is not known of groups that change"
         found.append(Problem("--objective", "energy", rule, "--objective time"))
+    if request.risk is not None:
+        rule = "the interval of a step whose lengths are drawn is not judged by risk"
+        found.append(Problem("--risk", request.risk, rule, "without --risk"))
     if pins.pp not in (None, 1):
         found.append(Problem("--pin pp", pins.pp, "sequences of different lengths go through no pipeline here", "pp=1"))
     if pins.microbatch is not None:

@@ -45,13 +45,16 @@ def step_s(rounds: Rounds) -> float:
     return sum(max(pack.seconds for pack in packs) for packs in rounds)
 
 
-def greedy(instance: Instance, rounds: int, target_s: float, *, loose: bool = False) -> Rounds | None:
+def greedy(
+    instance: Instance, rounds: int, target_s: float, *, loose: bool = False, waste: float | None = None
+) -> Rounds | None:
     """The groups of `rounds` rounds or more; None where so many do not hold the sequences this way. `loose`: as many
-    wide groups as keep the target, rather than as few as their work fills."""
+    wide groups as keep the target, rather than as few as their work fills. `waste`: a sequence goes to the widest group
+    that keeps the target and takes no more than this share above the fewest lane-seconds; None: where it ends first."""
     line = line_of(instance)
     places = _degrees(instance, line, target_s)
     bins = _open(instance, rounds, target_s, line, places, loose)
-    if bins is None or not _fill(instance, line, bins, places):
+    if bins is None or not _fill(instance, line, bins, places, target_s - line[0], waste):
         return None
     return deal(instance.lanes, timed(instance, [(instance.degrees[each.place], each.sequences) for each in bins]))
 
@@ -103,21 +106,28 @@ def _bins(work_s: Floats, tokens: Integers, most_s: float, capacity: int) -> int
     return len(loads)
 
 
-def _fill(instance: Instance, line: Line, bins: list[Bin], places: list[int]) -> bool:
+def _fill(
+    instance: Instance, line: Line, bins: list[Bin], places: list[int], room_s: float, waste: float | None
+) -> bool:
     """Put every sequence where it is done soonest; False where none of the groups has room for one."""
     cost_s: list[list[float]] = (line[1] * instance.tokens + instance.core_s).tolist()
     tokens: list[list[int]] = instance.tokens.tolist()
+    degrees = instance.degrees
     queues = {place: _Queue(place, int(instance.capacity[place])) for place in {each.place for each in bins}}
     for number, each in enumerate(bins):
         queues[each.place].loads.append((0.0, number))  # equal keys ascend: heaps already
     for i in sorted(range(instance.count), key=lambda i: (-places[i], -cost_s[i][places[i]], i)):
-        best_s, best = math.inf, None
-        for place, queue in queues.items():
-            load_s = queue.least_s(bins, tokens[i][place])
-            if load_s + cost_s[i][place] < best_s:
-                best_s, best = load_s + cost_s[i][place], queue
-        if best is None:
+        ends = [(queue.least_s(bins, tokens[i][place]) + cost_s[i][place], queue) for place, queue in queues.items()]
+        best_s, best = min(ends, key=lambda end: end[0])
+        if math.isinf(best_s):
             return False
+        if waste is not None:
+            work = {
+                queue.place: degrees[queue.place] * cost_s[i][queue.place] for end_s, queue in ends if end_s <= room_s
+            }
+            least = min(work.values(), default=0.0) * (1 + waste)
+            widest = max((place for place, each in work.items() if each <= least), default=best.place)
+            best = queues[widest]
         best.add(bins, i, cost_s[i][best.place], tokens[i][best.place])
     return True
 

@@ -71,7 +71,7 @@ def _groups(instance: Instance, assignment: Assignment) -> _Groups:
             tokens.append(int(instance.tokens[chosen, degree].sum()))
             core_s.append(float(instance.core_s[chosen, degree].sum()))
     held, attention = np.array(tokens, dtype=np.int64), np.array(core_s)
-    seconds = instance.seconds(held, attention)
+    seconds = _seconds(instance, held, attention)
     rounds = len(assignment.rounds)
     return _Groups(np.array(place), np.array(number), held, attention, seconds, owner, rounds)
 
@@ -81,7 +81,7 @@ def _change(instance: Instance, groups: _Groups, number: int) -> bool:
     inside = np.flatnonzero(groups.number == number)
     slowest = int(inside[np.argmax(groups.seconds[inside])])
     found = [_best(instance, groups, int(i), slowest) for i in np.flatnonzero(groups.owner == slowest)]
-    gain, i, other, group = max(found)
+    gain, i, other, group = max(found, default=(0.0, -1, -1, -1))  # of a round that has become empty: nothing
     if gain <= SMALLEST * float(groups.round_s().sum()):
         return False
     _move(instance, groups, i, group)
@@ -96,9 +96,9 @@ def _best(instance: Instance, groups: _Groups, i: int, slowest: int) -> tuple[fl
     left = groups.tokens[slowest] - instance.tokens[i, place], groups.core_s[slowest] - instance.core_s[i, place]
     # to another group
     tokens = groups.tokens + instance.tokens[i, groups.place]
-    seconds = instance.seconds(tokens, groups.core_s + instance.core_s[i, groups.place])
+    seconds = _seconds(instance, tokens, groups.core_s + instance.core_s[i, groups.place])
     allowed = tokens <= instance.capacity[groups.place]
-    saved = _saved(groups, slowest, instance.seconds(np.array(left[0]), np.array(left[1])), seconds)
+    saved = _saved(groups, slowest, _seconds(instance, np.array(left[0]), np.array(left[1])), seconds)
     saved = np.where(allowed & (np.arange(len(saved)) != slowest), saved, -np.inf)
     to = int(np.argmax(saved))
     # for another sequence
@@ -107,9 +107,9 @@ def _best(instance: Instance, groups: _Groups, i: int, slowest: int) -> tuple[fl
     every = np.arange(instance.count)
     back = left[0] + instance.tokens[:, place]
     there = groups.tokens[owner] - instance.tokens[every, theirs] + instance.tokens[i, theirs]
-    here_s = instance.seconds(back, left[1] + instance.core_s[:, place])
+    here_s = _seconds(instance, back, left[1] + instance.core_s[:, place])
     core = groups.core_s[owner] - instance.core_s[every, theirs] + instance.core_s[i, theirs]
-    swapped = _saved_at(groups, slowest, here_s, owner, instance.seconds(there, core))
+    swapped = _saved_at(groups, slowest, here_s, owner, _seconds(instance, there, core))
     allowed = (back <= instance.capacity[place]) & (there <= instance.capacity[theirs]) & (owner != slowest)
     swapped = np.where(allowed, swapped, -np.inf)
     other = int(np.argmax(swapped))
@@ -135,10 +135,16 @@ def _saved_at(groups: _Groups, slowest: int, here_s: Floats, at: Integers, secon
     return found
 
 
+def _seconds(instance: Instance, tokens: Integers, core_s: Floats) -> Floats:
+    """Of groups; those that have become empty take no time."""
+    found: Floats = np.where(tokens > 0, instance.seconds(tokens, core_s), 0.0)
+    return found
+
+
 def _move(instance: Instance, groups: _Groups, i: int, group: int) -> None:
     for at, sign in ((int(groups.owner[i]), -1), (group, 1)):
         place = int(groups.place[at])
         groups.tokens[at] += sign * instance.tokens[i, place]
         groups.core_s[at] += sign * instance.core_s[i, place]
-        groups.seconds[at] = instance.seconds(groups.tokens[at : at + 1], groups.core_s[at : at + 1])[0]
+        groups.seconds[at] = _seconds(instance, groups.tokens[at : at + 1], groups.core_s[at : at + 1])[0]
     groups.owner[i] = group

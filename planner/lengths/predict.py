@@ -43,14 +43,20 @@ class Outcome:
 def predict(setting: Setting, configuration: Configuration, mix: Mix, steps: int = STEPS) -> Outcome:
     """Price a configuration of a job with lengths, with groups of the mix's degrees. Raises InputError where these do
     not divide its ranks, or hold no sequence of seq_len tokens."""
-    _check(setting, configuration, mix)
+    return outcome(setting, Judge(setting, prices_with(setting, configuration, mix), configuration), steps)
+
+
+def prices_with(setting: Setting, configuration: Configuration, mix: Mix) -> Prices:
+    """Prices of a plan's groups. Raises InputError as `predict` does."""
+    if found := mix_problems(setting, configuration, mix):
+        raise InputError("plan", found)
     table = table_of(setting, configuration, mix.degrees)
     capacity = np.array(mix.capacity_tokens, dtype=np.int64)
-    prices = Prices(configuration=configuration, table=table, degrees=mix.degrees, capacity=capacity)
-    return outcome(setting, Judge(setting, prices, configuration), steps)
+    return Prices(configuration=configuration, table=table, degrees=mix.degrees, capacity=capacity)
 
 
-def _check(setting: Setting, configuration: Configuration, mix: Mix) -> None:
+def mix_problems(setting: Setting, configuration: Configuration, mix: Mix) -> list[Problem]:
+    """What keeps groups of a mix from being formed, or from holding the job's longest sequence."""
     mesh, seq_len, fix = configuration.mesh, setting.job.seq_len, "meshwright plan ... --lengths"
     lanes, multiple, found = mesh.dp * mesh.cp, multiple_of(configuration), []
     if mesh.pp > 1:
@@ -62,8 +68,7 @@ def _check(setting: Setting, configuration: Configuration, mix: Mix) -> None:
         most = max(degree * tokens for degree, tokens in room)
         rule = f"is longer than a group of the plan's mix holds ({most} tokens)"
         found.append(Problem("job.seq_len", seq_len, rule, fix))
-    if found:
-        raise InputError("plan", found)
+    return found
 
 
 def outcome(setting: Setting, judge: Judge, steps: int, *, quick: bool = False) -> Outcome:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 
-from .assignment import Assignment, assemble
+from .assignment import Assignment, assemble, timed
 from .bound import least_rounds, lower_bound_s
 from .exact import is_small, solve_exactly
-from .greedy import Rounds, greedy, step_s
+from .greedy import Rounds, deal, greedy, step_s
 from .improve import improve
 from .instance import Instance, check_instance
 
+Manner = tuple[bool, float | None]
+Tried = tuple[float, Manner]
+"""A target in shares of the bound, and the manner."""
+
 GAP = 0.01
 """Close enough to stop looking."""
-TARGETS = (1.1, 1.02, 1.25, 1.6)
+TARGETS = (1.04, 1.4, 1.1, 1.2, 1.7)
 """Times of a round that are tried, in shares of the bound's."""
-FAR = 0.03
+MANNERS: tuple[Manner, ...] = ((False, None), (True, None), (True, 0.3))
+"""`loose` and `waste` of `greedy`."""
+FAR = 0.05
+MORE_ROUNDS = 4
 STEPS = (0.04, 0.02)
 """How far from the best of them others are tried."""
 
@@ -64,9 +70,9 @@ def _good(instance: Instance, bound_s: float, gap: float, quick: bool = False) -
     best = _Best(instance, bound_s, gap, quick)
     for degree in instance.degrees:
         best.try_one(degree)
-    rounds = least_rounds(instance)
+    least = rounds = least_rounds(instance)
     worse = 0
-    while worse < 2 and not best.is_close:
+    while worse < 2 and rounds <= 2 * least + MORE_ROUNDS and not best.is_close:
         before = best.seconds
         held = best.try_rounds(rounds)
         worse += held and best.seconds >= before
@@ -80,8 +86,11 @@ class _Best:
 
     def __init__(self, instance: Instance, bound_s: float, gap: float, quick: bool):
         self.instance, self.bound_s, self.gap, self.quick = instance, bound_s, gap, quick
-        self.rounds: Rounds = []
-        self.seconds = math.inf
+        fastest = instance.alone_s().argmin(axis=1).tolist()  # each in a group of its own
+        self.rounds = deal(
+            instance.lanes, timed(instance, [(instance.degrees[at], [i]) for i, at in enumerate(fastest)])
+        )
+        self.seconds = step_s(self.rounds)
 
     @property
     def is_close(self) -> bool:
@@ -98,27 +107,27 @@ class _Best:
         self._keep(tried)
 
     def try_rounds(self, rounds: int) -> bool:
-        """Several targets, then finer ones around the best; False where the first does not hold the sequences. Where
-        that is far from the best of other numbers of rounds, the others are not tried."""
-        found: dict[float, float] = {}
-        for target in TARGETS:
-            self._try(rounds, target, found)
-            if not found or min(found.values()) * (1 - FAR) > self.seconds:
+        """Several targets, then finer ones around the best; False where none of the first two holds the sequences.
+        Where these are far from the best of other numbers of rounds, the others are not tried."""
+        found: dict[Tried, float] = {}
+        for number, target in enumerate(TARGETS):
+            for manner in MANNERS:
+                self._try(rounds, (target, manner), found)
+            if number == 1 and (not found or min(found.values()) * (1 - FAR) > self.seconds):
                 return bool(found)
-        for step in () if self.quick else STEPS:
-            middle = min(found, key=lambda target: found[target])
-            self._try(rounds, middle * (1 - step), found)
-            self._try(rounds, middle * (1 + step), found)
-        return True
+        for step in () if self.quick or not found else STEPS:
+            middle, manner = min(found, key=lambda tried: found[tried])
+            self._try(rounds, (middle * (1 - step), manner), found)
+            self._try(rounds, (middle * (1 + step), manner), found)
+        return bool(found)
 
-    def _try(self, rounds: int, target: float, found: dict[float, float]) -> None:
-        """`target` in shares of the bound."""
-        for loose in (False, True):
-            if self.is_close:
-                return
-            tried = greedy(self.instance, rounds, target * self.bound_s / rounds, loose=loose)
-            if tried is not None:
-                found[target] = min(found.get(target, math.inf), self._keep(tried))
+    def _try(self, rounds: int, wanted: Tried, found: dict[Tried, float]) -> None:
+        target, (loose, waste) = wanted
+        if self.is_close or wanted in found:
+            return
+        tried = greedy(self.instance, rounds, target * self.bound_s / rounds, loose=loose, waste=waste)
+        if tried is not None:
+            found[wanted] = self._keep(tried)
 
     def _keep(self, tried: Rounds) -> float:
         """Remember the best; the seconds of this one."""

@@ -84,15 +84,16 @@ def sizes(request: Request) -> list[int]:
 
 
 def too_few(request: Request, setting: Setting, devices: int) -> bool:
-    """What arithmetic alone rules out: steps at the peak of the fastest devices, or parameters that so many devices
-    together do not hold, however they are sharded."""
+    """What arithmetic alone rules out: steps at the peak of the fastest devices, or weights, gradients (and optimizer
+    states, where these may not leave) that so many devices together do not hold, however they are sharded."""
     flops = setting.architecture.training_flops(request.job.seq_len) * request.job.global_batch
     if flops / (devices * _peak_flops(request)) > request.step_limit_s:
         return True
-    if request.pins.offload or request.pins.swap_layers:
+    if request.pins.swap_layers:
         return False
-    recipes = (recipe_of(request.job.precision, setting.framework.keeps, zero) for zero in range(4))
-    least = min(recipe.weight + recipe.gradient + recipe.states for recipe in recipes)
+    recipes = [recipe_of(request.job.precision, setting.framework.keeps, zero) for zero in range(4)]
+    stays = request.pins.offload == 0  # else optimizer states may all be on the host
+    least = min(recipe.weight + recipe.gradient + (recipe.states if stays else 0) for recipe in recipes)
     memory = max(group.device.memory_bytes for group in request.cluster.node_groups)
     return bool(least * setting.architecture.parameters > devices * memory)
 

@@ -1,22 +1,25 @@
 """Contingency plans: for each way to lose some nodes the best plan for what is left, found before it is needed.
 
 What was pinned stays but for `dp`, which follows from the devices, or where that leaves nothing is given up. A
-checkpoint moves to any mesh, and the global batch stays: nodes that are left stay idle where no mesh of all of them
-divides the batch. Tried are the largest numbers of nodes on which some mesh does, and the largest on which the plan's
-own pipeline, context and tensor parallelism does.
+checkpoint moves to any mesh, and the global batch stays: where no mesh of all that is left divides it, replicas have
+uneven shares of it, or nodes stay idle, whichever is faster. Tried are the largest numbers of nodes on which some mesh
+divides it, the largest on which the plan's own pipeline, context and tensor parallelism does, and that pipeline and
+those found on all of what is left.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations_with_replacement
+from typing import Any
 
 from ...clusters.part import first_devices, node_sizes, nodes_of, without_nodes
 from ...clusters.schema import Cluster
 from ...errors import InfeasibleError, InputError
 from ..contingency import changed_fields, words
+from ..legality.shares import even_shares
 from ..pins import Pins
 from ..plan import Contingency, Plan
 from .request import Progress, Request
@@ -63,7 +66,7 @@ def _contingency(request: Request, plan: Plan, lost: dict[str, int]) -> Continge
     found = list[Plan]()
     for pins in (replace(request.pins, dp=None), Pins()):
         same = replace(request, pins=pins, rank_map=(), deadline_s=None, tokens=None, top=0)
-        found = found or [each for each in (_planned(same, part) for part in _parts(same, plan, left)) if each]
+        found = found or [each for each in _all_planned(same, plan, left) if each]
     if not found:
         return None
     best = min(found, key=lambda each: each.proof.value or each.predicted.step_time_s)
@@ -76,6 +79,28 @@ def _contingency(request: Request, plan: Plan, lost: dict[str, int]) -> Continge
         fields=changed_fields(plan, best),
         proof=best.proof,
     )
+
+
+def _all_planned(request: Request, plan: Plan, left: Cluster) -> Iterator[Plan | None]:
+    """Plans on parts of what is left, and on all of it with uneven shares of the batch."""
+    even = [_planned(request, part) for part in _parts(request, plan, left)]
+    yield from even
+    for pins in dict.fromkeys(_uneven(request, left, [plan, *(each for each in even if each)])):
+        yield _planned(replace(request, pins=pins), left)
+
+
+def _uneven(request: Request, left: Cluster, plans: Sequence[Plan]) -> Iterator[Pins]:
+    """The pipelines of some plans on all of what is left, where that many replicas do not divide the batch."""
+    batch, given = request.job.global_batch, request.pins.given()
+    for plan in plans:
+        mesh = plan.configuration.mesh
+        dp, rest = divmod(left.num_devices, mesh.pp * mesh.cp * mesh.tp)
+        for size in dict.fromkeys((plan.microbatch, 1)):
+            if rest or not dp or batch % dp == 0 or batch % size or batch // size < dp:
+                continue
+            made: dict[str, Any] = {"pp": mesh.pp, "cp": mesh.cp, "tp": mesh.tp, "dp": dp, "microbatch": size}
+            if all(given.get(name, value) == value for name, value in made.items()):
+                yield replace(request.pins, **made, shares=even_shares(batch // size, dp))
 
 
 def _parts(request: Request, plan: Plan, left: Cluster) -> Iterator[Cluster]:

@@ -190,6 +190,7 @@ _CHOICES: dict[str, Callable[[Setting, Configuration], Changed]] = {
     "vpp": _vpp,
     "zero": _one_of("zero", (0, 1, 2, 3)),
     "dp_replicate": _one_of("dp_replicate", (1,)),
+    "offload": _one_of("offload", (0.0, 1.0)),
     "sp": _one_of("sp", (True, False)),
     "recompute": _recompute,
     "cp_algorithm": _cp_algorithm,

@@ -3,8 +3,9 @@
 Where orders of the nodes differ, a search with every link as in its best order bounds all plans in all orders, and says
 which configurations are worth an order of their own: the best of each mesh, while its bound is below the best price.
 The best of these orders (`mapping.py`) is then searched itself, for configurations that suit it better. Where that
-leaves more than the gap that is asked for and orders are few, every one of them is searched. Where devices are missing,
-so is every choice of those that are left (`clusters/in_use.py`).
+leaves more than the gap that is asked for and orders are few, every one of them is searched. Besides, what is best on
+the cluster without its exceptions gets its best order. Where devices are missing, every choice of those that are left
+is searched (`clusters/in_use.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ...clusters.in_use import choices
-from ...clusters.wiring import is_uniform
+from ...clusters.paths import network_path
+from ...clusters.schema import Exceptions
+from ...clusters.wiring import Wiring, is_uniform
 from ...errors import InfeasibleError, InputError
 from ..cost.setting import Setting
 from ..plan import OrdersProven
@@ -105,7 +108,46 @@ def _in_order(request: Request, setting: Setting, search: Search) -> Searched:
     found = _improved(request, mapper, search(_first_order(request, mapper, bound)))
     if found.ranked[0].value * (1 - request.gap) > lower and mapper.count <= FEW:
         found, lower = _in_every_order(mapper, search, found)
+    even = _even(setting)
+    if even is not None:
+        found, lower = _with_even(request, mapper, search(even), found, lower)
     return replace(found, lower=lower, orders="every", candidates=bound.candidates, priced=bound.priced)
+
+
+def _even(setting: Setting) -> Setting | None:
+    """The cluster without its exceptions, in the order of its devices: one node group of which no node and no path is
+    better than the group says, and no device missing."""
+    wiring, groups = Wiring(setting.cluster), setting.cluster.node_groups
+    if len(groups) > 1 or setting.rank_map or setting.cluster.missing_devices or groups[0].fabric.matrix:
+        return None
+    usual = network_path(groups[0])
+    for node in wiring.nodes:
+        faster = node.network and usual and node.network.bandwidth_bytes_per_s > usual.bandwidth_bytes_per_s
+        if faster or node.fabric_factor > 1:
+            return None
+    cluster = setting.cluster.model_copy(update={"exceptions": Exceptions()})
+    return Setting(setting.architecture, cluster, setting.job, setting.every_device, setting.framework, setting.narrow)
+
+
+def _with_even(
+    request: Request, mapper: Mapper, even: Searched, found: Searched, lower: float
+) -> tuple[Searched, float]:
+    """Where links are alike the search looks at more: what it finds there may be best here too. Then nothing but its
+    own bound, without exceptions, covers that larger space."""
+    for each in even.ranked[:MAPPED]:
+        best = found.ranked[0]
+        if each.value >= best.value:
+            break
+        setting = mapper.setting(mapper.best(each.configuration).rank_map)
+        value_of = request.measure(setting)
+        priced = price_as(setting, each.configuration, value_of)
+        if priced.value < best.value and priced.predicted.fits:
+            same = each.configuration.mesh
+            others = [price_as(setting, other.configuration, value_of) for other in found.ranked]
+            left = (other for other in others if other.configuration.mesh != same and other.value >= priced.value)
+            found = replace(found, setting=setting, ranked=(priced, *sorted(left, key=lambda other: other.value)))
+            lower = min(lower, even.lower)
+    return found, lower
 
 
 def _first_order(request: Request, mapper: Mapper, bound: Searched) -> Setting:

@@ -127,7 +127,7 @@ def _offer(name: str, request: Request, devices: int, errors: list[MeshwrightErr
     part = replace(request, cluster=first_devices(request.cluster, devices), objective="time", deadline_s=None)
     whole = devices == request.cluster.num_devices
     if not whole and too_few(replace(request, deadline_s=None), request.setting(), devices):
-        return Offer(cluster=name, devices=devices, plan=None, reason="does not hold the parameters' states")
+        return Offer(cluster=name, devices=devices, plan=None, reason="too small for the parameters, however sharded")
     try:
         plan = find_plan(part)
     except (InfeasibleError, InputError) as error:

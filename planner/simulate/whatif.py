@@ -147,7 +147,8 @@ def _with_shares(after: Plan, configuration: Configuration) -> Configuration:
         return configuration
     if total < dp:
         return configuration  # illegal, which is told with the other problems
-    setting = Setting(_shape(after), after.cluster, after.job)
+    rank_map = kept(after.cluster, after.rank_map, configuration.mesh.world)
+    setting = Setting(_shape(after), after.cluster, after.job, rank_map=rank_map)
     shares = fair_shares(replica_times(setting, configuration), total)
     return replace(configuration, shares=shares, microbatches=max(shares))
 

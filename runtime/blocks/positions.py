@@ -20,6 +20,7 @@ class Positions:
     def __init__(self) -> None:
         self.order: Order = lambda length, device: torch.arange(length, device=device)
         self.rank, self.ranks = 0, 1
+        self.version = 0  # another one for every microbatch, where positions change from one to the next
 
     def of(self, length: int, device: torch.device) -> Tensor:
         """Global positions, int64 [length], of the `length` tokens that this rank has of each sequence."""

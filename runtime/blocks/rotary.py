@@ -18,7 +18,7 @@ class Rotary:
     def __init__(self, rope: Rope, positions: Positions):
         self.rope = rope
         self.positions = positions
-        self._tables: dict[tuple[int, torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._tables: dict[tuple[int, torch.device, torch.dtype, int], tuple[Tensor, Tensor]] = {}
 
     def turn(self, *heads: Tensor) -> list[Tensor]:
         """Heads [batch, heads, seq_len, width] turned by the positions of this rank's seq_len tokens."""
@@ -28,8 +28,10 @@ class Rotary:
 
     def tables(self, seq_len: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines, [seq_len, rope.width] each, at the positions of this rank's `seq_len` tokens."""
-        key = (seq_len, device, dtype)
+        key = (seq_len, device, dtype, self.positions.version)
         if key not in self._tables:
+            if self.positions.version:
+                self._tables.clear()  # what was before does not come again
             turns, scaling = frequencies(self.rope).to(device), self.rope.scaling
             magnitude = scaling.attention_factor if isinstance(scaling, YarnScaling) else 1.0
             self._tables[key] = rotary_tables(turns, self.positions.of(seq_len, device), dtype, magnitude=magnitude)

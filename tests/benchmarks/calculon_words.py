@@ -27,8 +27,9 @@ class Choice:
     recompute: Recompute
 
 
-def cluster_of(system: Json, devices: int) -> Cluster:
-    """Its system file in our words. A latency there is that of a whole collective, here of one step of its ring."""
+def cluster_of(system: Json, devices: int, room: float = 1.0) -> Cluster:
+    """Its system file in our words, with so many times its memory. A latency there is that of a whole collective, here
+    of one step of its ring."""
     matrix, memory, (fast, slow) = system["matrix"][DTYPE], system["mem1"], system["networks"]
     node, flops = min(fast["size"], devices), matrix["tflops"] * 1e12
     points = [{"flops": max(1.0, g * 1e9), "fraction": e} for g, e in reversed(matrix["gflops_efficiency"])]
@@ -41,7 +42,7 @@ def cluster_of(system: Json, devices: int) -> Cluster:
     device = {
         "name": "a100-of-calculon",  # of the kind that the framework was fitted on
         "kind": "cuda",
-        "memory": memory["GiB"] * 2**30,
+        "memory": room * memory["GiB"] * 2**30,
         "memory_bandwidth": memory["GBps"] * 1e9,
         "peak_flops": {"fp16": flops},
         "context": 1,

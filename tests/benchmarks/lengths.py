@@ -1,15 +1,15 @@
 """Assignments of sequences to mixed context-parallel groups: how good, how soon.
 
-    python -m meshwright.tests.benchmarks.lengths            or with the file's path
     python tests/benchmarks/lengths.py --steps 2 --quick
 
-Prints a line a case: the solver's CPU seconds on one core beside the predicted seconds of the rounds, the proven gap, and
+Prints a line a case: the solver's CPU seconds on one core beside the predicted seconds of a step, the proven gap, and
 how many times as long the best fixed degree takes (solved as well) and rows of seq_len tokens packed plainly.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -23,6 +23,10 @@ from meshwright.planner.lengths.expected import Judge, drawn
 from meshwright.planner.lengths.prices import degrees_of, prices_of, table_of
 from meshwright.planner.lengths.solve import solve
 
+HEAD = (
+    "model", "cluster", "ranks", "sequences", "longest", "median, p99", "exchange", "step, s", "solver, CPU s", "gap",
+    "degrees", "best fixed (degree)", "packed (degree)",
+)  # fmt: skip
 LIGHT, MIDDLE, HEAVY = (500, 8_000), (800, 24_000), (1_000, 60_000)
 """Median and 99th percentile of the lengths."""
 
@@ -68,11 +72,26 @@ def line(case: Case, steps: int) -> str:
     step_s = fmean(each.time.total_s for each in found)
     used = sorted({degree for each in found for degree in each.solution.assignment.degrees})
     solver_s = max(each.solution.cpu_s for each in found)
-    return (
-        f"| {case.model} | {case.cluster} | {judge.prices.lanes} | {case.sequences} | {case.seq_len // 1024}k "
-        f"| {case.tail[0]}, {case.tail[1]} | {case.algorithm} | {step_s:.2f} | {solver_s:.2f} | {1 - bound / seconds:.1%} "
-        f"| {', '.join(map(str, used))} | {fixed_s / step_s:.2f} ({degree}) | {packed_s / step_s:.2f} ({packed_degree}) |"
-    )
+    cells = [
+        case.model,
+        case.cluster,
+        f"{judge.prices.lanes}",
+        f"{case.sequences}",
+        f"{case.seq_len // 1024}k",
+        f"{case.tail[0]}, {case.tail[1]}",
+        case.algorithm,
+        f"{step_s:.2f}",
+        f"{solver_s:.2f}",
+        f"{1 - bound / seconds:.1%}",
+        ", ".join(map(str, used)),
+        f"{fixed_s / step_s:.2f} ({degree})",
+        f"{packed_s / step_s:.2f} ({packed_degree})",
+    ]
+    return _row(cells)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def judge_of(case: Case) -> Judge:
@@ -107,9 +126,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="drawn steps a case")
     parser.add_argument("--quick", action="store_true", help="only the first three cases")
     arguments = parser.parse_args()
-    print("| model | cluster | ranks | sequences | longest | median, p99 | exchange | step, s | solver, CPU s | gap ", end="")
-    print("| degrees | best fixed (degree) | packed (degree) |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
+    print(_row(HEAD))
+    print(_row(["---"] * len(HEAD)))
     for case in CASES[:3] if arguments.quick else CASES:
         print(line(case, arguments.steps), flush=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
 
 import pytest
@@ -198,7 +199,8 @@ MIXED = {
 @pytest.mark.parametrize("name", MIXED)
 def test_a_plan_is_legal_fits_every_rank_and_is_never_slower_than_without_the_speed(name):
     request = ask(MIXED[name], gap=0.0)
-    plan, setting = find_plan(request), setting_of(request)
+    plan = find_plan(request)
+    setting = setting_of(request).mapped(plan.rank_map)
     assert problems(setting, plan.configuration) == []
     assert all(peak.fits for peak in peaks(setting, plan.configuration))
     limits = [
@@ -222,7 +224,7 @@ def test_two_kinds_together_are_faster_than_either_alone():
     assert both > 1 / sum(1 / each for each in alone) * 0.9
 
 
-def test_two_equal_groups_are_planned_as_one():
+def test_two_equal_groups_are_priced_and_planned_as_one():
     """Joined by a link as fast as their own network. Every pair of groups has its own path, so that nothing is shared
     that one group would not share."""
     one = load_cluster("dgx-h100:2")
@@ -234,10 +236,14 @@ def test_two_equal_groups_are_planned_as_one():
         latency=f"{nics.latency_s * 1e6} us",
     )
     for pins in ((), ("pp=2",), ("pp=1",)):
-        single, double = (find_plan(ask(where, "llama-3.1-8b", pins=pins)) for where in (one, two))
-        assert double.predicted.step_time_s == pytest.approx(single.predicted.step_time_s, rel=1e-9)
-        assert double.configuration == single.configuration
-        assert double.predicted.peak_memory_bytes == single.predicted.peak_memory_bytes
+        plan = find_plan(ask(one, "llama-3.1-8b", pins=pins))
+        single, double = (price(setting_of(ask(where, "llama-3.1-8b")), plan.configuration) for where in (one, two))
+        assert double.step_time_s == pytest.approx(single.step_time_s, rel=1e-9)
+        assert double.breakdown_s.model_dump() == pytest.approx(single.breakdown_s.model_dump(), rel=1e-9, abs=1e-9)
+        assert double.peak_memory_bytes == single.peak_memory_bytes
+        mixed = find_plan(ask(two, "llama-3.1-8b", pins=pins)).configuration
+        assert not mixed.shares
+        assert price(setting_of(ask(one, "llama-3.1-8b")), mixed).step_time_s <= 1.05 * plan.predicted.step_time_s
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -257,21 +263,21 @@ SPACES: dict[str, list[Configuration]] = {}
 
 def test_explain_says_which_devices_hold_what():
     words = " ".join(find_plan(ask(BOTH, pins=["pp=2", "dp=8"])).why)
-    assert "Stage 0 on a100-sxm-80gb: " in words
-    assert "stage 1 on h100-sxm-80gb: " in words
+    assert re.search(r"tage [01] on a100-sxm-80gb: ", words)  # which group comes first is found too
+    assert re.search(r"tage [01] on h100-sxm-80gb: ", words)
     words = " ".join(find_plan(ask(BOTH, pins=["dp=16"])).why)
-    assert "Replicas 0-7 on a100-sxm-80gb: " in words
+    assert re.search("[Rr]eplicas (0-7|8-15) on a100-sxm-80gb: ", words)
     assert "times as long on a100-sxm-80gb as on h100-sxm-80gb" in words
 
 
 def test_a_plan_with_shares_is_simulated_and_changed():
     plan = find_plan(ask(BOTH, pins=["dp=16"]))
-    assert plan.shares[0] < plan.shares[-1]
+    assert plan.shares[0] != plan.shares[-1]
     found = simulate(plan)
     assert found.step_time_s == pytest.approx(plan.predicted.step_time_s)
     assert found.timeline.step_s == pytest.approx(found.step_time_s)
     twice = simulate(plan, ["job.global_batch=2x"]).scenario.configuration
     assert twice.batch == 128
-    assert twice.shares[0] < twice.shares[-1]
+    assert (twice.shares[0] < twice.shares[-1]) == (plan.shares[0] < plan.shares[-1])
     swapped = simulate(plan, ["shares=[" + ",".join(map(str, plan.shares[::-1])) + "]"])
     assert swapped.step_time_s > found.step_time_s

@@ -172,7 +172,8 @@ def test_sequences_of_one_length_need_no_mix():
         ({"pins": ["microbatch=2"]}, "--pin microbatch"),
         ({"pins": ["cp_algorithm=usp"]}, "--pin cp_algorithm"),
         ({"objective": "energy"}, "--objective"),
-        ({"runnable": True}, "--lengths"),
+        ({"risk": 0.9}, "--risk"),
+        ({"runnable": True, "model": "olmoe-1b-7b"}, "--lengths"),
     ],
 )
 def test_what_lengths_have_no_room_for_is_refused(changes, words):

@@ -95,12 +95,17 @@ def test_nothing_that_could_be_run_on_what_is_left_is_faster():
     assert ready.contingency[0].step_time_s == pytest.approx(min(steps))
 
 
-def test_nodes_stay_idle_where_no_mesh_of_all_divides_the_batch():
-    """64 sequences and pp = 1: five nodes are 40 devices, of which no more than 32 divide the batch."""
-    request = ask(cluster="dgx-a100-40g:6", global_batch=64, pins=("schedule=1f1b", "pp=1", "tp=1", "cp=1"))
-    request = replace(request, cluster=first_devices(request.cluster, 32))
+@pytest.mark.parametrize(("zero", "devices", "shares"), [(1, 24, (3,) * 16 + (2,) * 8), (3, 16, ())])
+def test_where_no_mesh_of_all_divides_the_batch_shares_differ_or_nodes_stay_idle(zero, devices, shares):
+    """64 sequences over 24 replicas: 3 or 2 each, in three quarters of the time of 16 replicas with 4 each. ZeRO 3
+    cannot have replicas that differ."""
+    pins = ("schedule=1f1b", "pp=1", "tp=1", "cp=1", "microbatch=1", "recompute=none", f"zero={zero}")
+    request = ask(global_batch=64, pins=pins)
     ready = with_contingency(request, choose(request), 1)
-    assert ready.contingency[0].devices == 16
+    made = contingency_plan(ready, "1")
+    assert ready.contingency[0].devices == made.configuration.mesh.world == devices
+    assert made.configuration.shares == shares
+    assert made.configuration.batch == 64
 
 
 def test_after_one_node_what_is_held_for_two_is_held_for_one_more():

@@ -25,7 +25,7 @@ from meshwright.planner.search.search import find_plan
 from meshwright.planner.simulate.simulation import simulate
 
 TOKENS = 10**11
-PINS = ["schedule=1f1b", "zero=1"]
+PINS = ["schedule=1f1b", "zero=1", "offload=0"]
 
 
 def ask(cluster: str, model="llama-3.1-8b", **changes) -> Request:
