@@ -86,8 +86,7 @@ def sizes(request: Request) -> list[int]:
 def too_few(request: Request, setting: Setting, devices: int) -> bool:
     """What arithmetic alone rules out: steps at the peak of the fastest devices, or weights, gradients (and optimizer
     states, where these may not leave) that so many devices together do not hold, however they are sharded."""
-    flops = setting.architecture.training_flops(request.job.seq_len) * request.job.global_batch
-    if flops / (devices * _peak_flops(request)) > request.step_limit_s:
+    if _least_flops(request, setting) / (devices * _peak_flops(request)) > request.step_limit_s:
         return True
     if request.pins.swap_layers:
         return False
@@ -96,6 +95,14 @@ def too_few(request: Request, setting: Setting, devices: int) -> bool:
     least = min(recipe.weight + recipe.gradient + (recipe.states if stays else 0) for recipe in recipes)
     memory = max(group.device.memory_bytes for group in request.cluster.node_groups)
     return bool(least * setting.architecture.parameters > devices * memory)
+
+
+def _least_flops(request: Request, setting: Setting) -> float:
+    """Of a step at the least: where sequences differ in length, tokens that attend to nothing but themselves."""
+    job, model = request.job, setting.architecture
+    if job.lengths is not None:
+        return model.training_flops(1) * job.tokens_per_step
+    return model.training_flops(job.seq_len) * job.global_batch
 
 
 def _peak_flops(request: Request) -> float:
