@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from meshwright.clusters import Cluster
 from meshwright.clusters.in_use import choices
 from meshwright.clusters.wiring import Wiring
-from meshwright.errors import InputError
+from meshwright.errors import InfeasibleError, InputError
 from meshwright.planner.configuration import Configuration, Mesh
 from meshwright.planner.cost.setting import Setting
 from meshwright.planner.cost.step import step_s
@@ -228,6 +228,23 @@ def test_two_groups_stand_in_the_better_order():
     ]
     assert plans[0].predicted.step_time_s == pytest.approx(plans[1].predicted.step_time_s, rel=1e-9)
     assert [bool(plan.rank_map) for plan in plans] in ([True, False], [False, True])
+
+
+@pytest.mark.parametrize("small", [0, 1])
+def test_an_order_in_which_nothing_fits_does_not_hide_the_other(small):
+    """A small device has room for a layer and the embedding, but not for the logits of the last stage."""
+    link = {"between": ["a", "b"], "kind": "ethernet", "bandwidth": "10 Gbit/s", "latency": "1 ms"}
+    cluster = machines(group("a", nodes=1, devices=1), group("b", nodes=1, devices=1), links=[link])
+    groups = list(cluster.node_groups)
+    device = groups[small].device.model_copy(update={"memory_bytes": 8e9})
+    groups[small] = groups[small].model_copy(update={"device": device})
+    cluster = cluster.model_copy(update={"node_groups": tuple(groups)})
+    pins = "pp=2", "schedule=1f1b", "microbatch=16", "logits_chunks=1", "recompute=full", "zero=0", "offload=0"
+    plan = find_plan(ask(cluster, *pins))
+    assert plan.predicted.fits
+    assert (plan.rank_map or (0, 1))[0] == small
+    with pytest.raises(InfeasibleError):
+        find_plan(replace(ask(cluster, *pins), rank_map=(1 - small, small)))
 
 
 def test_why_says_where_a_slow_node_runs_and_what_the_order_saves():
