@@ -259,6 +259,13 @@ def test_why_says_where_a_slow_node_runs_and_what_the_order_saves():
     assert "Node" not in "\n".join(find_plan(ask(machines(), "pp=4", "tp=1", "schedule=1f1b")).why)
 
 
+def test_numbers_that_do_not_follow_each_other_are_named_one_by_one():
+    plan = find_plan(ask(machines(nodes=[{"node": "a/1", "missing": [0]}]), "tp=1"))
+    assert "Node a/1 (without device 0)" in "\n".join(plan.why)
+    cluster = machines(group(nodes=3, devices=4), nodes=[{"node": "a/2", "missing": [0, 2, 3]}])
+    assert "Node a/2 (without devices 0, 2 to 3)" in "\n".join(find_plan(ask(cluster, "tp=1")).why)
+
+
 def test_settings_keep_an_order_that_still_suits():
     cluster = machines(nodes=[{"node": "a/1", "network_factor": 0.05}])
     plan = find_plan(ask(cluster, "pp=4", "tp=1", "schedule=1f1b", "microbatch=1"))
