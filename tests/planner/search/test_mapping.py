@@ -25,7 +25,7 @@ from meshwright.planner.search.orders import Orders
 from meshwright.planner.search.partition import even_split
 from meshwright.planner.search.request import Request
 from meshwright.planner.search.search import find_plan
-from meshwright.planner.search.space import divisors
+from meshwright.planner.search.space import divisors, worlds
 from meshwright.planner.simulate.scenario import Scenario
 from meshwright.planner.simulate.whatif import apply_settings
 
@@ -210,6 +210,13 @@ def test_a_cluster_with_a_missing_device_has_a_plan():
     plan = find_plan(ask(alone))
     assert plan.configuration.mesh.world == 4  # seven or six make no batch of 32
     assert plan.rank_map == (1, 2, 3, 4)
+
+
+def test_fewer_devices_are_those_of_whole_nodes_as_ranks_fill_them():
+    cluster = machines(group(nodes=3, devices=4), nodes=[{"node": "a/1", "missing": [0]}])
+    setting = Setting(architecture(GPT2), cluster, JOB, every_device=False)
+    found = [worlds(setting.mapped(devices)) for devices in choices(cluster)]
+    assert found == [[9, 6, 3], [8, 4], [6, 4, 2], [3, 2, 1]]
 
 
 def test_a_whole_missing_node_is_left_out():
