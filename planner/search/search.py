@@ -18,11 +18,11 @@ from ..plan import Plan, Proof
 from .answer import plan_of
 from .best_first import Search
 from .bound import Bounded
-from .feasible import Progress, infeasible, none_found, survey
+from .feasible import infeasible, none_found, survey
 from .objective import Priced, ValueOf, price_as
 from .ordered import Searched, in_best_order
 from .polish import CHOICES, polish, polishable
-from .request import Request, check
+from .request import Progress, Request, check
 from .space import recomputations
 from .spread import spread_variants
 from .tree import Tree
