@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from ..configuration import Mesh
 from ..cost.setting import Setting
@@ -133,6 +134,8 @@ def _with_polished(setting: Setting, pins: Pins, priced: list[Priced], value_of:
         if polishable(setting, result.configuration):
             polished = polish(setting, result.configuration, choices)
             tried += [] if polished is None else [polished]
+        if pins.logits_chunks is None and result.configuration.logits_chunks > 1:  # which memory need not ask for
+            tried += [replace(each, logits_chunks=1) for each in (result.configuration, *tried)]
         for better in (price_as(setting, each, value_of) for each in tried):
             if better.value < ranked[place].value and better.predicted.fits:
                 ranked[place] = better

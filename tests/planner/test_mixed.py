@@ -298,3 +298,11 @@ def test_the_cheapest_plan_may_leave_either_group_idle(cheap):
     used = setting.devices_used(plan.configuration.mesh.world)
     assert {group.price_per_device_hour for group, _ in used} == {1.0}
     assert plan.configuration.mesh.world % 2 == 0
+
+
+def test_the_loss_is_in_one_piece_where_that_fits_and_is_faster():
+    """Listed are as few chunks as keep the logits of a microbatch below an eighth of the smallest device."""
+    request = ask(cluster(("dgx-a100-80g", 1), ("dgx-h100", 1)), batch=64, pins=["pp=1", "tp=1", "microbatch=4"])
+    plan = find_plan(request)
+    whole = price(replace(setting_of(request), rank_map=plan.rank_map), replace(plan.configuration, logits_chunks=1))
+    assert not whole.fits or plan.predicted.step_time_s <= whole.step_time_s
