@@ -168,6 +168,16 @@ def test_what_arithmetic_rules_out_does_not_fit_or_meet():
     assert not too_few(request, setting, 32)
 
 
+def test_a_late_plan_is_told_of_where_all_devices_make_none():
+    """16 sequences are shared out over 8 and 16 replicas, not over 24."""
+    pins = ["pp=1", "tp=1", "cp=1"]
+    request = ask(cluster="dgx-a100-80g:3", objective="devices", tokens=TOKENS, deadline_s=3 * 86_400.0, pins=pins)
+    with pytest.raises(InfeasibleError, match="with 16 devices"):
+        choose(request)
+    with pytest.raises(InputError, match="24 devices"):
+        choose(replace(request, objective="time"))
+
+
 def test_short_sequences_ask_for_less_arithmetic_than_the_longest():
     """Most of them are far below --seq-len: one device meets a deadline that it would miss if all were as long."""
     lengths = Histogram(lengths=(128, 4096), counts=(99, 1))
