@@ -59,6 +59,12 @@ def node_sizes(cluster: Cluster) -> list[int]:
     return list(accumulate(_nodes(cluster).values()))
 
 
+def rounded(most: int, significant_bits: int = SIGNIFICANT_BITS) -> list[int]:
+    """Whole numbers up to `most` that so many binary digits write, zeros behind them apart; and `most` itself."""
+    found = {digits << zeros for zeros in range(most.bit_length()) for digits in range(1, 1 << significant_bits)}
+    return sorted({number for number in found if number <= most} | {most})
+
+
 def part_sizes(cluster: Cluster, significant_bits: int = SIGNIFICANT_BITS) -> list[int]:
     """Numbers of devices that whole nodes make, ascending; with one significant bit powers of two of nodes.
 
@@ -66,12 +72,12 @@ def part_sizes(cluster: Cluster, significant_bits: int = SIGNIFICANT_BITS) -> li
     """
     if not _uniform(cluster):
         sums = node_sizes(cluster)
-        return [sums[count - 1] for count in _round(len(sums), significant_bits)]
+        return [sums[count - 1] for count in rounded(len(sums), significant_bits)]
     sizes, before = [], 0
     for group in cluster.node_groups:
         domain = min(domain_devices(group), group.num_devices)
-        inside = _round(domain // group.devices_per_node, significant_bits)
-        beyond = _round(group.num_devices // domain, significant_bits)
+        inside = rounded(domain // group.devices_per_node, significant_bits)
+        beyond = rounded(group.num_devices // domain, significant_bits)
         found = {nodes * group.devices_per_node for nodes in inside} | {domains * domain for domains in beyond}
         sizes += [before + size for size in sorted(found | {group.num_devices})]
         before += group.num_devices
@@ -109,12 +115,6 @@ def _missing(cluster: Cluster, gone: Collection[str]) -> Cluster:
     others = [each for each in cluster.exceptions.nodes if each.node not in gone]
     nodes = (*others, *(NodeException.model_validate({"node": name, "missing": "all"}) for name in gone))
     return cluster.model_copy(update={"exceptions": cluster.exceptions.model_copy(update={"nodes": nodes})})
-
-
-def _round(most: int, significant_bits: int) -> list[int]:
-    """Whole numbers up to `most` that so many binary digits write, zeros behind them apart; and `most` itself."""
-    found = {digits << zeros for zeros in range(most.bit_length()) for digits in range(1, 1 << significant_bits)}
-    return sorted({number for number in found if number <= most} | {most})
 
 
 def _of_groups(cluster: Cluster, groups: list[NodeGroup]) -> Cluster:

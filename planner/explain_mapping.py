@@ -90,9 +90,11 @@ def _stages(setting: Setting, configuration: Configuration) -> dict[str, set[int
 
 
 def _list(what: str, numbers: Sequence[int]) -> str:
-    if len(numbers) == 1:
-        return f"{what} {numbers[0]}"
-    return f"{what}s {numbers[0]} to {numbers[-1]}"
+    """`device 3`, `devices 1, 5 to 7`: ascending."""
+    steps = groupby(enumerate(sorted(numbers)), key=lambda each: each[1] - each[0])
+    runs = [[number for _, number in run] for _, run in steps]
+    parts = ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+    return f"{what}{'s' if len(numbers) > 1 else ''} {parts}"
 
 
 def _what(each: NodeException) -> str:

@@ -168,11 +168,12 @@ OrdersProven = Literal["", "every", "groups kept"]
 
 
 class Proof(Frozen):
-    """How good the choice is: no plan in the searched space is faster than `lower_bound_s`.
+    """How good the choice is: no plan in the searched space has less than `lower_bound` of what the objective counts.
+    `lower_bound_s` is the plan's step time without the gap; of seconds the bound itself.
 
     `candidates` are recipes, each with its splits of layers and all recomputation per rank below it; `pruned` of them
     were never priced, since `bounded` branches had bounds that were high enough. `value` is the plan's in what the
-    objective counts (`goal.UNITS`), `lower_bound` that of any plan; `gap` is between these two.
+    objective counts (`goal.UNITS`); `gap` is between this and `lower_bound`.
     """
 
     candidates: int

@@ -21,9 +21,9 @@ from ..configuration import Configuration
 from ..cost.setting import Setting
 from ..plan import Plan, Proof
 from ..search.answer import plan_of
-from ..search.feasible import Progress, legal, survey
+from ..search.feasible import legal, survey
 from ..search.objective import Priced, ValueOf
-from ..search.request import Request, check
+from ..search.request import Progress, Request, check
 from ..search.space import BINDING, CHUNK_TOKENS
 from .bound import lower_bound_s
 from .expected import Judge, drawn

@@ -10,12 +10,13 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from ..configuration import Configuration, Mesh
 from ..cost.setting import Setting
 from ..cost.step import step_s
 from .objective import Priced, ValueOf, price_as
+from .request import Progress
 from .splits import MOST_SPLITS, is_bounded
 from .tree import Level, Node, Tree
 
@@ -24,7 +25,6 @@ ROOTS = 2
 """Ways to share out a microbatch over one mesh that are looked at for a runner-up."""
 LIKELY = 24
 """Configurations that are looked at for a first price."""
-Progress = Callable[[int, int], None]
 
 
 class Search:

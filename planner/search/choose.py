@@ -46,9 +46,9 @@ def fewest(request: Request, progress: Progress | None = None) -> Plan:
     """The fastest plan on the fewest devices that hold the model and meet the deadline; its cluster is that part.
 
     Every number of devices below was ruled out: by arithmetic, because nothing fits, or because no plan on so many
-    meets the deadline. Where none does, the fastest plan on all devices. Raises as `find_plan` does.
+    meets the deadline. Where none does, the fastest of these plans. Raises as `find_plan` does.
     """
-    started = time.perf_counter()
+    started, fastest = time.perf_counter(), None
     setting, counted, pruned, open_ = request.setting(), 0, 0, list[int]()
     for devices in sizes(request):
         if devices < request.cluster.num_devices and too_few(request, setting, devices):
@@ -57,7 +57,7 @@ def fewest(request: Request, progress: Progress | None = None) -> Plan:
         try:
             plan = find_plan(part, progress)
         except (InfeasibleError, InputError):
-            if devices == request.cluster.num_devices:
+            if devices == request.cluster.num_devices and fastest is None:
                 raise
             continue
         counted, pruned = counted + plan.proof.candidates, pruned + plan.proof.pruned
@@ -65,7 +65,9 @@ def fewest(request: Request, progress: Progress | None = None) -> Plan:
             told = {"candidates": counted, "pruned": pruned, "seconds": time.perf_counter() - started}
             return _of_fewest(request, plan, told, min([*open_, devices]))
         open_ += [] if _ruled_out(plan) else [devices]
-    return plan
+        fastest = plan if fastest is None else min(fastest, plan, key=lambda late: late.judged_step_time_s)
+    assert fastest is not None  # the last number of devices is all of them
+    return fastest
 
 
 def _ruled_out(late: Plan) -> bool:
@@ -86,8 +88,7 @@ def sizes(request: Request) -> list[int]:
 def too_few(request: Request, setting: Setting, devices: int) -> bool:
     """What arithmetic alone rules out: steps at the peak of the fastest devices, or weights and gradients (optimizer
     states too, where these may not leave) that so many devices together do not hold, however they are sharded."""
-    flops = setting.architecture.training_flops(request.job.seq_len) * request.job.global_batch
-    if flops / (devices * _peak_flops(request)) > request.step_limit_s:
+    if _least_flops(request, setting) / (devices * _peak_flops(request)) > request.step_limit_s:
         return True
     if request.pins.swap_layers:
         return False
@@ -96,6 +97,14 @@ def too_few(request: Request, setting: Setting, devices: int) -> bool:
     least = min(recipe.weight + recipe.gradient + (recipe.states if stays else 0) for recipe in recipes)
     memory = max(group.device.memory_bytes for group in request.cluster.node_groups)
     return bool(least * setting.architecture.parameters > devices * memory)
+
+
+def _least_flops(request: Request, setting: Setting) -> float:
+    """Of a step at the least: where sequences differ in length, tokens that attend to nothing but themselves."""
+    job, model = request.job, setting.architecture
+    if job.lengths is not None:
+        return model.training_flops(1) * job.tokens_per_step
+    return model.training_flops(job.seq_len) * job.global_batch
 
 
 def _peak_flops(request: Request) -> float:
@@ -115,7 +124,8 @@ def _few(request: Request, devices: int) -> Iterator[str]:
     fewer = max((size for size in sizes(request) if size < devices), default=0)
     meets = "" if request.deadline_s is None else f" and meet the deadline of {days(request.deadline_s)}"
     rest = f": {fewer} and fewer do not" if fewer else ""
-    yield f"{devices} devices are the fewest tried that hold it{meets}{rest}."
+    are = "device is" if devices == 1 else "devices are"
+    yield f"{devices} {are} the fewest tried that hold it{meets}{rest}."
 
 
 def late(request: Request, fastest: Plan) -> InfeasibleError:

@@ -103,11 +103,10 @@ def explanation(request: Request, plan: Plan, progress: Progress = lambda done, 
         tokens=None,
     )  # other meshes, other clusters: the same question
     setting, total = request.setting(), 3 + len(_shopping(request))
-    setting = setting.mapped(plan.rank_map) if plan.rank_map else setting
     chosen = price_as(setting, plan.configuration, request.measure(setting))
     near, large = _alternatives(request, setting, chosen)
     progress(1, total)
-    binding = tuple(sorted(_binding(request, chosen, plan.rank_map), key=lambda each: -each.gain))
+    binding = tuple(sorted(_binding(request, chosen), key=lambda each: -each.gain))
     progress(2, total)
     purchases = []
     for name, changed in _shopping(request):
@@ -185,13 +184,12 @@ def _mesh(plan: Plan, place: int) -> Alternative:
     )
 
 
-def _binding(request: Request, chosen: Priced, rank_map: tuple[int, ...]) -> Iterator[Binding]:
+def _binding(request: Request, chosen: Priced) -> Iterator[Binding]:
     for resource in RATES:
         setting = replace(request, cluster=resource.better(request.cluster, BETTER)).setting()
-        setting = setting.mapped(rank_map) if rank_map else setting
-        predicted = price(setting, chosen.configuration)
-        gain = 1 - predicted.step_time_s / chosen.predicted.step_time_s
-        shrinks = more_s(chosen.predicted.breakdown_s, predicted.breakdown_s)
+        better = price_as(setting, chosen.configuration, request.measure(setting))
+        gain = 1 - better.value / chosen.value
+        shrinks = more_s(chosen.predicted.breakdown_s, better.predicted.breakdown_s)
         least = min(shrinks, key=lambda name: shrinks[name], default="")
         yield Binding(resource=resource.name, words=resource.words, gain=gain, of=least if gain > 0 else "")
     larger = _searched(replace(request, cluster=MEMORY.better(request.cluster, BETTER)))
@@ -210,7 +208,7 @@ def _shopping(request: Request) -> list[tuple[str, Request]]:
     names = {"compute": "twice the peak FLOP/s", "fabric": "twice the fabric", "network": "twice the network"}
     found = [(names[each.name], with_(each)) for each in RATES if each.name in names and _has(request.cluster, each)]
     found.append(("twice the memory", with_(MEMORY)))
-    if _can_grow(request.cluster) and request.cluster.exceptions.matrix is None:
+    if _can_grow(request.cluster):
         found.append(("twice the nodes", replace(with_(NODES), rank_map=())))
     batch = request.job.model_copy(update={"global_batch": 2 * request.job.global_batch})
     return [*found, ("twice the global batch", replace(request, job=batch))]

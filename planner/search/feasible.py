@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ...clusters.wiring import is_uniform
@@ -17,8 +17,6 @@ from ..pins import Pins
 from ..plan import StageMemory
 from .bound import Balancer, Bounded, bounded, holds
 from .space import candidates
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,11 +44,6 @@ class Mapping:
     is_exact: bool  # no order is faster
 
 
-def best_mapping(setting: Setting, configuration: Configuration) -> Mapping:
-    """The fastest order of the nodes that `setting` has; its own order where none is faster."""
-    return Mapper(setting).best(configuration)
-
-
 class Mapper:
     """Finds orders for the configurations of one setting."""
 

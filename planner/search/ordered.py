@@ -10,8 +10,9 @@ is searched (`clusters/in_use.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ...clusters.in_use import choices
 from ...clusters.paths import network_path
@@ -52,28 +53,19 @@ def in_best_order(request: Request, search: Search) -> Searched:
     setting = request.setting()
     if request.rank_map:
         return search(setting)
-    found = [_of_devices(request, setting, devices, search) for devices in choices(request.cluster)]
-    good = [each for each in found if isinstance(each, Searched)]
-    if not good:
-        raise next(each for each in found if not isinstance(each, Searched))
-    return _best(good)
+    return _best_of(partial(_of_devices, request, setting, devices, search) for devices in choices(request.cluster))
 
 
-def _of_devices(
-    request: Request, setting: Setting, devices: tuple[int, ...], search: Search
-) -> Searched | InputError | InfeasibleError:
-    """The search on some of the devices, or why there is no plan on them."""
-    try:
-        if devices:
-            setting = setting.mapped(devices)
-        orders = group_orders(setting)
-        found = _best([_in_order(request, setting.mapped(order), search) for order in orders])
-        better = better_order(found.setting, found.ranked[0].configuration)
-        if better is not None:
-            found = _best([found, _in_order(request, setting.mapped(better), search)])
-        return replace(found, orders=_proven(setting, found, len(orders)))
-    except (InputError, InfeasibleError) as error:
-        return error
+def _of_devices(request: Request, setting: Setting, devices: tuple[int, ...], search: Search) -> Searched:
+    """The search on some of the devices, in the orders of node groups that are worth while."""
+    if devices:
+        setting = setting.mapped(devices)
+    orders = group_orders(setting)
+    first = _best_of(partial(_in_order, request, setting.mapped(order), search) for order in orders)
+    better, found = better_order(first.setting, first.ranked[0].configuration), first
+    if better is not None:
+        found = _best_of([lambda: first, partial(_in_order, request, setting.mapped(better), search)])
+    return replace(found, orders=_proven(setting, found, len(orders)))
 
 
 def _proven(setting: Setting, found: Searched, orders: int) -> OrdersProven:
@@ -84,8 +76,17 @@ def _proven(setting: Setting, found: Searched, orders: int) -> OrdersProven:
     return "every" if groups <= orders else "groups kept"
 
 
-def _best(found: Sequence[Searched]) -> Searched:
-    """The one with the best plan; what all of them have shown."""
+def _best_of(searches: Iterable[Callable[[], Searched]]) -> Searched:
+    """The one with the best plan; what all of them have shown. Where there is none in any, why there is none in the
+    first: what does not fit on some devices, or in some order of them, may fit in another."""
+    found, errors = list[Searched](), list[InputError | InfeasibleError]()
+    for search in searches:
+        try:
+            found.append(search())
+        except (InputError, InfeasibleError) as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
     best = min(found, key=lambda each: each.ranked[0].value)
     return replace(
         best,

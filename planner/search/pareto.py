@@ -115,7 +115,7 @@ def _check(requests: Sequence[Request]) -> None:
             where = "" if error.source == "command line" else f"{error.source}: "
             problems += [replace(problem, field=f"{where}{problem.field}") for problem in error.problems]
     if problems:
-        told = "--clusters compares prices, and needs that of every device"
+        told = "--clusters compares prices, and needs that of every device, above 0"
         priceless = [
             replace(each, rule=told, fix="price_per_device_hour: 2.5") for each in problems if "price_" in each.field
         ]

@@ -108,9 +108,9 @@ def _lacking(request: Request) -> Iterator[Problem]:
     name = request.objective
     for place, group in enumerate(request.cluster.node_groups):
         at, device = f"node_groups[{place}]", group.device
-        if name == "cost" and group.price_per_device_hour is None:
-            rule = "--objective cost needs the price of every device"
-            yield Problem(f"{at}.price_per_device_hour", None, rule, "price_per_device_hour: 2.5, or --objective time")
+        if name == "cost" and not group.price_per_device_hour:  # of what costs nothing no plan is the cheapest
+            rule, price = "--objective cost needs the price of every device, above 0", group.price_per_device_hour
+            yield Problem(f"{at}.price_per_device_hour", price, rule, "price_per_device_hour: 2.5, or --objective time")
         if name == "energy" and device.power_w is None:
             rule = "--objective energy needs the power of every device"
             yield Problem(f"{at}.device.power_w", None, rule, "power_w: 700, or --objective time")

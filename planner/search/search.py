@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from ..configuration import Mesh
 from ..cost.setting import Setting
@@ -18,11 +19,11 @@ from ..plan import Plan, Proof
 from .answer import plan_of
 from .best_first import Search
 from .bound import Bounded
-from .feasible import Progress, infeasible, none_found, survey
+from .feasible import infeasible, none_found, survey
 from .objective import Priced, ValueOf, price_as
 from .ordered import Searched, in_best_order
 from .polish import CHOICES, polish, polishable
-from .request import Request, check
+from .request import Progress, Request, check
 from .space import recomputations
 from .spread import spread_variants
 from .tree import Tree
@@ -133,6 +134,8 @@ def _with_polished(setting: Setting, pins: Pins, priced: list[Priced], value_of:
         if polishable(setting, result.configuration):
             polished = polish(setting, result.configuration, choices)
             tried += [] if polished is None else [polished]
+        if pins.logits_chunks is None and result.configuration.logits_chunks > 1:  # which memory need not ask for
+            tried += [replace(each, logits_chunks=1) for each in (result.configuration, *tried)]
         for better in (price_as(setting, each, value_of) for each in tried):
             if better.value < ranked[place].value and better.predicted.fits:
                 ranked[place] = better

@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 
-from ...clusters.part import part_sizes
+from ...clusters.part import part_sizes, rounded
+from ...clusters.schema import Exceptions
 from ..configuration import Configuration, Mesh, Recompute, ScheduleName
 from ..cost.setting import Setting
 from ..pins import Pins
@@ -61,7 +62,19 @@ def worlds(setting: Setting) -> list[int]:
     devices = setting.num_devices
     if setting.every_device:
         return [devices]
-    return [devices, *(size for size in reversed(part_sizes(setting.cluster)) if size < devices)]
+    return [devices, *(size for size in reversed(_whole_nodes(setting)) if size < devices)]
+
+
+def _whole_nodes(setting: Setting) -> list[int]:
+    """Numbers of devices that whole nodes make as ranks fill them, which need not be in the order of the file."""
+    cluster, topology = setting.cluster, setting.topology
+    if cluster.exceptions == Exceptions():
+        groups = tuple(cluster.node_groups[site] for site in topology.sites)
+        return part_sizes(cluster.model_copy(update={"node_groups": groups}))
+    places = [topology.place(rank) for rank in range(setting.num_devices)]
+    nodes = [(place.group, place.node) for place in places]
+    ends = [rank for rank, (node, after) in enumerate(pairwise(nodes), 1) if node != after] + [len(nodes)]
+    return [ends[count - 1] for count in rounded(len(ends))]
 
 
 def meshes(setting: Setting, pins: Pins, world: int) -> Iterator[Mesh]:

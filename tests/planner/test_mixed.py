@@ -281,3 +281,28 @@ def test_a_plan_with_shares_is_simulated_and_changed():
     assert (twice.shares[0] < twice.shares[-1]) == (plan.shares[0] < plan.shares[-1])
     swapped = simulate(plan, ["shares=[" + ",".join(map(str, plan.shares[::-1])) + "]"])
     assert swapped.step_time_s > found.step_time_s
+
+
+@pytest.mark.parametrize("cheap", [0, 1])
+def test_the_cheapest_plan_may_leave_either_group_idle(cheap):
+    """Whole nodes are filled in the order of the ranks, whichever group the file names first."""
+    where = cluster(("dgx-a100-80g", 1), ("rtx4090-ethernet", 1))
+    groups = list(where.node_groups)
+    small = groups[1].model_copy(update={"devices_per_node": 2, "nodes": 3, "device": groups[0].device})
+    groups[1] = small.model_copy(update={"price_per_device_hour": 1.0})
+    groups[0] = groups[0].model_copy(update={"price_per_device_hour": 9.0})
+    groups = groups if cheap else groups[::-1]
+    where = where.model_copy(update={"node_groups": tuple(groups)})
+    plan = find_plan(ask(where, batch=24, objective="cost", pins=["schedule=1f1b", "microbatch=1"]))
+    setting = replace(setting_of(ask(where)), rank_map=plan.rank_map)
+    used = setting.devices_used(plan.configuration.mesh.world)
+    assert {group.price_per_device_hour for group, _ in used} == {1.0}
+    assert plan.configuration.mesh.world % 2 == 0
+
+
+def test_the_loss_is_in_one_piece_where_that_fits_and_is_faster():
+    """Listed are as few chunks as keep the logits of a microbatch below an eighth of the smallest device."""
+    request = ask(cluster(("dgx-a100-80g", 1), ("dgx-h100", 1)), batch=64, pins=["pp=1", "tp=1", "microbatch=4"])
+    plan = find_plan(request)
+    whole = price(replace(setting_of(request), rank_map=plan.rank_map), replace(plan.configuration, logits_chunks=1))
+    assert not whole.fits or plan.predicted.step_time_s <= whole.step_time_s

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from meshwright.clusters import Cluster
 from meshwright.clusters.in_use import choices
 from meshwright.clusters.wiring import Wiring
-from meshwright.errors import InputError
+from meshwright.errors import InfeasibleError, InputError
 from meshwright.planner.configuration import Configuration, Mesh
 from meshwright.planner.cost.setting import Setting
 from meshwright.planner.cost.step import step_s
@@ -25,7 +25,7 @@ from meshwright.planner.search.orders import Orders
 from meshwright.planner.search.partition import even_split
 from meshwright.planner.search.request import Request
 from meshwright.planner.search.search import find_plan
-from meshwright.planner.search.space import divisors
+from meshwright.planner.search.space import divisors, worlds
 from meshwright.planner.simulate.scenario import Scenario
 from meshwright.planner.simulate.whatif import apply_settings
 
@@ -212,6 +212,13 @@ def test_a_cluster_with_a_missing_device_has_a_plan():
     assert plan.rank_map == (1, 2, 3, 4)
 
 
+def test_fewer_devices_are_those_of_whole_nodes_as_ranks_fill_them():
+    cluster = machines(group(nodes=3, devices=4), nodes=[{"node": "a/1", "missing": [0]}])
+    setting = Setting(architecture(GPT2), cluster, JOB, every_device=False)
+    found = [worlds(setting.mapped(devices)) for devices in choices(cluster)]
+    assert found == [[9, 6, 3], [8, 4], [6, 4, 2], [3, 2, 1]]
+
+
 def test_a_whole_missing_node_is_left_out():
     cluster = machines(group(nodes=5), nodes=[{"node": "a/1", "missing": "all"}])
     plan = find_plan(ask(cluster))
@@ -230,6 +237,23 @@ def test_two_groups_stand_in_the_better_order():
     assert [bool(plan.rank_map) for plan in plans] in ([True, False], [False, True])
 
 
+@pytest.mark.parametrize("small", [0, 1])
+def test_an_order_in_which_nothing_fits_does_not_hide_the_other(small):
+    """A small device has room for a layer and the embedding, but not for the logits of the last stage."""
+    link = {"between": ["a", "b"], "kind": "ethernet", "bandwidth": "10 Gbit/s", "latency": "1 ms"}
+    cluster = machines(group("a", nodes=1, devices=1), group("b", nodes=1, devices=1), links=[link])
+    groups = list(cluster.node_groups)
+    device = groups[small].device.model_copy(update={"memory_bytes": 8e9})
+    groups[small] = groups[small].model_copy(update={"device": device})
+    cluster = cluster.model_copy(update={"node_groups": tuple(groups)})
+    pins = "pp=2", "schedule=1f1b", "microbatch=16", "logits_chunks=1", "recompute=full", "zero=0", "offload=0"
+    plan = find_plan(ask(cluster, *pins))
+    assert plan.predicted.fits
+    assert (plan.rank_map or (0, 1))[0] == small
+    with pytest.raises(InfeasibleError):
+        find_plan(replace(ask(cluster, *pins), rank_map=(1 - small, small)))
+
+
 def test_why_says_where_a_slow_node_runs_and_what_the_order_saves():
     cluster = machines(nodes=[{"node": "a/1", "network_factor": 0.05}])
     plan = find_plan(ask(cluster, "pp=4", "tp=1", "schedule=1f1b"))
@@ -240,6 +264,13 @@ def test_why_says_where_a_slow_node_runs_and_what_the_order_saves():
     assert f"Node a/1 (network 0.05x) runs pipeline rank {stage}." in told
     assert "The bound holds for every order of the nodes." in told
     assert "Node" not in "\n".join(find_plan(ask(machines(), "pp=4", "tp=1", "schedule=1f1b")).why)
+
+
+def test_numbers_that_do_not_follow_each_other_are_named_one_by_one():
+    plan = find_plan(ask(machines(nodes=[{"node": "a/1", "missing": [0]}]), "tp=1"))
+    assert "Node a/1 (without device 0)" in "\n".join(plan.why)
+    cluster = machines(group(nodes=3, devices=4), nodes=[{"node": "a/2", "missing": [0, 2, 3]}])
+    assert "Node a/2 (without devices 0, 2 to 3)" in "\n".join(find_plan(ask(cluster, "tp=1")).why)
 
 
 def test_settings_keep_an_order_that_still_suits():

@@ -21,6 +21,7 @@ from meshwright.planner.cost.step import price
 from meshwright.planner.families import architecture, load_model
 from meshwright.planner.job import Job
 from meshwright.planner.legality import is_legal
+from meshwright.planner.lengths.distribution import Histogram
 from meshwright.planner.pins import parse_pins
 from meshwright.planner.plan import Plan, load_plan
 from meshwright.planner.search.bound import Balancer
@@ -165,6 +166,35 @@ def test_what_arithmetic_rules_out_does_not_fit_or_meet():
             assert plan is None or plan.predicted.step_time_s > request.step_limit_s
     assert too_few(request, setting, 1)
     assert not too_few(request, setting, 32)
+
+
+def test_a_late_plan_is_told_of_where_all_devices_make_none():
+    """16 sequences are shared out over 8 and 16 replicas, not over 24."""
+    pins = ["pp=1", "tp=1", "cp=1"]
+    request = ask(cluster="dgx-a100-80g:3", objective="devices", tokens=TOKENS, deadline_s=3 * 86_400.0, pins=pins)
+    with pytest.raises(InfeasibleError, match="with 16 devices"):
+        choose(request)
+    with pytest.raises(InputError, match="24 devices"):
+        choose(replace(request, objective="time"))
+
+
+def test_short_sequences_ask_for_less_arithmetic_than_the_longest():
+    """Most of them are far below --seq-len: one device meets a deadline that it would miss if all were as long."""
+    lengths = Histogram(lengths=(128, 4096), counts=(99, 1))
+    job = Job(seq_len=4096, global_batch=16, lengths=lengths)
+    request = replace(ask(cluster="dgx-a100-80g:1", tokens=TOKENS), job=job, objective="devices")
+    alone = choose(replace(request, cluster=first_devices(request.cluster, 1), objective="time"))
+    deadline_s = TOKENS / job.tokens_per_step * alone.predicted.step_time_s * 1.001
+    assert choose(replace(request, deadline_s=deadline_s)).cluster.num_devices == 1
+
+
+@pytest.mark.parametrize("cost", [{"objective": "cost"}, {"objective": "cost", "tokens": TOKENS}])
+def test_nothing_is_the_cheapest_where_all_is_free(cost):
+    request = ask(cluster="dgx-a100-80g:1", **cost)
+    group = request.cluster.node_groups[0].model_copy(update={"price_per_device_hour": 0.0})
+    free = request.cluster.model_copy(update={"node_groups": (group,)})
+    with pytest.raises(InputError, match="above 0"):
+        choose(replace(request, cluster=free))
 
 
 @pytest.mark.parametrize("objective", ["time", "cost", "energy"])
