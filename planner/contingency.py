@@ -13,9 +13,10 @@ from .cost.setting import Setting
 from .cost.step import price
 from .families import architecture
 from .frameworks.framework import framework
-from .plan import Contingency, Plan
+from .lengths.predict import predict
+from .plan import Contingency, Plan, Prediction
 
-FIELDS = ("mesh", "schedule", "stage_layers", "microbatch", *LEVERS, "rank_map")
+FIELDS = ("mesh", "schedule", "stage_layers", "microbatch", *LEVERS, "rank_map", "mix", "expected")
 """Of a plan, what depends on how many devices there are."""
 
 
@@ -46,7 +47,13 @@ def contingency_plan(plan: Plan, lost: str | Mapping[str, int]) -> Plan:
     executed = framework(made.framework)
     shape = architecture(made.model)
     setting = Setting(shape, cluster, made.job, framework=executed, rank_map=made.rank_map)
-    return made.model_copy(update={"predicted": price(setting, made.configuration)})
+    return made.model_copy(update={"predicted": _predicted(setting, made)})
+
+
+def _predicted(setting: Setting, plan: Plan) -> Prediction:
+    if plan.mix is None:
+        return price(setting, plan.configuration)
+    return predict(setting, plan.configuration, plan.mix).prediction
 
 
 def _further(plan: Plan, gone: Counter[str]) -> list[dict[str, Any]]:

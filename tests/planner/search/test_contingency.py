@@ -19,6 +19,7 @@ from meshwright.planner.cost.setting import Setting
 from meshwright.planner.families import architecture, load_model
 from meshwright.planner.job import Job
 from meshwright.planner.legality import problems
+from meshwright.planner.lengths.distribution import Lognormal
 from meshwright.planner.pins import parse_pins
 from meshwright.planner.plan import load_plan
 from meshwright.planner.search.choose import choose
@@ -166,6 +167,19 @@ def test_what_is_not_held_is_refused():
         contingency_plan(plan, "roce-site=1")
     with pytest.raises(InputError, match="must be below the 8 nodes"):
         with_contingency(request, plan, 8)
+
+
+def test_groups_for_sequences_of_different_lengths_are_those_of_what_is_left():
+    """Another mesh has other lanes, and leaves other memory for tokens."""
+    job = Job(seq_len=32768, global_batch=48, lengths=Lognormal(median=1000, p99=20000))
+    request = ask("llama-3.1-8b", "dgx-h100:3", job=job, pins=("zero=3", "recompute=full"))
+    ready = with_contingency(request, choose(request), 1)
+    made = contingency_plan(ready, "1")
+    assert made.mix is not None
+    assert made.mix != ready.mix
+    assert made.expected is not None
+    assert made.expected.step_time_s == made.predicted.step_time_s == ready.contingency[0].step_time_s
+    assert simulate(made).step_time_s == pytest.approx(made.predicted.step_time_s)
 
 
 COMMAND = ["plan", "llama-3.2-1b", "dgx-a100-40g:2", "--seq-len", "2048", "--global-batch", "16"]
