@@ -220,3 +220,11 @@ def test_launch_continues_the_same_run_with_it(tmp_path):
     assert (found["workers"], found["fingerprint"]) == (1, left.fingerprint)
     with pytest.raises(InputError, match="the plan holds nothing for that"):
         CliRunner().invoke(app, [*command[:5], "2", *command[6:]], catch_exceptions=False)
+    with pytest.raises(InputError, match="must be a number of nodes"):
+        CliRunner().invoke(app, [*command[:5], "", *command[6:]], catch_exceptions=False)
+    folders = ["launch", str(folder), "--lost-nodes", "1", "--dry-run"]
+    assert CliRunner().invoke(app, folders).exit_code == 0
+    with pytest.raises(InputError, match="the first to start replaces the one in the run folder"):
+        CliRunner().invoke(app, [*folders, "--nnodes", "2"], catch_exceptions=False)
+    with pytest.raises(InputError, match="the plan of the main job holds nothing for nodes lost"):
+        CliRunner().invoke(app, ["launch", "--run", str(tmp_path / "new"), *folders[2:]], catch_exceptions=False)
