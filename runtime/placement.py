@@ -24,6 +24,23 @@ def logical_rank(plan: Plan, process: int) -> int:
     return plan.rank_map.index(sorted(plan.rank_map)[process])
 
 
+def local_device(plan: Plan, rank: int, local_rank: int, visible: int) -> int:
+    """Which of the `visible` devices of its node a rank takes.
+
+    Where a map leaves some out and all of the node are visible: the one that the map says. Where a site shows a process
+    fewer, the missing ones are not among them: those that are there in their order, and of one alone (srun
+    --gpus-per-task) number 0.
+    """
+    if plan.rank_map:
+        device, place = plan.rank_map[rank], 0
+        groups = plan.cluster.node_groups
+        while device >= groups[place].num_devices:
+            device, place = device - groups[place].num_devices, place + 1
+        if visible == groups[place].devices_per_node:
+            return device % visible
+    return local_rank % max(1, visible)
+
+
 def workers_per_node(plan: Plan, nnodes: int) -> int:
     """Workers of each of `nnodes` nodes, rounded up."""
     return -(-plan.configuration.mesh.world // nnodes)

@@ -19,7 +19,7 @@ from meshwright.errors import RunError
 from meshwright.planner.plan import Plan
 from meshwright.runtime.checks import problems
 from meshwright.runtime.launch import launch
-from meshwright.runtime.placement import logical_rank
+from meshwright.runtime.placement import local_device, logical_rank
 from meshwright.runtime.recipe import Recipe
 from meshwright.runtime.rendezvous import Rendezvous, check_rendezvous
 from meshwright.runtime.slurm import SlurmOptions, sbatch_script
@@ -99,6 +99,17 @@ def test_processes_count_the_devices_that_are_used() -> None:
     assert [logical_rank(four(MAP), process) for process in range(4)] == [1, 3, 0, 2]
     assert [logical_rank(four((12, 4, 13, 5)), process) for process in range(4)] == [1, 3, 0, 2]
     assert [logical_rank(four(()), process) for process in range(4)] == [0, 1, 2, 3]
+
+
+def test_a_rank_takes_the_device_that_its_map_says_where_all_are_seen() -> None:
+    """Of nodes with four devices each, the second of a group after another one; or those that a process is shown."""
+    two = [cluster(4).node_groups[0].model_copy(update={"nodes": nodes}) for nodes in (1, 2)]
+    plan = four((9, 11, 0, 3)).model_copy(update={"cluster": cluster(4).model_copy(update={"node_groups": two})})
+    local_ranks = [0, 1, 0, 1]
+    assert [local_device(plan, rank, local_ranks[rank], 4) for rank in range(4)] == [1, 3, 0, 3]
+    assert [local_device(plan, rank, local_ranks[rank], 2) for rank in range(4)] == local_ranks
+    assert [local_device(plan, rank, local_ranks[rank], 1) for rank in range(4)] == [0, 0, 0, 0]
+    assert [local_device(four(()), rank, rank, 4) for rank in range(4)] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
