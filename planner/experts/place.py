@@ -24,6 +24,9 @@ from .trace import Ints, Trace, as_trace
 _TOKENS = 131_072
 """A longer trace is read in so many tokens, in windows taken evenly from it: loads are then known to 1 %."""
 
+_ROUNDED = 1 - 1e-12
+"""Of a bound: sums in another order must not lift it over the placement that reaches it."""
+
 _TRIAL_TOKENS = 8192
 """Tokens by which candidates are told apart; the one chosen is measured on all."""
 
@@ -64,7 +67,7 @@ def place(
     found = [_priced(each, placed, made, prices, window) for each, placed in zip(counts, ranks, strict=True)]
     metrics, bounds = joined([each[0] for each in found]), [each[1] for each in found]
     rank_of = ranks if replicas else np.stack(ranks)
-    return Placement(rank_of, made, metrics, float(sum(bounds)), time.perf_counter() - begin)
+    return Placement(rank_of, made, metrics, _ROUNDED * float(sum(bounds)), time.perf_counter() - begin)
 
 
 def measure(

@@ -84,8 +84,8 @@ def sizes(request: Request) -> list[int]:
 
 
 def too_few(request: Request, setting: Setting, devices: int) -> bool:
-    """What arithmetic alone rules out: steps at the peak of the fastest devices, or weights, gradients (and optimizer
-    states, where these may not leave) that so many devices together do not hold, however they are sharded."""
+    """What arithmetic alone rules out: steps at the peak of the fastest devices, or weights and gradients (optimizer
+    states too, where these may not leave) that so many devices together do not hold, however they are sharded."""
     flops = setting.architecture.training_flops(request.job.seq_len) * request.job.global_batch
     if flops / (devices * _peak_flops(request)) > request.step_limit_s:
         return True

@@ -1,9 +1,9 @@
 """Search: the fastest (or cheapest) configuration, and the proof of how good it is.
 
-On one kind of device with regular links, branch and bound (`best_first.py`) over a tree of configurations (`tree.py`).
-Where devices or links differ, or energy counts: enumerate what is legal, drop what does not fit, bound the rest, then
-price in the order of the bounds. No configuration of the space that docs/plan.md describes takes less than the proof's
-lower bound. Equal requests give equal plans.
+For models without experts on one kind of device with regular links, branch and bound (`best_first.py`) over a tree of
+configurations (`tree.py`). Where layers have experts, devices or links differ, or energy counts: enumerate what is
+legal, drop what does not fit, bound the rest, then price in the order of the bounds. No configuration of the space that
+docs/plan.md describes takes less than the proof's lower bound. Equal requests give equal plans.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def find_plan(request: Request, progress: Progress | None = None) -> Plan:
 
 def searched(request: Request, setting: Setting, progress: Progress | None = None) -> Searched:
     """The best configurations of a setting. Raises as `find_plan` does."""
-    if not setting.is_mixed and request.objective != "energy" and not request.pins.shares:
+    if not setting.is_mixed and not setting.has_experts and request.objective != "energy" and not request.pins.shares:
         return _by_tree(request, setting, progress)
     pins, found = request.pins, survey(setting, request.pins, request.runnable)
     if not found.fitting:

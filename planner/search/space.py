@@ -37,8 +37,14 @@ def candidates(setting: Setting, pins: Pins) -> Iterator[Configuration]:
     where that is worthwhile; not all are legal."""
     choices = tuple(each for each in recomputations(pins) if each != "selective") or recomputations(pins)
     for shared in shares(setting, pins):
-        chunks = logits_chunks(setting, pins, shared)
+        mesh, chunks = shared.mesh, logits_chunks(setting, pins, shared)
+        if (pins.microbatch is None and shared.microbatch.bit_count() > 1 and not pins.actions) or (
+            pins.etp is None and mesh.etp not in (1, mesh.tp)
+        ):
+            continue  # each costs as much as any other here, and few are worth it
         for recipe, choice in product(recipes(setting, pins, shared), choices):
+            if recipe.zero == 1 and recipe.dp_replicate > 1 and pins.dp_replicate is None:
+                continue
             yield replace(recipe, recompute=(choice,) * recipe.mesh.pp, logits_chunks=chunks)
 
 
