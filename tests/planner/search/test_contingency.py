@@ -182,6 +182,24 @@ def test_groups_for_sequences_of_different_lengths_are_those_of_what_is_left():
     assert simulate(made).step_time_s == pytest.approx(made.predicted.step_time_s)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"mesh": {"pp": "x"}}, "mesh.pp"),
+        ({"zero": 7}, "zero"),
+        ({"stage_layers": [1]}, "stage_layers"),
+        ({"job": {"seq_len": 1, "global_batch": 1}}, "does not depend on how many devices there are"),
+    ],
+)
+def test_fields_that_make_no_plan_are_refused(wrong, words):
+    """A plan file is edited by hand too."""
+    ready = with_contingency(ask(), choose(ask()), 1)
+    held = ready.contingency[0]
+    broken = held.model_copy(update={"fields": held.fields | wrong})
+    with pytest.raises(InputError, match=words):
+        contingency_plan(ready.model_copy(update={"contingency": (broken,)}), "1")
+
+
 COMMAND = ["plan", "llama-3.2-1b", "dgx-a100-40g:2", "--seq-len", "2048", "--global-batch", "16"]
 COMMAND += ["--pin", "schedule=1f1b", "--pin", "microbatch=1"]
 
