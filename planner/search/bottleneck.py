@@ -77,7 +77,8 @@ class Bottleneck:
         fewest = self.ranks.chunks if len(self.ranks.kinds) == 1 else lambda rank: 0
         spare = sum(most) - count
         for rank in ranks:
-            layers = self.take(rank, 0, most[rank], limit_s, among)[0] if spare >= 0 else -1
+            needed = max(fewest(rank), most[rank] - spare)
+            layers = self.take(rank, 0, most[rank], limit_s, among, needed=needed)[0] if spare >= 0 else -1
             spare -= most[rank] - layers
             if spare < 0 or layers < fewest(rank):
                 return False
@@ -105,7 +106,8 @@ class Bottleneck:
                 return None
             found.append((layers, choice))
             start += layers
-            if self.limited and rank % LOOK_AHEAD == 0 and not self._in_time(rank + 1, start, limit_s):
+            looks = self.limited and (rank < LOOK_AHEAD or rank % LOOK_AHEAD == 0)
+            if looks and not self._in_time(rank + 1, start, limit_s):
                 return None
         return found if start == ranks.layers else None
 
@@ -118,10 +120,17 @@ class Bottleneck:
         return start == ranks.layers
 
     def take(
-        self, rank: int, start: int, at_most: int, limit_s: float, among: Ranks | None = None, limited: bool = True
+        self,
+        rank: int,
+        start: int,
+        at_most: int,
+        limit_s: float,
+        among: Ranks | None = None,
+        limited: bool = True,
+        needed: int = 0,
     ) -> tuple[int, Recompute]:
         """The most layers that a rank can take from `start` on, and the fastest choice with which it can; of one kind
-        alone, where `among` says so."""
+        alone, where `among` says so. Fewer than `needed` are as good as none."""
         among = among or self.ranks
         best, (before_s, after_s) = (0, among.choices[0]), self._beside_s(rank, start)
         spare_s = (limit_s - before_s - after_s) / self.microbatches
@@ -129,9 +138,11 @@ class Bottleneck:
             layers = min(at_most, among.in_time(rank, start, choice, spare_s))
             if self.ranks.late_s * layers > after_s:
                 layers = last(lambda n, c=choice: self._late_s(among, rank, start, n, c) <= limit_s, layers)  # type: ignore[misc]
-            if layers <= best[0]:
+            if layers <= best[0] or layers < needed:
                 break
             if self.limited and limited:
+                if needed > best[0] and not among.has_room(rank, start, needed, choice):
+                    continue
                 layers = among.with_room(rank, start, layers, choice)
             if layers > best[0]:
                 best = layers, choice

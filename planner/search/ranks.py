@@ -221,6 +221,17 @@ class Ranks:
         self._guess[kind, choice] = low
         return min(low, layers)
 
+    def has_room(self, rank: int, start: int, layers: int, choice: Recompute) -> bool:
+        """Whether a rank can hold so many layers from `start` on."""
+        first, last, kind = rank == self.places[0], rank == self.places[-1], self._alike[start]
+        key = self._held[rank], first, last, kind, choice
+        low, high = self._rooms.get(key, (0, self.layers + 1))
+        if low < layers < high:
+            fits = self._has_room(rank, kind, layers, choice)
+            low, high = (layers, high) if fits else (low, layers)
+            self._rooms[key] = low, high
+        return layers <= low
+
     def _has_room(self, rank: int, start: int, layers: int, choice: Recompute) -> bool:
         memory = rank_memory(self.setting, self._trial(rank, start, layers, choice), rank)
         return memory.total <= self.setting.memory_limit_bytes
@@ -250,7 +261,11 @@ class Ranks:
     def _only(self, kind: Layer) -> Ranks:
         model = replace(self.setting.architecture, layers=(kind,) * self.layers)
         return Ranks(
-            replace(self.setting, architecture=model, _costs={}), self.recipe, self.choices, None, self.lightest
+            replace(self.setting, architecture=model, _costs={}),
+            self.recipe,
+            self.choices,
+            None,
+            self.lightest,
         )
 
 
