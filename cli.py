@@ -293,7 +293,7 @@ def launch(
 
     options = {"data": data, "tokenizer": tokenizer, "init_from": init_from, "steps": steps, "lr": lr}
     settings = runs.recipe_settings(recipe, options, set_ or [])
-    job = runs.find_run(plan, run, settings, lambda: _quickstart(workers, pin or []), lost_nodes)
+    job = runs.find_run(plan, run, settings, lambda: _quickstart(workers, pin or []), lost_nodes, nnodes)
     if slurm:
         text = runs.submit(job, slurm_option or [], dry_run)
         _print(json, lambda: {"slurm": text}, lambda console: console.print(text, markup=False, soft_wrap=True))

@@ -37,12 +37,13 @@ def find_run(
     settings: Mapping[str, Any],
     quickstart: Callable[[], Plan],
     lost_nodes: str | None = None,
+    nnodes: int = 1,
 ) -> Run:
     """The run that a command line means.
 
     `given` is a plan file, the folder of an earlier run, or None for the main job, whose plan `quickstart` makes.
     `settings` go over the recipe of an earlier run in the same folder; `lost_nodes`: what the plan holds ready for them
-    is run. Raises InputError with all problems.
+    is run, on `nnodes`. Raises InputError with all problems.
     """
     from .planner.contingency import contingency_plan
     from .planner.plan import load_plan
@@ -53,6 +54,8 @@ def find_run(
         folder, given = given, None
         _must_hold_a_plan(folder)
     folder = folder or (QUICKSTART if given is None else RUNS / given.stem)
+    if lost_nodes is not None and given is None:
+        _check_lost(folder, lost_nodes, nnodes)
     earlier = folder / "recipe.yaml"
     recipe = load_mapping(earlier) if earlier.exists() else {}
     if given is None and not (folder / "plan.yaml").exists():
@@ -62,7 +65,17 @@ def find_run(
     plan_file = given or folder / "plan.yaml"
     both = with_tokenizer(merged(recipe, settings))
     plan, training = gather(lambda: load_plan(plan_file), lambda: parse(Recipe, both, "recipe"))
-    return Run(contingency_plan(plan, lost_nodes) if lost_nodes else plan, training, folder)
+    return Run(plan if lost_nodes is None else contingency_plan(plan, lost_nodes), training, folder)
+
+
+def _check_lost(folder: Path, lost_nodes: str, nnodes: int) -> None:
+    """Raises InputError where no plan in a run folder can say what is run without some nodes."""
+    if not (folder / "plan.yaml").exists():
+        rule = "the plan of the main job holds nothing for nodes lost"
+        raise InputError.single("command line", "--lost-nodes", lost_nodes, rule, "a plan file")
+    if nnodes > 1:  # the node that starts first puts the new plan there, and the next one would take it for the old one
+        rule = "every node must read the same plan, and the first to start replaces the one in the run folder"
+        raise InputError.single("command line", "--lost-nodes", lost_nodes, rule, "the plan file, with all nodes lost")
 
 
 def with_tokenizer(settings: dict[str, Any]) -> dict[str, Any]:

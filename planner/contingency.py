@@ -8,15 +8,20 @@ from typing import Any
 
 from ..clusters.part import first_devices, nodes_of, without_nodes
 from ..errors import InputError, did_you_mean
+from ..schema import parse
 from .configuration import LEVERS
 from .cost.setting import Setting
 from .cost.step import price
 from .families import architecture
 from .frameworks.framework import framework
-from .plan import Contingency, Plan
+from .legality import problems
+from .legality.fields import in_plan
+from .lengths.predict import predict
+from .plan import Contingency, Plan, Prediction
 
-FIELDS = ("mesh", "schedule", "stage_layers", "microbatch", *LEVERS, "rank_map")
+FIELDS = ("mesh", "schedule", "stage_layers", "microbatch", *LEVERS, "rank_map", "mix", "expected")
 """Of a plan, what depends on how many devices there are."""
+_SOURCE = "plan: contingency: fields"
 
 
 def changed_fields(plan: Plan, other: Plan) -> dict[str, Any]:
@@ -42,11 +47,27 @@ def contingency_plan(plan: Plan, lost: str | Mapping[str, int]) -> Plan:
     data |= {"cluster": cluster.model_dump(mode="json", by_alias=True), "runners_up": [], "training": None}
     data |= {"proof": found.proof.model_dump(mode="json"), "at_risk": None, "contingency": _further(plan, gone)}
     data["why"] = [f"For {words(gone)} lost of {plan.cluster.name}: {found.slower_by:.1%} slower than with all nodes."]
-    made = Plan.model_validate(data)
+    made = _read(data, found)
     executed = framework(made.framework)
     shape = architecture(made.model)
-    setting = Setting(shape, cluster, made.job, framework=executed, rank_map=made.rank_map)
-    return made.model_copy(update={"predicted": price(setting, made.configuration)})
+    setting = Setting(shape, cluster, made.job, framework=executed, every_device=False, rank_map=made.rank_map)
+    if wrong := problems(setting, made.configuration):
+        raise InputError(_SOURCE, list(map(in_plan, wrong)))
+    return made.model_copy(update={"predicted": _predicted(setting, made)})
+
+
+def _read(data: dict[str, Any], found: Contingency) -> Plan:
+    """The plan file is written by people too."""
+    if others := sorted(found.fields.keys() - set(FIELDS)):
+        rule = "does not depend on how many devices there are"
+        raise InputError.single(_SOURCE, others[0], None, rule, "leave it out")
+    return parse(Plan, data, _SOURCE)
+
+
+def _predicted(setting: Setting, plan: Plan) -> Prediction:
+    if plan.mix is None:
+        return price(setting, plan.configuration)
+    return predict(setting, plan.configuration, plan.mix).prediction
 
 
 def _further(plan: Plan, gone: Counter[str]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Literal
 
 from ..planner.plan import Plan
@@ -22,6 +23,33 @@ def logical_rank(plan: Plan, process: int) -> int:
     if not plan.rank_map:
         return process
     return plan.rank_map.index(sorted(plan.rank_map)[process])
+
+
+def local_device(plan: Plan, rank: int, local_rank: int, visible: int) -> int:
+    """Which of the `visible` devices of its node a rank takes.
+
+    Where a map leaves some out and all of the node are visible: the one that the map says. Where a site shows a process
+    fewer, the missing ones are not among them: those that are there in their order, and of one alone (srun
+    --gpus-per-task) number 0.
+    """
+    if plan.rank_map:
+        group, _, device = _place(plan, plan.rank_map[rank])
+        if visible == plan.cluster.node_groups[group].devices_per_node:
+            return device
+    return local_rank % max(1, visible)
+
+
+def devices_of_nodes(plan: Plan) -> list[int]:
+    """How many devices a plan's map has of each node that it has any of, in the order of the nodes."""
+    return list(Counter(_place(plan, device)[:2] for device in sorted(plan.rank_map)).values())
+
+
+def _place(plan: Plan, device: int) -> tuple[int, int, int]:
+    """Node group, node and device in the node, of the number of a device."""
+    group, left = 0, device
+    while left >= plan.cluster.node_groups[group].num_devices:
+        group, left = group + 1, left - plan.cluster.node_groups[group].num_devices
+    return group, *divmod(left, plan.cluster.node_groups[group].devices_per_node)
 
 
 def workers_per_node(plan: Plan, nnodes: int) -> int:

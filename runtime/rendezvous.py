@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from ..errors import Problem, did_you_mean
 from ..planner.plan import Plan
+from ..planner.rank_map import problems as map_problems
+from .placement import devices_of_nodes
 
 BACKENDS = ("c10d", "static")
 
@@ -28,6 +30,8 @@ def check_rendezvous(plan: Plan, rendezvous: Rendezvous) -> Iterator[Problem]:
     world, nnodes = plan.configuration.mesh.world, rendezvous.nnodes
     if nnodes < 1 or world % nnodes:
         yield Problem("--nnodes", nnodes, f"must divide the {world} workers of the plan", "1")
+    elif nnodes > 1 and plan.rank_map:
+        yield from _check_nodes(plan, nnodes)
     if not 0 <= rendezvous.node_rank < max(1, nnodes):
         yield Problem("--node-rank", rendezvous.node_rank, f"must lie between 0 and {nnodes - 1}", "0")
     if rendezvous.backend not in BACKENDS:
@@ -46,6 +50,18 @@ def check_rendezvous(plan: Plan, rendezvous: Rendezvous) -> Iterator[Problem]:
     elif nnodes == 1 and _taken(rendezvous.endpoint):
         rule = "another process has this port; one node needs no endpoint"
         yield Problem("--rdzv-endpoint", rendezvous.endpoint, rule, Rendezvous().endpoint)
+
+
+def _check_nodes(plan: Plan, nnodes: int) -> Iterator[Problem]:
+    """Every node starts as many workers, and the map must have as many devices of it."""
+    if any(map_problems(plan)):
+        return  # told elsewhere
+    counts = devices_of_nodes(plan)
+    if len(counts) != nnodes:
+        yield Problem("--nnodes", nnodes, f"the plan has devices of {len(counts)} nodes (rank_map)", str(len(counts)))
+    elif len(set(counts)) > 1:
+        rule = "has so many devices of its nodes, and must have as many of each"
+        yield Problem("rank_map", ", ".join(map(str, counts)), rule, f"{counts[0]} of each")
 
 
 def _wrong_endpoint(endpoint: str) -> str | None:

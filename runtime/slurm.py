@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import InputError, Problem, RunError
 from ..planner.plan import Plan
-from .placement import workers_per_node
+from .placement import devices_of_nodes, workers_per_node
 
 _TIME = re.compile(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}")  # sbatch(1), --time
 
@@ -92,6 +92,9 @@ def sbatch_script(plan: Plan, run_dir: Path, options: SlurmOptions, python: str 
 def _shape(plan: Plan) -> tuple[int, int]:
     """Nodes and workers a node."""
     world = plan.configuration.mesh.world
+    if plan.rank_map:
+        nodes = len(devices_of_nodes(plan))
+        return nodes, workers_per_node(plan, nodes)
     per_node = min(world, plan.cluster.node_groups[0].devices_per_node)
     nodes = -(-world // per_node)
     return nodes, workers_per_node(plan, nodes)

@@ -23,7 +23,7 @@ from ..errors import InputError
 from ..planner.plan import Plan, load_plan
 from .admission import admit
 from .failures import first_cause
-from .placement import device_type, logical_rank
+from .placement import device_type, local_device, logical_rank
 from .recipe import Recipe, load_recipe
 from .run_folder import RunFolder
 from .stop import StopWish
@@ -49,14 +49,13 @@ def read_ranks(environment: Mapping[str, str]) -> Ranks:
     raise InputError.single("environment", "RANK", None, rule)
 
 
-def join(ranks: Ranks, kind: str, timeout_s: float, rank: int) -> torch.device:
+def join(ranks: Ranks, plan: Plan, timeout_s: float, rank: int) -> torch.device:
     """Take this process's device and join the process group as a plan's rank."""
-    timeout = timedelta(seconds=max(timeout_s, START_TIMEOUT_S))
+    timeout, kind = timedelta(seconds=max(timeout_s, START_TIMEOUT_S)), device_type(plan)
     os.environ |= {"RANK": str(ranks.rank), "WORLD_SIZE": str(ranks.world)}  # for env:// under srun
     device = torch.device("cpu")
     if kind == "cuda":
-        # srun --gpus-per-task shows each process its own device only, as number 0
-        device = torch.device("cuda", ranks.local_rank % max(1, torch.cuda.device_count()))
+        device = torch.device("cuda", local_device(plan, rank, ranks.local_rank, torch.cuda.device_count()))
         torch.cuda.set_device(device)
     # env:// would let the first rank hold the store, but its address is that of the first process
     store, _, world = next(rendezvous("env://", timeout=timeout))
@@ -89,7 +88,7 @@ def _work(run: RunFolder, plan: Plan, recipe: Recipe, ranks: Ranks) -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     wish, rank = StopWish(), logical_rank(plan, ranks.rank)
     heartbeat = Heartbeat(run.heartbeats, rank)  # from here on signals can find this process
-    device = join(ranks, device_type(plan), recipe.timeout_s, rank)
+    device = join(ranks, plan, recipe.timeout_s, rank)
     train(run, plan, recipe, device, wish, heartbeat.moved)
     dist.barrier()  # leaving early would look like a failure to those still working
     dist.destroy_process_group()

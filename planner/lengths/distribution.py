@@ -19,6 +19,9 @@ from ...schema import Frozen
 
 Integers = NDArray[np.int64]
 
+MOST = 10**12
+"""Tokens, more than any sequence has: what follows from them stays a number of 64 bits."""
+
 _NORMAL = NormalDist()
 Z99 = _NORMAL.inv_cdf(0.99)
 
@@ -27,7 +30,7 @@ class Histogram(Frozen):
     """Lengths that were counted: `lengths` ascending, and how many sequences have each."""
 
     kind: Literal["histogram"] = "histogram"
-    lengths: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    lengths: tuple[Annotated[int, Field(ge=1, le=MOST)], ...] = Field(min_length=1)
     counts: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
 
     @field_validator("lengths")
@@ -67,8 +70,8 @@ class Lognormal(Frozen):
     """Lengths whose logarithm is normal, by their median and their 99th percentile in tokens."""
 
     kind: Literal["lognormal"] = "lognormal"
-    median: float = Field(ge=1)
-    p99: float = Field(ge=1)
+    median: float = Field(ge=1, le=MOST)
+    p99: float = Field(ge=1, le=MOST)
 
     @model_validator(mode="after")
     def _upwards(self) -> Lognormal:
@@ -99,7 +102,7 @@ class Lognormal(Frozen):
     def at(self, uniform: NDArray[np.float64]) -> Integers:
         """The quantiles at numbers of (0, 1)."""
         normal = np.array([_NORMAL.inv_cdf(each) for each in uniform])
-        return np.maximum(1, np.rint(self.median * np.exp(self.sigma * normal))).astype(np.int64)
+        return np.clip(np.rint(self.median * np.exp(self.sigma * normal)), 1, MOST).astype(np.int64)
 
     def __str__(self) -> str:
         return f"lognormal, median {self.median:g} and p99 {self.p99:g} tokens"

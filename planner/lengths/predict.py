@@ -17,7 +17,7 @@ from ..sequence import local_tokens
 from ..simulate.work import Work
 from .expected import Judge, Step
 from .mix import Expected, Mix
-from .prices import Prices, at_degree, at_length, multiple_of, table_of
+from .prices import Prices, at_degree, at_length, degrees_of, multiple_of, table_of
 
 STEPS = 16
 """Drawn steps that a prediction is the mean of."""
@@ -63,6 +63,12 @@ def mix_problems(setting: Setting, configuration: Configuration, mix: Mix) -> li
         found.append(Problem("mesh.pp", mesh.pp, "sequences of different lengths go through no pipeline", "mesh.pp=1"))
     if wrong := [degree for degree in mix.degrees if lanes % degree]:
         found.append(Problem("mix.degrees", wrong, f"must divide dp x cp = {lanes} ranks", fix))
+    elif wrong := sorted(set(mix.degrees) - set(degrees_of(setting, configuration))):
+        rule = "there are no heads for groups of these in ulysses: tp times each must divide those of the model"
+        found.append(Problem("mix.degrees", wrong, rule, "cp_algorithm=ring"))
+    if configuration.cp_algorithm == "usp":
+        rule = "has one product of heads and rings, and groups have several sizes"
+        found.append(Problem("cp_algorithm", "usp", rule, "cp_algorithm=ring"))
     room = list(zip(mix.degrees, mix.capacity_tokens, strict=True))
     if not any(local_tokens(seq_len, degree, multiple) <= tokens for degree, tokens in room):
         most = max(degree * tokens for degree, tokens in room)

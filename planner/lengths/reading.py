@@ -18,7 +18,7 @@ from typing import Any
 
 from ...errors import InputError, Problem, did_you_mean
 from ...schema import parse
-from .distribution import Histogram, Lognormal
+from .distribution import MOST, Histogram, Lognormal
 
 NAMES = ("lognormal",)
 MOST_LENGTHS = 512
@@ -107,7 +107,7 @@ def _json_lines(lines: list[str]) -> Iterator[Counted | Problem]:
             continue
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             yield Problem(f"line {number}", line.strip()[:80], "is not JSON", '{"length": 512, "count": 20}')
             continue
         if not isinstance(value, dict):
@@ -124,15 +124,16 @@ def _entry(number: int, length: object, count: object = 1) -> Counted | Problem:
     whole = {name: _whole(value) for name, value in (("length", length), ("count", count))}
     for name, value in (("length", length), ("count", count)):
         if whole[name] < 1:
-            return Problem(f"line {number}", value, f"{name} must be a whole number above zero", "1")
+            said = value if isinstance(value, int | float) and abs(value) <= MOST else str(value)[:80]
+            return Problem(f"line {number}", said, f"{name} must be a whole number, 1 to {MOST:,}", "1")
     return whole["length"], whole["count"]
 
 
 def _whole(value: object) -> int:
-    """The number that is written; 0 for everything else."""
-    if isinstance(value, str):
-        return int(value) if value.isascii() and value.isdecimal() else 0
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+    """The number that is written; 0 for everything else, and for more than there can be."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value.lstrip("0")) <= len(str(MOST)):
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value <= MOST else 0
 
 
 def _histogram(counted: Counter[int]) -> Histogram:

@@ -64,6 +64,7 @@ class Replicas(nn.Module):
     def _take(self, index: int, parameter: Tensor) -> None:
         """Add a gradient that autograd has made to those of the step."""
         assert parameter.grad is not None
+        assert self._work is None  # or the reduction, which is under way, would miss it
         gradient = local(parameter.grad)
         parameter.grad = None
         if self._flat is None:
@@ -73,8 +74,10 @@ class Replicas(nn.Module):
         view = self._views[index]
         if index in self._arrived:
             view.add_(gradient, alpha=self._factor)
-        else:
-            torch.mul(gradient.float(), self._factor, out=view)
+        elif gradient.dtype == view.dtype:
+            torch.mul(gradient, self._factor, out=view)
+        else:  # without a copy in between: that of a head would come when most activations are there
+            view.copy_(gradient).mul_(self._factor)
         self._arrived.add(index)
         if self._missing:
             self._missing.discard(index)

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from plans import LLAMA, cluster, make_plan
 
-from meshwright.clusters.schema import Exceptions
+from meshwright.clusters.schema import Cluster, Exceptions
 from meshwright.errors import RunError
 from meshwright.planner.plan import Plan
 from meshwright.runtime.checks import problems
 from meshwright.runtime.launch import launch
-from meshwright.runtime.placement import logical_rank
+from meshwright.runtime.placement import local_device, logical_rank
 from meshwright.runtime.recipe import Recipe
 from meshwright.runtime.rendezvous import Rendezvous, check_rendezvous
 from meshwright.runtime.slurm import SlurmOptions, sbatch_script
@@ -30,6 +30,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning"),
 ]
 MAP = (2, 0, 3, 1)
+
+
+def nodes_of(count: int, devices: int) -> Cluster:
+    """Several of those nodes."""
+    group = cluster(devices).node_groups[0].model_copy(update={"nodes": count})
+    return cluster(devices).model_copy(update={"node_groups": (group,)})
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +107,17 @@ def test_processes_count_the_devices_that_are_used() -> None:
     assert [logical_rank(four(()), process) for process in range(4)] == [0, 1, 2, 3]
 
 
+def test_a_rank_takes_the_device_that_its_map_says_where_all_are_seen() -> None:
+    """Of nodes with four devices each, the second of a group after another one; or those that a process is shown."""
+    two = [cluster(4).node_groups[0].model_copy(update={"nodes": nodes}) for nodes in (1, 2)]
+    plan = four((9, 11, 0, 3)).model_copy(update={"cluster": cluster(4).model_copy(update={"node_groups": two})})
+    local_ranks = [0, 1, 0, 1]
+    assert [local_device(plan, rank, local_ranks[rank], 4) for rank in range(4)] == [1, 3, 0, 3]
+    assert [local_device(plan, rank, local_ranks[rank], 2) for rank in range(4)] == local_ranks
+    assert [local_device(plan, rank, local_ranks[rank], 1) for rank in range(4)] == [0, 0, 0, 0]
+    assert [local_device(four(()), rank, rank, 4) for rank in range(4)] == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("rank_map", "expected"),
     [
@@ -127,16 +144,42 @@ def test_a_missing_device_is_refused() -> None:
 
 def test_nodes_must_be_numbered_where_a_map_says_which_runs_what() -> None:
     meeting = {"nnodes": 2, "endpoint": "127.0.0.1:29500"}
-    found = list(check_rendezvous(four(MAP), Rendezvous(**meeting, backend="c10d")))
+    plan = four(MAP).model_copy(update={"cluster": nodes_of(2, 2)})
+    found = list(check_rendezvous(plan, Rendezvous(**meeting, backend="c10d")))
     assert [problem.field for problem in found] == ["--rdzv-backend"]
-    assert list(check_rendezvous(four(MAP), Rendezvous(**meeting, backend="static"))) == []
+    assert list(check_rendezvous(plan, Rendezvous(**meeting, backend="static"))) == []
     assert list(check_rendezvous(four(()), Rendezvous(**meeting, backend="c10d"))) == []
+
+
+@pytest.mark.parametrize(
+    ("rank_map", "expected"),
+    [
+        ((0, 2, 5, 6), []),
+        ((0, 1, 2, 4), ["rank_map = '3, 1': has so many devices of its nodes, and must have as many of each"]),
+        ((0, 3, 4, 8), ["--nnodes = 2: the plan has devices of 3 nodes (rank_map). Try: 3"]),
+        ((0, 1, 2, 12), []),  # no device: said of the map itself
+    ],
+)
+def test_every_node_has_as_many_devices_in_a_map(rank_map: tuple[int, ...], expected: list[str]) -> None:
+    """Or a launcher, that starts as many processes on each, would put ranks on nodes that the map does not say."""
+    plan = four(rank_map).model_copy(update={"cluster": nodes_of(3, 4)})
+    found = check_rendezvous(plan, Rendezvous(nnodes=2, endpoint="127.0.0.1:29500", backend="static"))
+    for said, start in zip(map(str, found), expected, strict=True):
+        assert said.startswith(start)
+
+
+def test_slurm_asks_for_the_nodes_that_are_used(tmp_path: Path) -> None:
+    """Four devices of four nodes of two: as many as two whole nodes have."""
+    script = sbatch_script(
+        four((0, 2, 5, 7)).model_copy(update={"cluster": nodes_of(4, 2)}), tmp_path, SlurmOptions(), "echo"
+    )
+    assert "#SBATCH --nodes=4\n" in script
+    assert "--nnodes 4 " in script
 
 
 def test_slurm_numbers_the_nodes(tmp_path: Path) -> None:
     """What srun runs on each node, with srun itself replaced by the shell."""
-    nodes = cluster(2).node_groups[0].model_copy(update={"nodes": 2})
-    wide = cluster(2).model_copy(update={"node_groups": (nodes,)})
+    wide = nodes_of(2, 2)
     script = sbatch_script(four(MAP).model_copy(update={"cluster": wide}), tmp_path, SlurmOptions(), "echo")
     (line,) = [line for line in script.splitlines() if line.startswith("srun ")]
     command = line.removeprefix("srun --kill-on-bad-exit=1 ").removesuffix(" &")

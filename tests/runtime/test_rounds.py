@@ -122,6 +122,9 @@ def test_groups_of_several_sizes_are_formed(outcomes: dict[str, list[Found]]) ->
     [
         (plan_of((1, 2), 10, dp=2), "job.seq_len"),
         (plan_of((1, 4), dp=2), "mix.degrees"),
+        (plan_of((1, 8), dp=8, cp_algorithm="ulysses"), "mix.degrees"),  # four heads
+        (plan_of((1, 4), tp=2, dp=4, cp_algorithm="ulysses"), "mix.degrees"),
+        (plan_of((1, 2), dp=2, cp=2, cp_algorithm="usp", cp_ulysses=2), "cp_algorithm"),
         (plan_of((1, 2), dp=2).model_copy(update={"mix": None}), "mix"),
     ],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -79,18 +80,28 @@ class View:
 
 class Views:
     """Those that the layers of a stage share. A microbatch gives all of them the same documents, and they differ in few
-    windows: the last views are kept, and with them the documents of the last microbatches."""
+    windows: the last views are kept, and with them the documents of the last microbatches. What has no documents is
+    kept for all."""
 
     def __init__(self) -> None:
         self._recent: deque[View] = deque(maxlen=4)
 
     def of(self, size: int, local: int, window: int | None, documents: Tensor | None) -> View:
         """The one that is known, or else a new one."""
+        if documents is None:
+            return _plain(size, local, window)
         for view in self._recent:
             if (view.size, view.local, view.window) == (size, local, window) and view.documents is documents:
                 return view
         self._recent.append(View.of(size, local, window, documents))
         return self._recent[-1]
+
+
+@lru_cache(maxsize=64)
+def _plain(size: int, local: int, window: int | None) -> View:
+    """Without documents, and so without tensors to keep. In rounds every layer asks for a view of each sequence: they
+    are more than the last few, and each is made of the square of `size` tiles."""
+    return View.of(size, local, window, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,8 @@ def test_files_of_lengths(tmp_path, name, text):
         ("b.csv", "length,count\n5\n5,0\n5,1.5\n", ["line 2", "line 3", "line 4"]),
         ("c.jsonl", '{"length": true}\n{"len": 5}\n[5]\nnope\n5.0\n', [f"line {n}" for n in range(1, 6)]),
         ("d.csv", "\n", ["file"]),
+        ("f.csv", "1" * 5000 + "\n5\n" + "1" * 30 + "\n", ["line 1", "line 3"]),
+        ("g.jsonl", "[" * 100_000 + "\n" + "1" * 30 + "\n5\n", ["line 1", "line 2"]),
         ("e.csv", "x\n" * 30, [*(f"line {n}" for n in range(1, 21)), "further lines"]),
     ],
 )
@@ -94,6 +96,7 @@ def test_every_problem_of_a_file_has_its_line(tmp_path, name, text, fields):
         ("lognormal:median=5,p99=4", "must not be below"),
         ("lognormal:median=5,p99=9,mode=2", "unknown field"),
         ("lognormal:median=5,median=5", "each once"),
+        ("lognormal:median=5,p99=1e300", "less than or equal to"),
         ("lognorml:median=5,p99=9", "did you mean 'lognormal'"),
         ("missing.csv", "cannot be read"),
     ],
@@ -101,6 +104,12 @@ def test_every_problem_of_a_file_has_its_line(tmp_path, name, text, fields):
 def test_names_that_are_wrong(text, words):
     with pytest.raises(InputError, match=words):
         read_lengths(text)
+
+
+def test_the_longest_that_can_be_drawn_is_a_number():
+    """Of a tail that goes beyond 64 bits."""
+    drawn = sample(Lognormal(median=1, p99=1e12), 20_000, 10**9, seed=0)
+    assert (drawn.min(), drawn.max()) == (1, 10**9)
 
 
 def test_many_lengths_become_classes(tmp_path):

@@ -19,6 +19,7 @@ from meshwright.planner.cost.setting import Setting
 from meshwright.planner.families import architecture, load_model
 from meshwright.planner.job import Job
 from meshwright.planner.legality import problems
+from meshwright.planner.lengths.distribution import Lognormal
 from meshwright.planner.pins import parse_pins
 from meshwright.planner.plan import load_plan
 from meshwright.planner.search.choose import choose
@@ -168,6 +169,37 @@ def test_what_is_not_held_is_refused():
         with_contingency(request, plan, 8)
 
 
+def test_groups_for_sequences_of_different_lengths_are_those_of_what_is_left():
+    """Another mesh has other lanes, and leaves other memory for tokens."""
+    job = Job(seq_len=32768, global_batch=48, lengths=Lognormal(median=1000, p99=20000))
+    request = ask("llama-3.1-8b", "dgx-h100:3", job=job, pins=("zero=3", "recompute=full"))
+    ready = with_contingency(request, choose(request), 1)
+    made = contingency_plan(ready, "1")
+    assert made.mix is not None
+    assert made.mix != ready.mix
+    assert made.expected is not None
+    assert made.expected.step_time_s == made.predicted.step_time_s == ready.contingency[0].step_time_s
+    assert simulate(made).step_time_s == pytest.approx(made.predicted.step_time_s)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"mesh": {"pp": "x"}}, "mesh.pp"),
+        ({"zero": 7}, "zero"),
+        ({"stage_layers": [1]}, "stage_layers"),
+        ({"job": {"seq_len": 1, "global_batch": 1}}, "does not depend on how many devices there are"),
+    ],
+)
+def test_fields_that_make_no_plan_are_refused(wrong, words):
+    """A plan file is edited by hand too."""
+    ready = with_contingency(ask(), choose(ask()), 1)
+    held = ready.contingency[0]
+    broken = held.model_copy(update={"fields": held.fields | wrong})
+    with pytest.raises(InputError, match=words):
+        contingency_plan(ready.model_copy(update={"contingency": (broken,)}), "1")
+
+
 COMMAND = ["plan", "llama-3.2-1b", "dgx-a100-40g:2", "--seq-len", "2048", "--global-batch", "16"]
 COMMAND += ["--pin", "schedule=1f1b", "--pin", "microbatch=1"]
 
@@ -206,3 +238,11 @@ def test_launch_continues_the_same_run_with_it(tmp_path):
     assert (found["workers"], found["fingerprint"]) == (1, left.fingerprint)
     with pytest.raises(InputError, match="the plan holds nothing for that"):
         CliRunner().invoke(app, [*command[:5], "2", *command[6:]], catch_exceptions=False)
+    with pytest.raises(InputError, match="must be a number of nodes"):
+        CliRunner().invoke(app, [*command[:5], "", *command[6:]], catch_exceptions=False)
+    folders = ["launch", str(folder), "--lost-nodes", "1", "--dry-run"]
+    assert CliRunner().invoke(app, folders).exit_code == 0
+    with pytest.raises(InputError, match="the first to start replaces the one in the run folder"):
+        CliRunner().invoke(app, [*folders, "--nnodes", "2"], catch_exceptions=False)
+    with pytest.raises(InputError, match="the plan of the main job holds nothing for nodes lost"):
+        CliRunner().invoke(app, ["launch", "--run", str(tmp_path / "new"), *folders[2:]], catch_exceptions=False)
