@@ -157,7 +157,7 @@ def _selected(rows: list[tuple[str, StageMemory]]) -> list[tuple[str, StageMemor
 
 def _runners_up(plan: Plan) -> Table:
     table = Table(title="runners-up", title_justify="left", header_style="bold")
-    for name in ("mesh", "ZeRO", "schedule", "microbatch", "recompute", "step", "slower by", "peak memory"):
+    for name in ("mesh", "ZeRO", "schedule", "microbatch", "recompute", "step", "worse by", "peak memory"):
         table.add_column(name)
     for runner in plan.runners_up:
         table.add_row(
@@ -176,7 +176,7 @@ def _runners_up(plan: Plan) -> Table:
 def _contingency(plan: Plan) -> Table:
     """What is ready for lost nodes."""
     table = Table(title="when nodes are lost", title_justify="left", header_style="bold")
-    for name in ("lost", "devices", "mesh", "step", "slower by", "peak memory"):
+    for name in ("lost", "devices", "mesh", "step", "worse by", "peak memory"):
         table.add_column(name)
     for each in plan.contingency:
         mesh = MeshDegrees(**each.fields["mesh"]) if "mesh" in each.fields else plan.mesh

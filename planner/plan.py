@@ -287,6 +287,8 @@ class Plan(Frozen):
         parts = self.model_dump(mode="json", exclude=judged)
         if self.job.lengths is None:  # as before there were any
             del parts["job"]["lengths"]
+        if not self.shares:
+            del parts["shares"]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
