@@ -75,6 +75,7 @@ class Ranks:
         self.whole = not self.halves and recipe.schedule != CUSTOM
         self._alike = alike(setting.architecture.layers)
         self._known: Known = {} if known is None else known  # of recipes that share out a microbatch alike
+        self._growing: dict[tuple[int, int, Recompute], Growing] = {}
         self._rooms: dict[tuple[object, ...], tuple[int, int]] = {}  # layers that fit, and that do not
         self._guess: dict[tuple[int, Recompute], int] = {}
         self._leads: dict[tuple[int, int], tuple[float, float]] = {}
@@ -129,6 +130,13 @@ class Ranks:
         return costs.forward[layers] + costs.backward[choice][layers]
 
     def _busy(self, rank: int, start: int, choice: Recompute) -> Growing:
+        asked = rank, self._alike[start], choice
+        if asked not in self._growing:
+            self._growing[asked] = self._busy_like(rank, start, choice)
+        return self._growing[asked]
+
+    def _busy_like(self, rank: int, start: int, choice: Recompute) -> Growing:
+        """Of all ranks that are alike."""
         first, last, chunks = self.firsts[rank] == 0, self.places[-1] == rank, self.chunks(rank)
         key = self._alike[start] if self.plain else -chunks, first, last, choice, self.halves
         if key not in self._known:
@@ -175,7 +183,11 @@ class Ranks:
 
     def chunks(self, rank: int) -> int:
         """Virtual stages of a rank."""
-        return len(self.recipe.stages_of(rank))
+        return self._chunks[rank]
+
+    @cached_property
+    def _chunks(self) -> list[int]:
+        return [len(self.recipe.stages_of(rank)) for rank in range(self.count)]
 
     @cached_property
     def least_s(self) -> float:

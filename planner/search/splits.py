@@ -77,6 +77,8 @@ def _by_rounds(recipe: Configuration, layers: int) -> Iterator[tuple[int, ...]]:
 def with_room(setting: Setting, configuration: Configuration, choices: tuple[Recompute, ...]) -> Configuration | None:
     """With what each rank must recompute to fit, the fastest first; None where it does not fit so either."""
     rooms, found = _Rooms(setting, configuration), list[Recompute]()
+    for choice in choices:
+        rooms.probe(choice)
     for rank in range(configuration.mesh.pp):
         choice = next((choice for choice in choices if rooms.fits(rank, choice)), None)
         if choice is None:
@@ -87,13 +89,15 @@ def with_room(setting: Setting, configuration: Configuration, choices: tuple[Rec
 
 
 class _Rooms:
-    """Which ranks of a configuration have room for what they would keep. A rank between the ends that has the same
-    layers as one that fits, and never holds more, is not asked about again."""
+    """Which ranks of a configuration have room for what they would keep. Of ranks between the ends that have the same
+    layers, one that never holds more than one that fits is not asked about, nor one that never holds less than one that
+    does not."""
 
     def __init__(self, setting: Setting, configuration: Configuration):
         self._setting, self._configuration = setting, configuration
         self._ends = configuration.placement[0], configuration.placement[-1]
         self._fit: dict[tuple[Recompute, tuple[object, ...]], list[Held]] = {}
+        self._unfit: dict[tuple[Recompute, tuple[object, ...]], list[Held]] = {}
         self._trials = {
             choice: replace(configuration, recompute=(choice,) * configuration.mesh.pp)
             for choice in get_args(Recompute)
@@ -104,14 +108,22 @@ class _Rooms:
             return self._ask(rank, choice)
         layers = self._setting.architecture.layers
         ranges = (self._configuration.layer_range(stage) for stage in self._configuration.stages_of(rank))
-        known = self._fit.setdefault((choice, tuple(layers[each.start : each.stop] for each in ranges)), [])
+        key = choice, tuple(layers[each.start : each.stop] for each in ranges)
+        fit, unfit = self._fit.setdefault(key, []), self._unfit.setdefault(key, [])
         held = held_of(self._configuration, rank)
-        if any(other.covers(held) for other in known):
+        if any(other.covers(held) for other in fit):
             return True
-        if not self._ask(rank, choice):
+        if any(held.covers(other) for other in unfit):
             return False
-        known.append(held)
-        return True
+        fits = self._ask(rank, choice)
+        (fit if fits else unfit).append(held)
+        return fits
+
+    def probe(self, choice: Recompute) -> None:
+        """Ask about the ranks next to the ends, of which one holds most and one least: they often answer for all."""
+        for rank in (self._configuration.mesh.pp - 2, 1):
+            if 0 < rank < self._configuration.mesh.pp - 1:
+                self.fits(rank, choice)
 
     def _ask(self, rank: int, choice: Recompute) -> bool:
         memory = rank_memory(self._setting, self._trials[choice], rank)
