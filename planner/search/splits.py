@@ -77,8 +77,8 @@ def _by_rounds(recipe: Configuration, layers: int) -> Iterator[tuple[int, ...]]:
 def with_room(setting: Setting, configuration: Configuration, choices: tuple[Recompute, ...]) -> Configuration | None:
     """With what each rank must recompute to fit, the fastest first; None where it does not fit so either."""
     rooms, found = _Rooms(setting, configuration), list[Recompute]()
-    for choice in choices:
-        rooms.probe(choice)
+    for each in choices:
+        rooms.probe(each)
     for rank in range(configuration.mesh.pp):
         choice = next((choice for choice in choices if rooms.fits(rank, choice)), None)
         if choice is None:
