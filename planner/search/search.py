@@ -22,6 +22,7 @@ from .bound import Bounded
 from .feasible import infeasible, none_found, survey
 from .objective import Priced, ValueOf, price_as
 from .ordered import Searched, in_best_order
+from .plainer import plainer
 from .polish import CHOICES, polish, polishable
 from .request import Progress, Request, check
 from .space import recomputations
@@ -73,15 +74,17 @@ def searched(request: Request, setting: Setting, progress: Progress | None = Non
 
 def _by_tree(request: Request, setting: Setting, progress: Progress | None) -> Searched:
     tree = Tree(setting, request.pins, request.runnable)
-    search = Search(setting, tree, request.measure(setting), request.gap, progress)
+    value_of = request.measure(setting)
+    search = Search(setting, tree, value_of, request.gap, progress)
     search.run()
     if not search.priced:
         raise none_found(setting, request.pins, request.runnable, tree.candidates)
     lower, candidates = search.bound, max(tree.candidates, len(search.priced))
     search.more_meshes(request.top + 1)
-    ranked = tuple(_best_of_each_mesh(sorted(search.priced, key=lambda result: result.value)))
-    lower, priced = min(lower, ranked[0].value), min(candidates, len(search.priced))
-    return Searched(setting, ranked, lower, candidates, priced, tree.bounded)
+    best, *others = _best_of_each_mesh(sorted(search.priced, key=lambda result: result.value))
+    ranked = sorted((plainer(setting, request.pins, best, value_of), *others), key=lambda result: result.value)
+    lower, priced = min(lower, best.value), min(candidates, len(search.priced))
+    return Searched(setting, tuple(ranked), lower, candidates, priced, tree.bounded)
 
 
 def best_first(

@@ -182,13 +182,18 @@ def count_recipes(setting: Setting, pins: Pins, shared: Configuration) -> int:
     return len(schedules) * len(list(_shardings(setting, pins, shared.mesh)))
 
 
+SPREAD_STAGES = 32
+"""Virtual stages of the longest interleaved pipeline whose vocabulary is spread without being asked for."""
+
+
 def _recipe_schedules(setting: Setting, pins: Pins, shared: Configuration) -> list[tuple[ScheduleName, int]]:
-    """With a spread vocabulary 1F1B, and ZB-V, in which ranks wait least for a pass: lists of their own are slow to
-    make."""
-    found = _schedules(setting, pins, shared.mesh, shared.microbatches)
+    """With a spread vocabulary 1F1B, ZB-V, in which ranks wait least for a pass, and short interleaved pipelines: lists
+    of their own are slow to make."""
+    found, ranks = _schedules(setting, pins, shared.mesh, shared.microbatches), shared.mesh.pp
     if not shared.spread_vocabulary or pins.spread_vocabulary is not None:
         return found
-    return [(name, vpp) for name, vpp in found if name in ("1f1b", "zb-v")]
+    short = [(name, vpp) for name, vpp in found if name == "interleaved" and ranks * vpp <= SPREAD_STAGES]
+    return [(name, vpp) for name, vpp in found if name in ("1f1b", "zb-v")] + short
 
 
 def _stages(pins: Pins, stages: int) -> int:
