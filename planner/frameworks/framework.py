@@ -209,6 +209,7 @@ class Framework(Frozen):
     context: tuple[CpAlgorithm, ...] = Field(
         default=("ring",), description="algorithms of context parallelism that a search tries"
     )
+    zero: tuple[int, ...] = Field(default=(0, 1, 2, 3), description="ZeRO stages that a search tries")
     fills_stages: bool = Field(default=False, description="layers that do not divide leave the last stages short")
     balances_stages: bool = Field(default=False, description="pipeline stages are cut by FLOPs, the head's included")
     keeps: Keeps = Keeps()

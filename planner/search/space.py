@@ -240,7 +240,7 @@ def _chunks(setting: Setting, pins: Pins, mesh: Mesh, count: int, builder: Build
 
 def _shardings(setting: Setting, pins: Pins, mesh: Mesh) -> Iterator[tuple[int, int]]:
     """ZeRO stages and copies of a ZeRO group: none, or as many as leave each group in one fast domain."""
-    for zero in _zero(pins, mesh):
+    for zero in _zero(setting, pins, mesh):
         yield zero, pins.dp_replicate or 1
         copies = mesh.dp * mesh.cp * mesh.tp // setting.domain_devices
         if pins.dp_replicate is None and zero and 1 < copies < mesh.dp * mesh.cp and mesh.dp % copies == 0:
@@ -277,12 +277,12 @@ def reliefs(setting: Setting, pins: Pins, recipe: Configuration) -> Iterator[Con
             yield replace(recipe, logits_chunks=chunks, offload=fraction)
 
 
-def _zero(pins: Pins, mesh: Mesh) -> list[int]:
+def _zero(setting: Setting, pins: Pins, mesh: Mesh) -> list[int]:
     if pins.zero is not None:
         return [pins.zero]
     if mesh.dp * mesh.cp == 1:
         return [0]
-    return [0, 1] if mesh.pp > 1 else [0, 1, 2, 3]
+    return [zero for zero in setting.framework.zero if zero < 2 or mesh.pp == 1]
 
 
 def lightest(setting: Setting, pins: Pins, shared: Configuration) -> Configuration:
@@ -299,7 +299,7 @@ def lightest(setting: Setting, pins: Pins, shared: Configuration) -> Configurati
         vpp=1,
         in_flight=(),
         actions=(),
-        zero=max(_zero(pins, shared.mesh)),
+        zero=max(_zero(setting, pins, shared.mesh)),
         dp_replicate=pins.dp_replicate or 1,
         logits_chunks=logits_chunks(setting, pins, shared),
         offload=1.0 if free else shared.offload,
