@@ -54,7 +54,8 @@ def test_one_file_adds_a_schedule(tmp_path: Path) -> None:
     loaded = load_plan(again)  # under the name custom: here nobody knows the other one
     check(build(loaded.configuration))
     assert [build(loaded.configuration).in_flight(rank) for rank in range(2)] == [1, 1]
-    assert loaded.predicted.breakdown_s.bubble > 0.9 * loaded.predicted.breakdown_s.compute
+    spent = loaded.predicted.breakdown_s  # one rank computes while the other, of about as many layers, waits
+    assert spent.bubble > 0.5 * spent.compute
 
 
 def test_the_picture_shows_every_schedule() -> None:
