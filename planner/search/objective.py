@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ..configuration import Configuration
+from ..configuration import Configuration, Mesh
 from ..cost.energy import busy_of, least_busy_of, step_energy
 from ..cost.risk import Risk
 from ..cost.setting import Setting
@@ -78,3 +79,12 @@ def price_as(setting: Setting, configuration: Configuration, value_of: ValueOf) 
     """With its price and what the objective says of it."""
     predicted = price(setting, configuration)
     return Priced(configuration, predicted, value_of.of(configuration, predicted))
+
+
+def best_of_each_mesh(priced: Iterable[Priced]) -> Iterator[Priced]:
+    """The first of each mesh."""
+    seen: set[Mesh] = set()
+    for result in priced:
+        if result.configuration.mesh not in seen:
+            seen.add(result.configuration.mesh)
+            yield result
