@@ -17,6 +17,7 @@ NAMED = 8
 """Nodes with exceptions that are named one by one."""
 _PROVEN = {
     "every": "The bound holds for every order of the nodes.",
+    "groups whole": "The bound holds for every order of the nodes that keeps each node group together.",
     "groups kept": "The bound holds for every order of the nodes that leaves node groups where they are.",
 }
 

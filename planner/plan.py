@@ -163,8 +163,9 @@ class Prediction(Frozen):
         return self.peak_memory_bytes[self.fullest], self.limits_bytes[self.fullest]
 
 
-OrdersProven = Literal["", "every", "groups kept"]
-"""Orders of nodes that a proof covers, where orders differ: every one, or those that keep node groups as they stand."""
+OrdersProven = Literal["", "every", "groups whole", "groups kept"]
+"""Orders of nodes that a proof covers, where orders differ: every one, those that keep each node group together, or
+those that also leave the groups in their places."""
 
 
 class Proof(Frozen):

@@ -73,7 +73,9 @@ def _proven(setting: Setting, found: Searched, orders: int) -> OrdersProven:
     groups = len(setting.topology.sites)
     if not setting.every_device or (groups == 1 and not found.orders):
         return ""
-    return "every" if groups <= orders else "groups kept"
+    if groups == 1:
+        return "every"
+    return "groups whole" if groups <= orders else "groups kept"
 
 
 def _best_of(searches: Iterable[Callable[[], Searched]]) -> Searched:
