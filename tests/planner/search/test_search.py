@@ -18,6 +18,7 @@ from meshwright.planner.job import Job
 from meshwright.planner.legality import is_legal, problems, runtime_problems
 from meshwright.planner.pins import Pins, parse_pins
 from meshwright.planner.plan import load_plan
+from meshwright.planner.search.best_first import RUNNERS_GAP
 from meshwright.planner.search.bound import Balancer
 from meshwright.planner.search.request import Request
 from meshwright.planner.search.search import find_plan
@@ -211,3 +212,15 @@ def test_the_reasons_say_what_recomputation_costs_and_what_a_runner_up_saves():
         (reason,) = [each for each in plan.why if each.startswith(f"{describe(runner.mesh)} is ")]
         assert f"is {runner.slower_by:.1%} slower: it spends" in reason
         assert " s more on " in reason
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "gpt2-xl"])
+def test_a_runner_up_is_nearly_the_best_of_its_mesh(model):
+    """Asked for with its mesh pinned, `plan` finds nothing that is better than the gap allows."""
+    plan = find_plan(ask(model, "dgx-h100:1", 1024, 64, top=2))
+    assert len(plan.runners_up) == 2
+    for runner in plan.runners_up:
+        mesh = [f"{name}={size}" for name, size in dict(runner.mesh).items()]
+        pinned = find_plan(ask(model, "dgx-h100:1", 1024, 64, mesh, top=0))
+        assert runner.step_time_s * (1 - RUNNERS_GAP) <= pinned.predicted.step_time_s
+        assert plan.predicted.step_time_s <= runner.step_time_s
