@@ -214,13 +214,12 @@ def test_the_reasons_say_what_recomputation_costs_and_what_a_runner_up_saves():
         assert " s more on " in reason
 
 
-@pytest.mark.parametrize("model", ["llama-3.1-8b", "gpt2-xl"])
-def test_a_runner_up_is_nearly_the_best_of_its_mesh(model):
-    """Asked for with its mesh pinned, `plan` finds nothing that is better than the gap allows."""
-    plan = find_plan(ask(model, "dgx-h100:1", 1024, 64, top=2))
+def test_a_runner_up_is_nearly_the_best_of_its_mesh():
+    """Asked for with its mesh pinned, `plan` finds nothing that is better than the gap allows, though memory binds."""
+    plan = find_plan(ask("llama-3.1-8b", "dgx-h100:1", 4096, 256, top=2))
     assert len(plan.runners_up) == 2
     for runner in plan.runners_up:
         mesh = [f"{name}={size}" for name, size in dict(runner.mesh).items()]
-        pinned = find_plan(ask(model, "dgx-h100:1", 1024, 64, mesh, top=0))
+        pinned = find_plan(ask("llama-3.1-8b", "dgx-h100:1", 4096, 256, mesh, top=0))
         assert runner.step_time_s * (1 - RUNNERS_GAP) <= pinned.predicted.step_time_s
         assert plan.predicted.step_time_s <= runner.step_time_s
