@@ -35,6 +35,16 @@ def _needs_ranks(setting: Setting, configuration: Configuration) -> Problem | No
     return None
 
 
+def _planned(setting: Setting, configuration: Configuration) -> Problem | None:
+    if setting.framework.experts.planned:
+        return None
+    for field, usual in (("dispatch", "copies"), ("dispatch_chunks", 1), ("expert_replicas", 0)):
+        if (value := getattr(configuration, field)) != usual:
+            rule = f"{setting.framework.name} is priced as it sends tokens by itself"
+            return Problem(f"--pin {field}", value, rule, f"{field}={usual}")
+    return None
+
+
 def _nodes(setting: Setting, configuration: Configuration) -> Problem | None:
     mesh, devices = configuration.mesh, setting.domain_devices
     if configuration.dispatch != "nodes" or mesh.ep == 1:
@@ -95,6 +105,7 @@ def _plain(setting: Setting, configuration: Configuration) -> Problem | None:
 
 RULES: tuple[Rule, ...] = (
     Rule("dispatch-ranks", "tokens are sent between ranks", _needs_ranks),
+    Rule("dispatch-planned", "a framework's own dispatch is in its file", _planned),
     Rule("dispatch-nodes", "a token is sent to a node once and passed on inside", _nodes),
     Rule("dispatch-chunks", "a chunk of a microbatch has tokens", _parts),
     Rule("replicas", "ranks hold equally many experts", _replicas),
