@@ -14,12 +14,12 @@ from .cost.setting import Setting
 from .cost.step import price
 from .families import architecture
 from .frameworks.framework import framework
-from .legality import problems
+from .legality import placement_problems, problems
 from .legality.fields import in_plan
 from .lengths.predict import predict
 from .plan import Contingency, Plan, Prediction
 
-FIELDS = ("mesh", "schedule", "stage_layers", "microbatch", *LEVERS, "rank_map", "mix", "expected")
+FIELDS = ("mesh", "schedule", "stage_layers", "microbatch", *LEVERS, "placement", "rank_map", "mix", "expected")
 """Of a plan, what depends on how many devices there are."""
 _SOURCE = "plan: contingency: fields"
 
@@ -51,7 +51,10 @@ def contingency_plan(plan: Plan, lost: str | Mapping[str, int]) -> Plan:
     executed = framework(made.framework)
     shape = architecture(made.model)
     setting = Setting(shape, cluster, made.job, framework=executed, every_device=False, rank_map=made.rank_map)
-    if wrong := problems(setting, made.configuration):
+    wrong = problems(setting, made.configuration)
+    if made.placement is not None:
+        wrong += placement_problems(setting, made.configuration, made.placement)
+    if wrong:
         raise InputError(_SOURCE, list(map(in_plan, wrong)))
     return made.model_copy(update={"predicted": _predicted(setting, made)})
 

@@ -20,6 +20,7 @@ from .configuration import (
     CORE,
     Configuration,
     CpAlgorithm,
+    Dispatch,
     Mesh,
     Module,
     OffloadTo,
@@ -27,6 +28,7 @@ from .configuration import (
     ScheduleName,
     levers,
 )
+from .experts.planned import ExpertPlacement
 from .families.spec import ModelSpec as ModelSpec
 from .frameworks.framework import DEFAULT, FrameworkName
 from .goal import AtRisk, Goal, Objective, Training
@@ -240,6 +242,10 @@ class Plan(Frozen):
     logits_chunks: int = Field(1, ge=1)
     spread_vocabulary: bool = False
     shares: tuple[int, ...] = ()  # microbatches of each dp rank where they differ
+    dispatch: Dispatch = "copies"
+    dispatch_chunks: int = Field(1, ge=1)
+    expert_replicas: int = Field(0, ge=0)
+    placement: ExpertPlacement | None = None  # of experts; None: expert e in slot e
     rank_map: tuple[int, ...] = ()  # the device of each logical rank; (): in their order
     mix: Mix | None = None  # groups for sequences of different lengths, where the job has lengths
     predicted: Prediction
@@ -288,8 +294,9 @@ class Plan(Frozen):
         parts = self.model_dump(mode="json", exclude=judged)
         if self.job.lengths is None:  # as before there were any
             del parts["job"]["lengths"]
-        if not self.shares:
-            del parts["shares"]
+        for name in ("shares", "dispatch", "dispatch_chunks", "expert_replicas", "placement"):  # likewise
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del parts[name]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:

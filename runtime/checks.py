@@ -10,8 +10,8 @@ from ..errors import InputError, Problem
 from ..planner.cost.setting import Setting
 from ..planner.families import architecture
 from ..planner.families.registry import FAMILIES
+from ..planner.legality import placement_problems, runtime_placement_problems, runtime_problems
 from ..planner.legality import problems as illegal
-from ..planner.legality import runtime_problems
 from ..planner.legality.fields import in_plan
 from ..planner.lengths.predict import mix_problems
 from ..planner.plan import Plan
@@ -46,6 +46,8 @@ def _configuration(plan: Plan) -> Iterator[Problem]:
         return
     for problem in illegal(setting, plan.configuration) + runtime_problems(setting, plan.configuration):
         yield in_plan(problem)
+    if plan.placement is not None:
+        yield from placement_problems(setting, plan.configuration, plan.placement) or runtime_placement_problems()
 
 
 def _mix(plan: Plan) -> Iterator[Problem]:

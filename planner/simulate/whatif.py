@@ -22,6 +22,7 @@ from ...errors import InputError, Problem
 from ..configuration import Configuration, Mesh, Recompute
 from ..cost.setting import Setting
 from ..families import architecture
+from ..legality import placement_problems
 from ..legality import problems as illegal
 from ..legality.fields import in_plan
 from ..model import Architecture
@@ -60,7 +61,10 @@ def _check(plan: Plan, configuration: Configuration, source: str, every_device: 
     rank_map = kept(plan.cluster, plan.rank_map, configuration.mesh.world)
     setting = Setting(_shape(plan), plan.cluster, plan.job, every_device=every_device, rank_map=rank_map)
     _check_precision(setting)
-    if broken := illegal(setting, configuration):
+    broken = illegal(setting, configuration)
+    if plan.placement is not None:
+        broken += placement_problems(setting, configuration, plan.placement)
+    if broken:
         raise InputError(source, map(in_plan, broken))
 
 
