@@ -13,7 +13,6 @@ from torch.distributed.tensor import DTensor, Shard
 from .shards import local
 from .slots import Orders
 
-
 _IN_ORDER: Orders = {}
 
 
