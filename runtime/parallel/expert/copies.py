@@ -51,16 +51,14 @@ class Copies:
     def add_up(self) -> None:
         """Leave in `.grad` of every slot the sum over all slots of its expert. Called by all ranks of the group."""
         for pairs in self.layers:
-            gradients = {pair.name: self.parameters[pair.name].grad for pair in pairs}
-            own = {pair: held(gradients[pair.name])[pair.own - self.first[pair.name]] for pair in pairs}  # type: ignore[arg-type]
-            self._write_sums(own, self._exchange(own))
+            own = {pair: self._slot(pair, _gradient(self.parameters[pair.name])) for pair in pairs}
+            theirs = self._exchange(own, torch.float32)
+            for _, same in groupby(pairs, key=lambda pair: (pair.name, pair.own)):
+                _write_sum(list(same), own, theirs)
 
-    def _write_sums(self, own: Mapping[Pair, Tensor], theirs: Mapping[Pair, Tensor]) -> None:
-        for _, same in groupby(own, key=lambda pair: (pair.name, pair.own)):
-            pairs = list(same)
-            mine = own[pairs[0]]
-            terms = {pairs[0].own: mine.to(next(iter(theirs.values())).device), **{p.other: theirs[p] for p in pairs}}
-            mine.copy_(_sum([terms[slot] for slot in sorted(terms)]))
+    def _slot(self, pair: Pair, stacked: Tensor) -> Tensor:
+        """This rank's slot of a stacked tensor; writing to it changes the tensor."""
+        return held(stacked)[pair.own - self.first[pair.name]]
 
     @torch.no_grad()
     def check(self, tensors: Callable[[str], Sequence[Tensor]]) -> None:
@@ -68,7 +66,7 @@ class Copies:
         states. Called by all ranks of the group."""
         for pairs in self.layers:
             own = {pair: self._fingerprint(pair, tensors(pair.name)) for pair in pairs}
-            for pair, theirs in self._exchange(own).items():
+            for pair, theirs in self._exchange(own, torch.int64).items():
                 if not torch.equal(own[pair].to(theirs.device), theirs):
                     expert = self.orders[pair.name][pair.own]
                     raise RunError(
@@ -77,7 +75,7 @@ class Copies:
 
     def _fingerprint(self, pair: Pair, tensors: Sequence[Tensor]) -> Tensor:
         """int64 [2 x tensors]: sums over the bits of a slot, weighted by row and by column."""
-        bits = [held(tensor)[pair.own - self.first[pair.name]].contiguous().view(torch.int32) for tensor in tensors]
+        bits = [self._slot(pair, tensor).contiguous().view(torch.int32) for tensor in tensors]
         return torch.stack([_weighted(each.sum(dim, dtype=torch.int64)) for each in bits for dim in (0, 1)])
 
     def counted(self) -> dict[nn.Parameter, Tensor]:
@@ -92,25 +90,35 @@ class Copies:
             )
         return found
 
-    def _exchange(self, own: Mapping[Pair, Tensor]) -> dict[Pair, Tensor]:
-        """What the other slot of each pair has, in exchange for one's own; all of equal type. One message a peer."""
+    def _exchange(self, own: Mapping[Pair, Tensor], dtype: torch.dtype) -> dict[Pair, Tensor]:
+        """What the other slot of each pair has, in exchange for one's own; all of `dtype`. One message a peer."""
         size, device = self.group.size(), compat.device_of(self.group)
         sent = sorted(own, key=lambda pair: (pair.peer, pair.name, pair.own, pair.other))
         received = sorted(own, key=lambda pair: (pair.peer, pair.name, pair.other, pair.own))  # as the peer sends
         parts = [sum(own[pair].numel() for pair in own if pair.peer == peer) for peer in range(size)]
-        message = torch.cat([own[pair].flatten().to(device) for pair in sent]) if own else torch.empty(0, device=device)
+        none = torch.empty(0, dtype=dtype, device=device)
+        message = torch.cat([none, *(own[pair].flatten().to(device) for pair in sent)])
         answer = torch.empty_like(message)
         dist.all_to_all_single(answer, message, parts, parts, group=self.group)
-        pieces = torch.split(answer, [own[pair].numel() for pair in received]) if own else ()
+        pieces = torch.split(answer, [own[pair].numel() for pair in received])
         return {pair: piece.view(own[pair].shape) for pair, piece in zip(received, pieces, strict=True)}
 
 
-def _sum(terms: list[Tensor]) -> Tensor:
-    """One after another: in the same order on every rank."""
-    total = terms[0].clone()
-    for term in terms[1:]:
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def _write_sum(pairs: list[Pair], own: Mapping[Pair, Tensor], theirs: Mapping[Pair, Tensor]) -> None:
+    """Of all slots of one expert, whose `pairs` with one slot of this rank these are: in the same order on every rank."""
+    mine = own[pairs[0]]
+    terms = {pair.other: theirs[pair] for pair in pairs}
+    terms[pairs[0].own] = mine.to(theirs[pairs[0]].device)
+    first, *others = [terms[slot] for slot in sorted(terms)]
+    total = first.clone()
+    for term in others:
         total += term
-    return total
+    mine.copy_(total)
 
 
 def _weighted(sums: Tensor) -> Tensor:

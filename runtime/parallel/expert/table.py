@@ -32,9 +32,11 @@ class SlotTable:
 
 
 def slot_table(order: Order, nodes: Sequence[Hashable], rank: int, device: torch.device) -> SlotTable:
-    """Of a layer with `order` on ep ranks that lie on `nodes`, for the tokens of one of them: an expert with replicas is
-    looked for on the rank's own node first; where there are several, tokens take them in turn, those of rank r
-    beginning with the r-th."""
+    """Of a layer with `order` on ep ranks that lie on `nodes`, for the tokens of one of them.
+
+    An expert with replicas is looked for on the rank's own node first; where there are several, tokens take them in
+    turn, those of rank r beginning with the r-th.
+    """
     each = len(order) // len(nodes)
     options = [_options(slots, nodes, rank, each) for slots in slots_by_expert(order)]
     most = max(map(len, options))
