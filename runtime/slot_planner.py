@@ -28,8 +28,8 @@ from .slots import Order, Orders
 
 
 class SlotSavePlanner(DefaultSavePlanner):
-    """`orders` are those of tensors of a state, by their names in it. Replicas are equal: of their ranks that one writes
-    an expert which has least to write."""
+    """`orders` are those of tensors of a state, by their names in it. Replicas are equal: of their ranks one writes an
+    expert, that which has least to write."""
 
     def __init__(self, orders: Orders) -> None:
         super().__init__()

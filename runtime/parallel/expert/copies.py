@@ -110,7 +110,7 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 
 
 def _write_sum(pairs: list[Pair], own: Mapping[Pair, Tensor], theirs: Mapping[Pair, Tensor]) -> None:
-    """Of all slots of one expert, whose `pairs` with one slot of this rank these are: in the same order on every rank."""
+    """Of all slots of one expert, in the same order on every rank; `pairs` are those of one slot of this rank."""
     mine = own[pairs[0]]
     terms = {pair.other: theirs[pair] for pair in pairs}
     terms[pairs[0].own] = mine.to(theirs[pairs[0]].device)
