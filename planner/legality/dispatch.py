@@ -19,12 +19,6 @@ def placement_problems(setting: Setting, configuration: Configuration, placement
     return planned.problems(placement, experts, configuration.mesh.ep, configuration.expert_replicas)
 
 
-def runtime_placement_problems() -> list[Problem]:
-    """What the built-in runtime of this version cannot run of a placement."""
-    rule = "the built-in runtime holds expert e in slot e"
-    return [Problem("placement", None, rule, "leave it out")]
-
-
 def _needs_ranks(setting: Setting, configuration: Configuration) -> Problem | None:
     if configuration.mesh.ep > 1:
         return None
@@ -96,9 +90,9 @@ def _replicas(setting: Setting, configuration: Configuration) -> Problem | None:
 
 def _plain(setting: Setting, configuration: Configuration) -> Problem | None:
     """Of what is not run yet."""
-    for field, usual in (("dispatch", "copies"), ("dispatch_chunks", 1), ("expert_replicas", 0)):
+    for field, usual in (("dispatch", "copies"), ("dispatch_chunks", 1)):
         if (value := getattr(configuration, field)) != usual:
-            rule = "the built-in runtime sends a copy for each expert, in one part, to its only place"
+            rule = "the built-in runtime sends a copy for each expert, in one part"
             return Problem(f"--pin {field}", value, rule, f"{field}={usual}")
     return None
 

@@ -43,7 +43,9 @@ class ExpertControl:
         for load, moe in zip(self._loads, blocks.values(), strict=True):
             moe.regulators = (*moe.regulators, load, *self._regulators(load.layer, scale))
             if recipe.capacity_factor is not None:
-                moe.experts.dispatch = Capacity(shape.experts, groups_of(meshes), recipe.capacity_factor, recipe.drop)
+                moe.experts.dispatch = Capacity(
+                    moe.experts.count, groups_of(meshes), recipe.capacity_factor, recipe.drop
+                )
         self.step_counts: Tensor | None = None
 
     @property
