@@ -10,6 +10,8 @@ from torch import nn
 from torch.utils.checkpoint import noop_context_fn
 
 from ..errors import InputError
+from ..planner.cost.setting import Setting
+from ..planner.families import architecture
 from ..planner.plan import Plan
 from .blocks import kept
 from .blocks.moe import Moe
@@ -66,6 +68,7 @@ def build_model(
         tied=(configuration.placement[0], configuration.placement[-1]) if shape.tied_embeddings else None,
         dp_replicate=configuration.dp_replicate,
         cp_ulysses=configuration.cp_ulysses,
+        ep_per_node=ep_per_node(plan),
         spread_vocabulary=configuration.spread_vocabulary,
         mixed=() if plan.mix is None else plan.mix.degrees,
     )
@@ -80,6 +83,14 @@ def build_model(
         blocks = expert_blocks(parts.values())
         model.experts = ExpertControl(blocks, shape.moe, experts, meshes, plan.schedule.microbatches, device)
     return model
+
+
+def ep_per_node(plan: Plan) -> int:
+    """Neighbours of ep in one node, of a plan that sends tokens to nodes; else 1."""
+    if plan.dispatch != "nodes":
+        return 1
+    setting = Setting(architecture(plan.model), plan.cluster, plan.job, every_device=False, rank_map=plan.rank_map)
+    return plan.configuration.mesh.ep_per_node(setting.domain_devices)
 
 
 def rounds_of(plan: Plan, meshes: Meshes, device: torch.device) -> Rounds | None:
@@ -156,7 +167,8 @@ class Builder:
             shard_ends(part, axis)
         for layer in part.model.layers.values():
             if isinstance(layer.mlp, Moe):
-                shard_moe(layer.mlp, self.meshes, axis)
+                sent, chunks = self.plan.dispatch, self.plan.dispatch_chunks
+                shard_moe(layer.mlp, self.meshes, axis, sent=sent, chunks=chunks)
         if self.rounds is not None:
             self.rounds.spread(part)
         elif self.place is not None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.distributed.tensor import Placement, Replicate, Shard, distribute_tensor
 
+from ....planner.configuration import Dispatch as Sent
 from ... import compat
 from ...blocks.experts import Dispatch, Experts
 from ...blocks.linear import Linear
@@ -61,12 +62,15 @@ class ReplicatedRouter(Sharded):
         return route(router_logits(tokens, local(self.weight), self.shape), self.shape, self.e_score_correction_bias)
 
 
-def shard_moe(moe: Moe, meshes: Meshes, axis: TensorAxis | None) -> None:
-    """Share one block of experts out over the ranks of a stage; `axis` is that of tp, where there is one."""
+def shard_moe(
+    moe: Moe, meshes: Meshes, axis: TensorAxis | None, *, sent: Sent = "copies", chunks: int = 1
+) -> None:
+    """Share one block of experts out over the ranks of a stage; `axis` is that of tp, where there is one. `sent` and
+    `chunks` are those of the dispatch."""
     if axis is not None:
         _shard_dense(moe, axis)
     if meshes.ep is not None or meshes.etp is not None:
-        moe.experts = _folded(moe.experts, meshes)
+        moe.experts = _folded(moe.experts, meshes, sent, chunks)
     elif axis is not None:
         moe.experts = _replicated(moe.experts, axis)
 
@@ -80,7 +84,7 @@ def _shard_dense(moe: Moe, axis: TensorAxis) -> None:
         shard_block(moe.shared, axis)
 
 
-def _folded(experts: Experts, meshes: Meshes) -> ShardedExperts:
+def _folded(experts: Experts, meshes: Meshes, sent: Sent, chunks: int) -> ShardedExperts:
     """Experts over ep, their width over etp."""
     axes = [mesh for mesh in (meshes.ep, meshes.etp) if mesh is not None]
     mesh = compat.concatenate(axes)
@@ -90,7 +94,7 @@ def _folded(experts: Experts, meshes: Meshes) -> ShardedExperts:
         placements += [] if meshes.etp is None else [Shard(WIDTH[name])]
         return nn.Parameter(distribute_tensor(whole.detach(), mesh, placements, src_data_rank=None))
 
-    return ShardedExperts(experts, parameter, Dropless(experts.count, groups_of(meshes)), ())
+    return ShardedExperts(experts, parameter, Dropless(experts.count, groups_of(meshes), sent, chunks), ())
 
 
 def _replicated(experts: Experts, axis: TensorAxis) -> ShardedExperts:
@@ -104,4 +108,5 @@ def _replicated(experts: Experts, axis: TensorAxis) -> ShardedExperts:
 
 def groups_of(meshes: Meshes) -> Groups:
     """The process groups that rows are exchanged in."""
-    return Groups(*(None if mesh is None else mesh.get_group() for mesh in (meshes.ep, meshes.etp)))
+    axes = (meshes.ep, meshes.etp, meshes.ep_nodes, meshes.ep_inside)
+    return Groups(*(None if mesh is None else mesh.get_group() for mesh in axes))
