@@ -38,6 +38,8 @@ class Listed:
     fitting: bool = False
     bounded: int = 0
     priced: list[Priced] = field(default_factory=list)
+    shown: set[Mesh] = field(default_factory=set)  # meshes that have a price
+    best: float = float("inf")
 
     def run(self, progress: Progress | None) -> float:
         """Price what may be best, and then until `request.top` other meshes have a price each, where so many fit.
@@ -46,14 +48,14 @@ class Listed:
         balancer, order = Balancer(self.setting), count(len(queue))
         while queue:
             lower, _, _, entry = queue[0]
-            proven = lower >= self._best * (1 - self.request.gap)
+            proven = lower >= self.best * (1 - self.request.gap)
             bound = min(bound, lower) if proven else bound
-            if proven and len(self._shown) > self.request.top:
+            if proven and len(self.shown) > self.request.top:
                 break
             heapq.heappop(queue)
             if isinstance(entry, Bounded):
                 self._price(entry, proven, progress, len(queue))
-            elif proven and entry.mesh in self._shown:
+            elif proven and entry.mesh in self.shown:
                 self._leave(entry)
             else:
                 for each in self._opened(entry, balancer):
@@ -63,22 +65,15 @@ class Listed:
             if not isinstance(entry, Bounded):
                 self._leave(entry)
         self.priced.sort(key=lambda result: result.value)
-        return min(bound, self._best)
-
-    @property
-    def _best(self) -> float:
-        return min((result.value for result in self.priced), default=float("inf"))
-
-    @property
-    def _shown(self) -> set[Mesh]:
-        """Meshes that have a price."""
-        return {result.configuration.mesh for result in self.priced}
+        return min(bound, self.best)
 
     def _price(self, entry: Bounded, proven: bool, progress: Progress | None, left: int) -> None:
         """Unless the gap is proven and another of its mesh has a price."""
-        if proven and entry.configuration.mesh in self._shown:
+        if proven and entry.configuration.mesh in self.shown:
             return
         self.priced.append(price_as(self.setting, entry.configuration, self.value_of))
+        self.shown.add(entry.configuration.mesh)
+        self.best = min(self.best, self.priced[-1].value)
         if progress:
             progress(len(self.priced), len(self.priced) + left)
 
