@@ -62,9 +62,7 @@ class ReplicatedRouter(Sharded):
         return route(router_logits(tokens, local(self.weight), self.shape), self.shape, self.e_score_correction_bias)
 
 
-def shard_moe(
-    moe: Moe, meshes: Meshes, axis: TensorAxis | None, *, sent: Sent = "copies", chunks: int = 1
-) -> None:
+def shard_moe(moe: Moe, meshes: Meshes, axis: TensorAxis | None, *, sent: Sent = "copies", chunks: int = 1) -> None:
     """Share one block of experts out over the ranks of a stage; `axis` is that of tp, where there is one. `sent` and
     `chunks` are those of the dispatch."""
     if axis is not None:
