@@ -27,11 +27,12 @@ class Meshes:
 
     `data`, over which dense parameters are sharded and their gradients averaged, is dp x cp in one axis, or with
     hybrid sharding in two: ("replicate", "shard"). `expert_data` is what the shards of experts are replicated over;
-    it is None too where experts are not sharded (ep and etp 1): they are then as dense parameters are. `cp_ring` x
-    `cp_heads` are the ranks of cp as usp has them, `ep_nodes` x `ep_inside` those of ep where tokens are sent to nodes:
-    the ranks of equal place in each, and those of one. `vocabulary` is pp x tp in one axis, where embedding and head
-    are spread over it, and `passes` the groups of their collectives (`parallel/spread`), by name. `mixed`: this rank's
-    aligned group of each degree, where groups are formed anew in every microbatch.
+    it is None too where experts are not sharded (ep and etp 1): they are then as dense parameters are. `holders` are
+    the ranks of edp x ep in one axis, where experts have replicas among them. `cp_ring` x `cp_heads` are the ranks of
+    cp as usp has them, `ep_nodes` x `ep_inside` those of ep where tokens are sent to nodes: the ranks of equal place in
+    each, and those of one. `vocabulary` is pp x tp in one axis, where embedding and head are spread over it, and
+    `passes` the groups of their collectives (`parallel/spread`), by name. `mixed`: this rank's aligned group of each
+    degree, where groups are formed anew in every microbatch.
     """
 
     degrees: Mesh
@@ -49,6 +50,7 @@ class Meshes:
     vocabulary: DeviceMesh | None = None
     data: DeviceMesh | None = None
     expert_data: DeviceMesh | None = None
+    holders: DeviceMesh | None = None
     ends: dist.ProcessGroup | None = None  # first and last stage at this coordinate, if embeddings are tied across them
     passes: Mapping[str, dist.ProcessGroup] = field(default_factory=dict)
     mixed: Mapping[int, dist.ProcessGroup] = field(default_factory=dict)  # of each degree, where groups change
@@ -127,14 +129,15 @@ def build_meshes(
     ep_per_node: int = 1,
     spread_vocabulary: bool = False,
     mixed: tuple[int, ...] = (),
+    replicas: bool = False,
 ) -> Meshes:
     """Meshes over all ranks of the default process group, whose timeout every group gets.
 
     A single process needs no group. `tied` names the pipeline ranks of the first and the last stage, where these tie
     their embeddings, which asks for a group if they are two;
     `dp_replicate` copies of a group shard in hybrid sharding; `cp_ulysses` neighbours of cp share out heads in usp;
-    `ep_per_node` neighbours of ep are in one node, where tokens are sent to nodes (1: they are not);
-    `mixed` are the degrees of groups that are formed anew in every microbatch.
+    `ep_per_node` neighbours of ep are in one node, where tokens are sent to nodes (1: they are not); `mixed` are the
+    degrees of groups that are formed anew in every microbatch; `replicas`: experts lie on several ranks of ep.
     """
     rank = dist.get_rank() if dist.is_initialized() else 0
     if degrees.world == 1:
@@ -149,6 +152,8 @@ def build_meshes(
         found |= {"ep": folded["ep"], "etp": folded["etp"], "expert_data": folded["edp"]}
     if ep_per_node > 1:
         found |= _nodes(found["ep"], degrees.ep // ep_per_node, ep_per_node)
+    if replicas:
+        found["holders"] = found["ep"] if degrees.edp == 1 else _holders(world, degrees)
     ends = _ends(degrees, rank, tied) if tied and tied[0] != tied[1] and not spread_vocabulary else None
     if spread_vocabulary:
         found["vocabulary"] = _vocabulary(world, degrees)
@@ -193,6 +198,11 @@ def _data(
     sizes = {"pp": degrees.pp, "replicate": dp_replicate, "shard": shard, "tp": degrees.tp}
     view = compat.unflatten(world, {axis: size for axis, size in sizes.items() if size > 1})
     return view["replicate", "shard"] if dp_replicate > 1 and shard > 1 else view["shard" if shard > 1 else "replicate"]
+
+
+def _holders(world: DeviceMesh, degrees: Mesh) -> DeviceMesh | None:
+    """The ranks of a stage that have the same part of the width of experts."""
+    return _axes(world, {"pp": degrees.pp, "holders": degrees.edp * degrees.ep, "etp": degrees.etp})["holders"]
 
 
 def _ends(degrees: Mesh, rank: int, ends: tuple[int, int]) -> dist.ProcessGroup | None:

@@ -6,7 +6,6 @@ the end; `table` joins them.
 """
 
 from .dispatch import placement_problems as placement_problems
-from .dispatch import runtime_placement_problems as runtime_placement_problems
 from .rule import Rule as Rule
 from .rule import nearest_divisor as nearest_divisor
 from .table import RULES as RULES

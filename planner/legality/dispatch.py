@@ -19,12 +19,6 @@ def placement_problems(setting: Setting, configuration: Configuration, placement
     return planned.problems(placement, experts, configuration.mesh.ep, configuration.expert_replicas)
 
 
-def runtime_placement_problems() -> list[Problem]:
-    """What the built-in runtime of this version cannot run of a placement."""
-    rule = "the built-in runtime holds expert e in slot e"
-    return [Problem("placement", None, rule, "leave it out")]
-
-
 def _needs_ranks(setting: Setting, configuration: Configuration) -> Problem | None:
     if configuration.mesh.ep > 1:
         return None
@@ -32,6 +26,16 @@ def _needs_ranks(setting: Setting, configuration: Configuration) -> Problem | No
     for field, usual in (("dispatch", "copies"), ("dispatch_chunks", 1), ("expert_replicas", 0)):
         if (value := getattr(configuration, field)) != usual:
             return Problem(f"--pin {field}", value, rule, f"{field}={usual}" + (f", or {ep}" if ep else ""))
+    return None
+
+
+def _planned(setting: Setting, configuration: Configuration) -> Problem | None:
+    if setting.framework.experts.planned:
+        return None
+    for field, usual in (("dispatch", "copies"), ("dispatch_chunks", 1), ("expert_replicas", 0)):
+        if (value := getattr(configuration, field)) != usual:
+            rule = f"{setting.framework.name} is priced as it sends tokens by itself"
+            return Problem(f"--pin {field}", value, rule, f"{field}={usual}")
     return None
 
 
@@ -84,15 +88,6 @@ def _replicas(setting: Setting, configuration: Configuration) -> Problem | None:
     return None
 
 
-def _plain(setting: Setting, configuration: Configuration) -> Problem | None:
-    """Of what is not run yet."""
-    for field, usual in (("expert_replicas", 0),):
-        if (value := getattr(configuration, field)) != usual:
-            rule = "the built-in runtime sends a copy for each expert to its only place"
-            return Problem(f"--pin {field}", value, rule, f"{field}={usual}")
-    return None
-
-
 def _neighbours(setting: Setting, configuration: Configuration) -> Problem | None:
     mesh, topology = configuration.mesh, setting.whole.topology
     alike = topology.is_regular and len(setting.cluster.node_groups) == 1
@@ -111,11 +106,11 @@ def _neighbours(setting: Setting, configuration: Configuration) -> Problem | Non
 
 RULES: tuple[Rule, ...] = (
     Rule("dispatch-ranks", "tokens are sent between ranks", _needs_ranks),
+    Rule("dispatch-planned", "a framework's own dispatch is in its file", _planned),
     Rule("dispatch-nodes", "a token is sent to a node once and passed on inside", _nodes),
     Rule("dispatch-chunks", "a chunk of a microbatch has tokens", _parts),
     Rule("replicas", "ranks hold equally many experts", _replicas),
 )
 RUNTIME_RULES: tuple[Rule, ...] = (
-    Rule("dispatch", "an expert is in one place", _plain),
     Rule("dispatch-neighbours", "ranks of an ep group follow one another node by node", _neighbours),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck
@@ -29,6 +29,7 @@ def added_up(fan: Fan, rows: Tensor, few: int) -> Tensor:
     return total
 
 
+@settings(deadline=None)
 @given(choices(again=True))
 def test_a_row_goes_once_to_each_part_that_it_names(drawn: tuple[Tensor, int]) -> None:
     parts, count = drawn
@@ -42,6 +43,7 @@ def test_a_row_goes_once_to_each_part_that_it_names(drawn: tuple[Tensor, int]) -
     assert torch.equal(fan.out(x), x[owners])
 
 
+@settings(deadline=None)
 @given(choices(again=False))
 def test_a_row_goes_to_each_of_its_slots(drawn: tuple[Tensor, int]) -> None:
     slots, count = drawn

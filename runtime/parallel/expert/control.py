@@ -45,7 +45,7 @@ class ExpertControl:
             if recipe.capacity_factor is not None:
                 dropless = moe.experts.dispatch
                 if not isinstance(dropless, Dropless):  # all experts are here
-                    dropless = Dropless(shape.experts, groups_of(meshes))
+                    dropless = Dropless(moe.experts.count, groups_of(meshes))
                 moe.experts.dispatch = Capacity(dropless, recipe.capacity_factor, recipe.drop)
         self.step_counts: Tensor | None = None
 
