@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from workers import full
 
@@ -14,6 +16,7 @@ from meshwright.planner.configuration import Mesh
 from meshwright.runtime.blocks.experts import Experts
 from meshwright.runtime.blocks.moe import Moe
 from meshwright.runtime.blocks.shape import read_shape
+from meshwright.runtime.compat import in_backward
 from meshwright.runtime.mesh import Meshes, build_meshes
 from meshwright.runtime.parallel.expert.dispatch import Capacity, Dropless
 from meshwright.runtime.parallel.expert.exchange import Groups
@@ -21,6 +24,8 @@ from meshwright.runtime.parallel.expert.sharding import shard_moe
 from meshwright.runtime.parallel.expert.transfer import Parts, _Flight
 
 CPU = torch.device("cpu")
+NODES, PER_NODE = 2, 4
+"""Of the benchmark."""
 WEIGHTS = ("gate_proj", "up_proj", "down_proj")
 
 
@@ -34,10 +39,10 @@ class Case:
     away: bool = False
 
 
-def shape_of(experts: int, top_k: int) -> dict[str, Any]:
+def shape_of(experts: int, top_k: int, hidden: int = 16, width: int = 24) -> dict[str, Any]:
     """A config with so many experts."""
     return {
-        "model_type": "qwen3_moe", "hidden_size": 16, "intermediate_size": 32, "moe_intermediate_size": 24,
+        "model_type": "qwen3_moe", "hidden_size": hidden, "intermediate_size": 32, "moe_intermediate_size": width,
         "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 64,
         "num_experts": experts, "num_experts_per_tok": top_k, "rms_norm_eps": 1e-6, "rope_theta": 1e4,
         "max_position_embeddings": 64, "tie_word_embeddings": False, "hidden_act": "silu",
@@ -45,7 +50,7 @@ def shape_of(experts: int, top_k: int) -> dict[str, Any]:
 
 
 def inputs(
-    ranks: int, tokens: int, experts: int, top_k: int, away: bool
+    ranks: int, tokens: int, experts: int, top_k: int, away: bool, hidden: int = 16
 ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Of each rank: tokens, weights, choices, and what the gradient of the output is."""
     generator = torch.Generator().manual_seed(3)
@@ -55,14 +60,14 @@ def inputs(
         if away:
             scores[:, :top_k] += 2.0
         chosen = scores.argsort(-1, descending=True)[:, :top_k].contiguous()
-        x, upstream = torch.randn(2, tokens, 16, generator=generator)
+        x, upstream = torch.randn(2, tokens, hidden, generator=generator)
         made.append((x, torch.rand(tokens, top_k, generator=generator), chosen, upstream))
     return made
 
 
-def block(experts: int, top_k: int) -> Moe:
+def block(experts: int, top_k: int, hidden: int = 16, width: int = 24) -> Moe:
     """The same on every rank."""
-    made, generator = Moe(read_shape(shape_of(experts, top_k))), torch.Generator().manual_seed(0)
+    made, generator = Moe(read_shape(shape_of(experts, top_k, hidden, width))), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
@@ -198,3 +203,47 @@ def limited_visits(config: dict[str, Any], degrees: dict[str, int], per_node: in
     moe(x)
     nodes = degrees["ep"] // per_node
     return 64, seen.sent[nodes][0]
+
+
+def crossing(case: Case, slots: Any, experts: int) -> tuple[int, int, int]:
+    """Bytes that this rank sends in one layer: to other nodes and to other ranks of its own in the forward pass, and to
+    other nodes in the backward one. `slots` [ranks, tokens, choices]; nodes of PER_NODE ranks."""
+    hidden, rank = 256, dist.get_rank()
+    meshes = build_meshes(Mesh(dp=len(slots), ep=len(slots)), CPU, ep_per_node=PER_NODE)
+    moe = block(experts, slots.shape[-1], hidden)
+    shard_moe(moe, meshes, None, sent=case.sent, chunks=case.chunks)  # type: ignore[arg-type]
+    sent, begin = {True: [0, 0], False: [0, 0]}, _Flight.start
+
+    def start(flight: _Flight, rows: Tensor, parts: Parts) -> Tensor:
+        for peer, count in zip(dist.get_process_group_ranks(parts.group), parts.sent, strict=True):
+            if peer != rank:
+                each = rows[0].numel() * rows.element_size() if count else 0
+                sent[in_backward()][peer // PER_NODE == rank // PER_NODE] += count * each
+        return begin(flight, rows, parts)
+
+    _Flight.start = start  # type: ignore[method-assign]
+    chosen = torch.from_numpy(slots[rank])
+    x, weights = torch.randn(len(chosen), hidden, requires_grad=True), torch.rand(chosen.shape, requires_grad=True)
+    moe.experts(x, weights, chosen).sum().backward()
+    return sent[False][0], sent[False][1], sent[True][0]
+
+
+def timed(cases: list[Case], rounds: int) -> list[list[float]]:
+    """Seconds of one layer on this rank, forward and backward, by case and round; cases take turns."""
+    world, hidden, width, tokens, experts, top_k = dist.get_world_size(), 256, 512, 1024, 16, 4
+    meshes = build_meshes(Mesh(dp=world, ep=world), CPU, ep_per_node=world // 2)
+    blocks = []
+    for case in cases:
+        moe = block(experts, top_k, hidden, width)
+        shard_moe(moe, meshes, None, sent=case.sent, chunks=case.chunks)  # type: ignore[arg-type]
+        blocks.append(moe)
+    given = inputs(world, tokens, experts, top_k, False, hidden)[meshes.rank]
+    seconds: list[list[float]] = [[] for _ in cases]
+    for number in range(rounds + 1):  # the first one warms up
+        for moe, found in zip(blocks, seconds, strict=True):
+            dist.barrier()
+            begun = time.perf_counter()
+            run(moe.experts, given)
+            if number:
+                found.append(time.perf_counter() - begun)
+    return seconds
