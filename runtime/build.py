@@ -186,8 +186,7 @@ class Builder:
             group = self.meshes.ep.get_group()
             nodes = [domain_of(self.plan, rank) for rank in dist.get_process_group_ranks(group)]
             moe.experts.to_slots = slot_table(order, nodes, group.rank(), self.device)
-        sent, chunks = self.plan.dispatch, self.plan.dispatch_chunks
-        shard_moe(moe, self.meshes, axis, order, sent=sent, chunks=chunks)
+        shard_moe(moe, self.meshes, axis, order, sent=self.plan.dispatch, chunks=self.plan.dispatch_chunks)
 
     @property
     def sequence(self) -> Zigzag:

@@ -77,7 +77,8 @@ def shard_moe(
     chunks: int = 1,
 ) -> None:
     """Share one block of experts out over the ranks of a stage; `axis` is that of tp, where there is one; `order` the
-    expert in each slot, where ep ranks do not hold experts in their order; `sent` and `chunks` those of dispatch."""
+    expert in each slot, where ep ranks do not hold experts in their order. `sent` and `chunks` are those of the
+    dispatch."""
     if axis is not None:
         _shard_dense(moe, axis)
     if meshes.ep is not None or meshes.etp is not None:
