@@ -10,6 +10,8 @@ from torch import nn
 from torch.utils.checkpoint import noop_context_fn
 
 from ..errors import InputError
+from ..planner.cost.setting import Setting
+from ..planner.families import architecture
 from ..planner.plan import Plan
 from .blocks import kept
 from .blocks.moe import Moe
@@ -69,6 +71,7 @@ def build_model(
         tied=(configuration.placement[0], configuration.placement[-1]) if shape.tied_embeddings else None,
         dp_replicate=configuration.dp_replicate,
         cp_ulysses=configuration.cp_ulysses,
+        ep_per_node=ep_per_node(plan),
         spread_vocabulary=configuration.spread_vocabulary,
         mixed=() if plan.mix is None else plan.mix.degrees,
         replicas=plan.expert_replicas > 0,
@@ -84,6 +87,14 @@ def build_model(
         blocks = expert_blocks(parts.values())
         model.experts = ExpertControl(blocks, shape.moe, experts, meshes, plan.schedule.microbatches, device)
     return model
+
+
+def ep_per_node(plan: Plan) -> int:
+    """Neighbours of ep in one node, of a plan that sends tokens to nodes; else 1."""
+    if plan.dispatch != "nodes":
+        return 1
+    setting = Setting(architecture(plan.model), plan.cluster, plan.job, every_device=False, rank_map=plan.rank_map)
+    return plan.configuration.mesh.ep_per_node(setting.domain_devices)
 
 
 def rounds_of(plan: Plan, meshes: Meshes, device: torch.device) -> Rounds | None:
@@ -177,7 +188,7 @@ class Builder:
             group = self.meshes.ep.get_group()
             nodes = [domain_of(self.plan, rank) for rank in dist.get_process_group_ranks(group)]
             moe.experts.to_slots = slot_table(order, nodes, group.rank(), self.device)
-        shard_moe(moe, self.meshes, axis, order)
+        shard_moe(moe, self.meshes, axis, order, sent=self.plan.dispatch, chunks=self.plan.dispatch_chunks)
 
     @property
     def sequence(self) -> Zigzag:

@@ -29,9 +29,10 @@ class Meshes:
     hybrid sharding in two: ("replicate", "shard"). `expert_data` is what the shards of experts are replicated over;
     it is None too where experts are not sharded (ep and etp 1): they are then as dense parameters are. `holders` are
     the ranks of edp x ep in one axis, where experts have replicas among them. `cp_ring` x `cp_heads` are the ranks of
-    cp as usp has them. `vocabulary` is pp x tp in one axis, where embedding and head are spread over it, and `passes`
-    the groups of their collectives (`parallel/spread`), by name. `mixed`: this rank's aligned group of each degree,
-    where groups are formed anew in every microbatch.
+    cp as usp has them, `ep_nodes` x `ep_inside` those of ep where tokens are sent to nodes: the ranks of equal place in
+    each, and those of one. `vocabulary` is pp x tp in one axis, where embedding and head are spread over it, and
+    `passes` the groups of their collectives (`parallel/spread`), by name. `mixed`: this rank's aligned group of each
+    degree, where groups are formed anew in every microbatch.
     """
 
     degrees: Mesh
@@ -44,6 +45,8 @@ class Meshes:
     cp_heads: DeviceMesh | None = None
     ep: DeviceMesh | None = None
     etp: DeviceMesh | None = None
+    ep_nodes: DeviceMesh | None = None
+    ep_inside: DeviceMesh | None = None
     vocabulary: DeviceMesh | None = None
     data: DeviceMesh | None = None
     expert_data: DeviceMesh | None = None
@@ -123,6 +126,7 @@ def build_meshes(
     tied: tuple[int, int] | None = None,
     dp_replicate: int = 1,
     cp_ulysses: int = 1,
+    ep_per_node: int = 1,
     spread_vocabulary: bool = False,
     mixed: tuple[int, ...] = (),
     replicas: bool = False,
@@ -132,8 +136,8 @@ def build_meshes(
     A single process needs no group. `tied` names the pipeline ranks of the first and the last stage, where these tie
     their embeddings, which asks for a group if they are two;
     `dp_replicate` copies of a group shard in hybrid sharding; `cp_ulysses` neighbours of cp share out heads in usp;
-    `mixed` are the degrees of groups that are formed anew in every microbatch; `replicas`: experts lie on several ranks
-    of ep.
+    `ep_per_node` neighbours of ep are in one node, where tokens are sent to nodes (1: they are not); `mixed` are the
+    degrees of groups that are formed anew in every microbatch; `replicas`: experts lie on several ranks of ep.
     """
     rank = dist.get_rank() if dist.is_initialized() else 0
     if degrees.world == 1:
@@ -146,6 +150,8 @@ def build_meshes(
     if degrees.ep * degrees.etp > 1:
         folded = _axes(world, {axis: getattr(degrees, axis) for axis in EXPERT})
         found |= {"ep": folded["ep"], "etp": folded["etp"], "expert_data": folded["edp"]}
+    if ep_per_node > 1:
+        found |= _nodes(found["ep"], degrees.ep // ep_per_node, ep_per_node)
     if replicas:
         found["holders"] = found["ep"] if degrees.edp == 1 else _holders(world, degrees)
     ends = _ends(degrees, rank, tied) if tied and tied[0] != tied[1] and not spread_vocabulary else None
@@ -173,6 +179,13 @@ def _product(world: DeviceMesh, degrees: Mesh, cp_ulysses: int) -> dict[str, Dev
     sizes = {"before": degrees.pp * degrees.dp, "cp_ring": degrees.cp // cp_ulysses, "cp_heads": cp_ulysses}
     view = _axes(world, {**sizes, "tp": degrees.tp})
     return {axis: view[axis] for axis in ("cp_ring", "cp_heads")}
+
+
+def _nodes(ep: DeviceMesh | None, nodes: int, inside: int) -> dict[str, DeviceMesh | None]:
+    """The ranks of ep as nodes: two groups of each rank beside its ep group."""
+    assert ep is not None
+    view = compat.unflatten(ep, {"ep_nodes": nodes, "ep_inside": inside})
+    return {axis: view[axis] for axis in ("ep_nodes", "ep_inside")}
 
 
 def _data(

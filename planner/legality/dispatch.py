@@ -29,6 +29,16 @@ def _needs_ranks(setting: Setting, configuration: Configuration) -> Problem | No
     return None
 
 
+def _planned(setting: Setting, configuration: Configuration) -> Problem | None:
+    if setting.framework.experts.planned:
+        return None
+    for field, usual in (("dispatch", "copies"), ("dispatch_chunks", 1), ("expert_replicas", 0)):
+        if (value := getattr(configuration, field)) != usual:
+            rule = f"{setting.framework.name} is priced as it sends tokens by itself"
+            return Problem(f"--pin {field}", value, rule, f"{field}={usual}")
+    return None
+
+
 def _nodes(setting: Setting, configuration: Configuration) -> Problem | None:
     mesh, devices = configuration.mesh, setting.domain_devices
     if configuration.dispatch != "nodes" or mesh.ep == 1:
@@ -78,19 +88,29 @@ def _replicas(setting: Setting, configuration: Configuration) -> Problem | None:
     return None
 
 
-def _plain(setting: Setting, configuration: Configuration) -> Problem | None:
-    """Of what is not run yet."""
-    for field, usual in (("dispatch", "copies"), ("dispatch_chunks", 1)):
-        if (value := getattr(configuration, field)) != usual:
-            rule = "the built-in runtime sends a copy for each expert, in one part"
-            return Problem(f"--pin {field}", value, rule, f"{field}={usual}")
+def _neighbours(setting: Setting, configuration: Configuration) -> Problem | None:
+    mesh, topology = configuration.mesh, setting.whole.topology
+    alike = topology.is_regular and len(setting.cluster.node_groups) == 1
+    if configuration.dispatch != "nodes" or mesh.ep == 1 or alike or _nodes(setting, configuration) is not None:
+        return None
+    block, run = mesh.ep * mesh.etp, mesh.ep_per_node(setting.domain_devices) * mesh.etp
+    places = [topology.place(rank) for rank in range(mesh.world)]
+    nodes = [(place.group, place.domain) for place in places]
+    for first in range(0, mesh.world, block):
+        runs = [set(nodes[start : start + run]) for start in range(first, first + block, run)]
+        if any(len(each) > 1 for each in runs) or len(set().union(*runs)) < len(runs):
+            rule = f"ranks {first} to {first + block - 1} are an ep group whose neighbours are not {run} by {run} in one node"
+            return Problem("--pin dispatch", "nodes", rule, "dispatch=ranks, or another rank_map")
     return None
 
 
 RULES: tuple[Rule, ...] = (
     Rule("dispatch-ranks", "tokens are sent between ranks", _needs_ranks),
+    Rule("dispatch-planned", "a framework's own dispatch is in its file", _planned),
     Rule("dispatch-nodes", "a token is sent to a node once and passed on inside", _nodes),
     Rule("dispatch-chunks", "a chunk of a microbatch has tokens", _parts),
     Rule("replicas", "ranks hold equally many experts", _replicas),
 )
-RUNTIME_RULES: tuple[Rule, ...] = (Rule("dispatch", "a plain all-to-all", _plain),)
+RUNTIME_RULES: tuple[Rule, ...] = (
+    Rule("dispatch-neighbours", "ranks of an ep group follow one another node by node", _neighbours),
+)

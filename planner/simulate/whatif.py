@@ -22,6 +22,7 @@ from ...errors import InputError, Problem
 from ..configuration import Configuration, Mesh, Recompute
 from ..cost.setting import Setting
 from ..families import architecture
+from ..frameworks.framework import framework
 from ..legality import placement_problems
 from ..legality import problems as illegal
 from ..legality.fields import in_plan
@@ -59,7 +60,8 @@ def apply_settings(plan: Plan, settings: Sequence[str]) -> Scenario:
 def _check(plan: Plan, configuration: Configuration, source: str, every_device: bool = False) -> None:
     """Raise InputError with every rule that a configuration of the plan's model, cluster and job breaks."""
     rank_map = kept(plan.cluster, plan.rank_map, configuration.mesh.world)
-    setting = Setting(_shape(plan), plan.cluster, plan.job, every_device=every_device, rank_map=rank_map)
+    executed = framework(plan.framework)
+    setting = Setting(_shape(plan), plan.cluster, plan.job, every_device, executed, rank_map=rank_map)
     _check_precision(setting)
     broken = illegal(setting, configuration)
     if plan.placement is not None:

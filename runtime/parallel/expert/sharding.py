@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import Placement, Replicate, Shard, distribute_tensor
 
+from ....planner.configuration import Dispatch as Sent
 from ... import compat
 from ...blocks.experts import Dispatch, Experts
 from ...blocks.linear import Linear
@@ -66,13 +67,23 @@ class ReplicatedRouter(Sharded):
         return route(router_logits(tokens, local(self.weight), self.shape), self.shape, self.e_score_correction_bias)
 
 
-def shard_moe(moe: Moe, meshes: Meshes, axis: TensorAxis | None, order: Order | None = None) -> None:
+def shard_moe(
+    moe: Moe,
+    meshes: Meshes,
+    axis: TensorAxis | None,
+    order: Order | None = None,
+    *,
+    sent: Sent = "copies",
+    chunks: int = 1,
+) -> None:
     """Share one block of experts out over the ranks of a stage; `axis` is that of tp, where there is one; `order` the
-    expert in each slot, where ep ranks do not hold experts in their order."""
+    expert in each slot, where ep ranks do not hold experts in their order. `sent` and `chunks` are those of the
+    dispatch."""
     if axis is not None:
         _shard_dense(moe, axis)
     if meshes.ep is not None or meshes.etp is not None:
-        moe.experts = _folded(moe.experts, meshes, order)
+        count = moe.experts.count if order is None else len(order)
+        moe.experts = _folded(moe.experts, meshes, order, Dropless(count, groups_of(meshes), sent, chunks))
     elif axis is not None:
         moe.experts = _replicated(moe.experts, axis)
 
@@ -86,9 +97,8 @@ def _shard_dense(moe: Moe, axis: TensorAxis) -> None:
         shard_block(moe.shared, axis)
 
 
-def _folded(experts: Experts, meshes: Meshes, order: Order | None) -> ShardedExperts:
+def _folded(experts: Experts, meshes: Meshes, order: Order | None, dispatch: Dropless) -> ShardedExperts:
     """Experts over ep, their width over etp."""
-    count = experts.count if order is None else len(order)
     axes = [mesh for mesh in (meshes.ep, meshes.etp) if mesh is not None]
     mesh = compat.concatenate(axes)
 
@@ -100,7 +110,7 @@ def _folded(experts: Experts, meshes: Meshes, order: Order | None) -> ShardedExp
             stacked = stacked.index_select(0, torch.tensor(order, device=whole.device))
         return nn.Parameter(distribute_tensor(stacked, mesh, placements, src_data_rank=None))
 
-    return ShardedExperts(experts, parameter, Dropless(count, groups_of(meshes)), (), count)
+    return ShardedExperts(experts, parameter, dispatch, (), dispatch.slots)
 
 
 def _replicated(experts: Experts, axis: TensorAxis) -> ShardedExperts:
@@ -114,4 +124,5 @@ def _replicated(experts: Experts, axis: TensorAxis) -> ShardedExperts:
 
 def groups_of(meshes: Meshes) -> Groups:
     """The process groups that rows are exchanged in."""
-    return Groups(*(None if mesh is None else mesh.get_group() for mesh in (meshes.ep, meshes.etp)))
+    axes = (meshes.ep, meshes.etp, meshes.ep_nodes, meshes.ep_inside)
+    return Groups(*(None if mesh is None else mesh.get_group() for mesh in axes))
