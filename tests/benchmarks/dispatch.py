@@ -32,7 +32,7 @@ CHUNKS = (1, 2, 4)
 
 def main(path: Path | None) -> None:
     """Print both tables."""
-    trace = generate(RANKS * TOKENS * 2, 1, 64, 6) if path is None else read_trace(path)
+    trace = generate(4 * RANKS * TOKENS, 1, 64, 6) if path is None else read_trace(path)
     fit, held = trace.split()
     one_layer = Trace(fit.experts[:, LAYER : LAYER + 1], fit.num_experts, fit.prompt)
     placed = place(one_layer, num_experts=trace.num_experts, ranks_per_node=[PER_NODE] * NODES)

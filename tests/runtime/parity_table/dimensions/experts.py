@@ -38,6 +38,7 @@ DIMENSION = Dimension(
         "pp2 ep2 dp2, experts permuted": _placed(2, pp=2, dp=2),
         "deepseek_v3 ep2 dp2, groups permuted": {"model": "deepseek_v3", "dp": 2, "ep": 2, "placement": _GROUPS_MOVED},
         "ep2 dp2, 2 replicas": _placed(2, 2, dp=2),
+        "ep2 dp2, 2 replicas, a copy a rank in 2 chunks": _placed(2, 2, dp=2, dispatch="ranks", dispatch_chunks=2),
         "ep2 dp4 zero0, 4 replicas": _placed(2, 4, dp=4, zero=0),
         "ep4 dp4 zero3, 8 replicas": _placed(4, 8, dp=4, zero=3, microbatch=1),
         "ep2 etp2 tp2 sp dp2, 2 replicas": _placed(2, 2, **_FOLDED),
