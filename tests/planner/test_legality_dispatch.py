@@ -11,6 +11,7 @@ from meshwright.planner.configuration import Configuration, Mesh
 from meshwright.planner.cost.setting import Setting
 from meshwright.planner.experts.planned import ExpertPlacement, contiguous
 from meshwright.planner.families import architecture, load_model
+from meshwright.planner.frameworks.framework import framework
 from meshwright.planner.job import Job
 from meshwright.planner.legality import placement_problems, problems, runtime_problems
 from meshwright.planner.pins import parse_pins
@@ -65,10 +66,17 @@ def test_group_limited_routing_has_no_replicas():
 
 
 @pytest.mark.parametrize("levers", [{"dispatch": "ranks"}, {"dispatch_chunks": 2}, {"expert_replicas": 16}])
-def test_what_is_not_run_yet_is_said(levers):
-    (problem,) = runtime_problems(setting(), experts(**levers))
+def test_the_runtime_runs_it(levers):
+    assert runtime_problems(setting(), experts(**levers)) == []
+
+
+@pytest.mark.parametrize("levers", [{"dispatch": "ranks"}, {"dispatch_chunks": 2}, {"expert_replicas": 16}])
+def test_another_framework_is_priced_as_it_does_it_itself(levers):
+    other = setting()
+    other = Setting(other.architecture, other.cluster, other.job, framework=framework("megatron-core"))
+    (problem,) = problems(other, experts(**levers))
     assert problem.field == f"--pin {next(iter(levers))}"
-    assert runtime_problems(setting(), experts()) == []
+    assert problems(other, experts()) == []
 
 
 @pytest.mark.parametrize(
