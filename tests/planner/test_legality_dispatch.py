@@ -65,9 +65,28 @@ def test_group_limited_routing_has_no_replicas():
     assert (problem.field, problem.fix) == ("--pin expert_replicas", "expert_replicas=0")
 
 
-@pytest.mark.parametrize("levers", [{"dispatch": "ranks"}, {"dispatch_chunks": 2}, {"expert_replicas": 16}])
-def test_the_runtime_runs_it(levers):
+@pytest.mark.parametrize(
+    "levers", [{"dispatch": "ranks"}, {"dispatch": "nodes"}, {"dispatch_chunks": 2}, {"expert_replicas": 16}]
+)
+def test_all_that_is_sent_is_run(levers):
     assert runtime_problems(setting(), experts(**levers)) == []
+
+
+@pytest.mark.parametrize(
+    ("order", "refused"),
+    [
+        (tuple(range(16)), False),
+        ((*range(8, 16), *range(8)), False),
+        (tuple(reversed(range(16))), False),
+        (tuple(node * 8 + place for place in range(8) for node in range(2)), True),
+        ((*range(7), 8, 7, *range(9, 16)), True),
+    ],
+    ids=["in order", "nodes changed", "reversed", "in turn", "two changed"],
+)
+def test_neighbours_of_a_group_are_in_one_node_or_nothing_is_passed_on_inside(order, refused):
+    found = runtime_problems(setting().mapped(order), experts(dispatch="nodes"))
+    assert [problem.field for problem in found] == (["--pin dispatch"] if refused else [])
+    assert runtime_problems(setting().mapped(order), experts(dispatch="ranks")) == []
 
 
 @pytest.mark.parametrize("levers", [{"dispatch": "ranks"}, {"dispatch_chunks": 2}, {"expert_replicas": 16}])

@@ -6,6 +6,7 @@ from typing import Any
 
 from expert_placements import placed
 
+from parity_table.dimensions import dispatch
 from parity_table.models import MODELS
 from parity_table.row import Dimension
 
@@ -30,12 +31,14 @@ DIMENSION = Dimension(
     },
     rows={
         "ep8 dp8": {"model": "mixtral", "dp": 8, "ep": 8, "microbatch": 1},
+        **dispatch.ROWS,
         "ep2 dp2 zero0, experts permuted": _placed(2, dp=2, zero=0),
         "ep4 dp4 zero3, experts permuted": _placed(4, dp=4, zero=3, microbatch=1),
         "ep2 etp2 tp2 sp dp2, experts permuted": _placed(2, **_FOLDED),
         "pp2 ep2 dp2, experts permuted": _placed(2, pp=2, dp=2),
         "deepseek_v3 ep2 dp2, groups permuted": {"model": "deepseek_v3", "dp": 2, "ep": 2, "placement": _GROUPS_MOVED},
         "ep2 dp2, 2 replicas": _placed(2, 2, dp=2),
+        "ep2 dp2, 2 replicas, a copy a rank in 2 chunks": _placed(2, 2, dp=2, dispatch="ranks", dispatch_chunks=2),
         "ep2 dp4 zero0, 4 replicas": _placed(2, 4, dp=4, zero=0),
         "ep4 dp4 zero3, 8 replicas": _placed(4, 8, dp=4, zero=3, microbatch=1),
         "ep2 etp2 tp2 sp dp2, 2 replicas": _placed(2, 2, **_FOLDED),
