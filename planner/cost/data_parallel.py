@@ -8,7 +8,7 @@ accumulation ZeRO 0 and 1 reduce once a step, 2 and 3 every microbatch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from ...clusters.topology import GroupPaths
@@ -30,12 +30,19 @@ Collective = Callable[[GroupPaths, float], float]
 
 def rank_parameters(costs: ModelCosts, configuration: Configuration, rank: int, tied: bool) -> Held:
     """Parameters of one device of a pipeline rank, all its virtual stages."""
-    dense = expert = 0.0
-    for stage in configuration.stages_of(rank):
-        layers = configuration.layer_range(stage)
-        dense += costs.dense[layers.stop] - costs.dense[layers.start]
-        expert += costs.expert[layers.stop] - costs.expert[layers.start]
+    layers = [configuration.layer_range(stage) for stage in configuration.stages_of(rank)]
     first, last = configuration.rank_of(0) == rank, configuration.holds_last_stage(rank)
+    return range_parameters(costs, configuration, layers, first, last, tied)
+
+
+def range_parameters(
+    costs: ModelCosts, configuration: Configuration, layers: Iterable[range], first: bool, last: bool, tied: bool
+) -> Held:
+    """The same of a rank with these layers, whatever the configuration says of them, and these ends."""
+    dense = expert = 0.0
+    for each in layers:
+        dense += costs.dense[each.stop] - costs.dense[each.start]
+        expert += costs.expert[each.stop] - costs.expert[each.start]
     return _with_ends(Held(dense, expert), costs, configuration, first, last, tied) + costs.shared
 
 

@@ -11,6 +11,7 @@ from meshwright.planner.configuration import Configuration, Mesh
 from meshwright.planner.cost.setting import Setting
 from meshwright.planner.experts.planned import ExpertPlacement, contiguous
 from meshwright.planner.families import architecture, load_model
+from meshwright.planner.frameworks.framework import framework
 from meshwright.planner.job import Job
 from meshwright.planner.legality import placement_problems, problems, runtime_problems
 from meshwright.planner.pins import parse_pins
@@ -64,7 +65,9 @@ def test_group_limited_routing_has_no_replicas():
     assert (problem.field, problem.fix) == ("--pin expert_replicas", "expert_replicas=0")
 
 
-@pytest.mark.parametrize("levers", [{"dispatch": "ranks"}, {"dispatch": "nodes"}, {"dispatch_chunks": 2}])
+@pytest.mark.parametrize(
+    "levers", [{"dispatch": "ranks"}, {"dispatch": "nodes"}, {"dispatch_chunks": 2}, {"expert_replicas": 16}]
+)
 def test_all_that_is_sent_is_run(levers):
     assert runtime_problems(setting(), experts(**levers)) == []
 
@@ -84,6 +87,15 @@ def test_neighbours_of_a_group_are_in_one_node_or_nothing_is_passed_on_inside(or
     found = runtime_problems(setting().mapped(order), experts(dispatch="nodes"))
     assert [problem.field for problem in found] == (["--pin dispatch"] if refused else [])
     assert runtime_problems(setting().mapped(order), experts(dispatch="ranks")) == []
+
+
+@pytest.mark.parametrize("levers", [{"dispatch": "ranks"}, {"dispatch_chunks": 2}, {"expert_replicas": 16}])
+def test_another_framework_is_priced_as_it_does_it_itself(levers):
+    other = setting()
+    other = Setting(other.architecture, other.cluster, other.job, framework=framework("megatron-core"))
+    (problem,) = problems(other, experts(**levers))
+    assert problem.field == f"--pin {next(iter(levers))}"
+    assert problems(other, experts()) == []
 
 
 @pytest.mark.parametrize(
