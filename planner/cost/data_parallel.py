@@ -8,14 +8,14 @@ accumulation ZeRO 0 and 1 reduce once a step, 2 and 3 every microbatch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from ...clusters.topology import GroupPaths
 from ..configuration import Configuration
 from ..simulate.work import Work
 from .blocks import ModelCosts
-from .communication import all_gather_s, all_reduce_s, reduce_scatter_s
+from .communication import all_gather_s, all_reduce_s, point_to_point_s, reduce_scatter_s
 from .memory import Held
 from .offload import adamw_s, of_ends, swap_s, update_s
 from .setting import Setting
@@ -30,12 +30,19 @@ Collective = Callable[[GroupPaths, float], float]
 
 def rank_parameters(costs: ModelCosts, configuration: Configuration, rank: int, tied: bool) -> Held:
     """Parameters of one device of a pipeline rank, all its virtual stages."""
-    dense = expert = 0.0
-    for stage in configuration.stages_of(rank):
-        layers = configuration.layer_range(stage)
-        dense += costs.dense[layers.stop] - costs.dense[layers.start]
-        expert += costs.expert[layers.stop] - costs.expert[layers.start]
+    layers = [configuration.layer_range(stage) for stage in configuration.stages_of(rank)]
     first, last = configuration.rank_of(0) == rank, configuration.holds_last_stage(rank)
+    return range_parameters(costs, configuration, layers, first, last, tied)
+
+
+def range_parameters(
+    costs: ModelCosts, configuration: Configuration, layers: Iterable[range], first: bool, last: bool, tied: bool
+) -> Held:
+    """The same of a rank with these layers, whatever the configuration says of them, and these ends."""
+    dense = expert = 0.0
+    for each in layers:
+        dense += costs.dense[each.stop] - costs.dense[each.start]
+        expert += costs.expert[each.stop] - costs.expert[each.start]
     return _with_ends(Held(dense, expert), costs, configuration, first, last, tied) + costs.shared
 
 
@@ -96,6 +103,9 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
     if configuration.zero == 1:
         reductions = [each + between for each, between in zip(reductions, copies, strict=True)]
     after = reductions if late else copies if configuration.zero > 1 and any(copies) else []
+    if configuration.expert_replicas:
+        sums = [replicas_s(view, configuration, each.expert) for view, each in zip(seen, held, strict=True)]
+        after = [each + more for each, more in zip(after or [0.0] * len(sums), sums, strict=True)]
     gathers, late_s = [known[key][0] for key in keys], _late_s(configuration, after) if after else ()
     if costs.shared.total:  # gathered with a rank's first stage, reduced after everything else
         slowest = setting.used(configuration)
@@ -149,6 +159,21 @@ def _copies_s(setting: Setting, configuration: Configuration, held: Held) -> flo
         return 0.0
     between = setting.group(configuration.mesh.tp * size, copies)
     return all_reduce_s(between, _wire_bytes(setting) * held.dense / size) * setting.execution.network
+
+
+def replicas_s(setting: Setting, configuration: Configuration, expert: float) -> float:
+    """Seconds in which the copies of experts add up their gradients, after data parallelism has, `expert` parameters
+    being all that a rank has of experts: each of two slots of an expert sends the other what ZeRO leaves it, in fp32
+    and over the slower links of ep."""
+    mesh, replicas = configuration.mesh, configuration.expert_replicas
+    experts = max(layer.moe.experts for layer in setting.kinds if layer.moe)
+    sent = GRADIENT_BYTES * expert * 2 * replicas / (experts + replicas)
+    group = setting.group(mesh.etp, mesh.ep)
+    path = group.outer or group.inner
+    if path is None:
+        return 0.0
+    shared = mesh.edp if configuration.zero else 1
+    return point_to_point_s(path, sent / shared) * setting.execution.network
 
 
 def _wire_bytes(setting: Setting) -> int:
