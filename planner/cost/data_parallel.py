@@ -15,7 +15,7 @@ from ...clusters.topology import GroupPaths
 from ..configuration import Configuration
 from ..simulate.work import Work
 from .blocks import ModelCosts
-from .communication import all_gather_s, all_reduce_s, reduce_scatter_s
+from .communication import all_gather_s, all_reduce_s, point_to_point_s, reduce_scatter_s
 from .memory import Held
 from .offload import adamw_s, of_ends, swap_s, update_s
 from .setting import Setting
@@ -96,6 +96,9 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
     if configuration.zero == 1:
         reductions = [each + between for each, between in zip(reductions, copies, strict=True)]
     after = reductions if late else copies if configuration.zero > 1 and any(copies) else []
+    if configuration.expert_replicas:
+        sums = [replicas_s(view, configuration, each.expert) for view, each in zip(seen, held, strict=True)]
+        after = [each + more for each, more in zip(after or [0.0] * len(sums), sums, strict=True)]
     gathers, late_s = [known[key][0] for key in keys], _late_s(configuration, after) if after else ()
     if costs.shared.total:  # gathered with a rank's first stage, reduced after everything else
         slowest = setting.used(configuration)
@@ -149,6 +152,21 @@ def _copies_s(setting: Setting, configuration: Configuration, held: Held) -> flo
         return 0.0
     between = setting.group(configuration.mesh.tp * size, copies)
     return all_reduce_s(between, _wire_bytes(setting) * held.dense / size) * setting.execution.network
+
+
+def replicas_s(setting: Setting, configuration: Configuration, expert: float) -> float:
+    """Seconds in which the copies of experts add up their gradients, after data parallelism has, `expert` parameters
+    being all that a rank has of experts: each of two slots of an expert sends the other what ZeRO leaves it, in fp32
+    and over the slower links of ep."""
+    mesh, replicas = configuration.mesh, configuration.expert_replicas
+    experts = max(layer.moe.experts for layer in setting.kinds if layer.moe)
+    sent = GRADIENT_BYTES * expert * 2 * replicas / (experts + replicas)
+    group = setting.group(mesh.etp, mesh.ep)
+    path = group.outer or group.inner
+    if path is None:
+        return 0.0
+    shared = mesh.edp if configuration.zero else 1
+    return point_to_point_s(path, sent / shared) * setting.execution.network
 
 
 def _wire_bytes(setting: Setting) -> int:

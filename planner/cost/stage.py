@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..configuration import Configuration, Recompute
 from ..simulate.work import Work
+from .balance import counts_s
 from .blocks import Block, ModelCosts
 from .communication import ALONE, pipeline_transfer_s
 from .setting import Setting
@@ -51,7 +52,9 @@ def range_s(
     if costs.head in ends and costs.shares is None:
         forward += chunks_s(setting, configuration)
     backward = _of(costs.backward[choice], layers) + sum(block.backward_s("none") for block in ends)
-    waits = _of(costs.exposed_forward, layers) + sum(block.exchange.forward_s for block in ends)
+    counts = counts_s(setting, configuration, setting.architecture.layers[layers.start : layers.stop])
+    forward += counts
+    waits = counts + _of(costs.exposed_forward, layers) + sum(block.exchange.forward_s for block in ends)
     waits_back = _of(costs.exposed_backward[choice], layers) + sum(block.exchange.backward_s for block in ends)
     host, rings = _host_s(setting, layers), _rings_s(setting, configuration, len(layers))
     again = 2 if choice == "full" else 1  # the host issues the forward once more

@@ -15,9 +15,9 @@ from .bound import layer_bound_s
 from .counts import Counts, counted
 from .exact import best_placement, is_small
 from .layout import Layout, Split, layout
-from .metrics import Metrics, joined, layer_metrics
+from .metrics import Metrics, joined, layer_metrics, rank_metrics, traffic_of_ranks
 from .placement import Placement
-from .prices import Prices
+from .prices import Prices, layer_time_s
 from .replicas import replicated, targets_of
 from .trace import Ints, Trace, as_trace
 
@@ -123,7 +123,10 @@ def _evened(counts: list[Counts], ranks: list[Ints], made: Layout, prices: Price
 
 def _priced(counts: Counts, ranks: Any, made: Layout, prices: Prices, window: int) -> tuple[dict[str, float], float]:
     """Metrics and bound of one layer."""
-    metrics = layer_metrics(targets_of(ranks, counts.choices, made), made, prices, window)
+    if made.replicas:
+        metrics = layer_metrics(targets_of(ranks, counts.choices, made), made, prices, window)
+    else:
+        metrics = rank_metrics(ranks, counts, made, prices)
     if is_small(made):
         return metrics, best_placement(counts, made, prices, ranks)[1]
     inside = None if made.replicas else inside_nodes(counts, ranks, made)
@@ -160,7 +163,8 @@ def _judged(
     step = max(1, counts.tokens // _TRIAL_TOKENS)
     pairs = zip(imbalances(counts, ranks, made), limits, strict=True)
     over = max(0.0, *(each - limit for each, limit in pairs))
-    seconds = layer_metrics(ranks[counts.choices[:, ::step]], made, prices, max(1, window // step))["time_s"]
+    load = counts.load @ np.eye(made.ranks)[ranks]
+    seconds = layer_time_s(traffic_of_ranks(ranks, counts.choices[:, ::step], load, made), made, prices)
     return (over if over > 1e-9 else 0.0), seconds, ranks
 
 
