@@ -30,7 +30,7 @@ def rotary(
 
     `cos` and `sin` [places, turned] are of `rotary_tables`, whose second half repeats the first; entries beyond
     `turned` are left. Without `positions`, places are those of the sequence; with them int64 [seq_len] or [batch,
-    seq_len], they say which row of the tables each token has. kv_heads may be 0.
+    seq_len], they say which row of the tables each token has (below `places`: not checked on a GPU). kv_heads may be 0.
     """
     _check(query, key, cos, sin, positions)
     name = "rotary_pairs" if pairs else "rotary"
