@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 
-from .facts import merge, norm
+from .facts import gated, merge, norm, rotary
 from .kernel import Kernel
 
-_ALL = (*merge.KERNELS, *norm.KERNELS)
+_ALL = (*merge.KERNELS, *norm.KERNELS, *gated.KERNELS, *rotary.KERNELS)
 
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _ALL}
 """In the order of the documentation."""
