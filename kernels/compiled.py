@@ -29,7 +29,8 @@ _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A program for one architecture. `wide` of `loads` and `stores` move 128 bits a thread."""
+    """A program for one architecture. `wide` of `loads` and `stores` move 128 bits a thread; `narrow`: the program
+    asks for such and has none."""
 
     kernel: str
     program: str
@@ -46,7 +47,7 @@ class Compiled:
     wide_loads: int
     stores: int
     wide_stores: int
-    streams: bool
+    narrow: bool
 
 
 def compile_program(program: Program, architecture: str) -> bytes:
@@ -79,7 +80,8 @@ def examine(kernel: str, program: Program, architecture: str, sizes: dict[str, i
         kernel, program.name, architecture, sizes, dtype, registers, program.warps, stack, shared, local,
         sum(count for (kind, _), count in seen.items() if kind in ("LDL", "STL")),
         seen["LDG", True] + seen["LDG", False], seen["LDG", True],
-        seen["STG", True] + seen["STG", False], seen["STG", True], program.streams,
+        seen["STG", True] + seen["STG", False], seen["STG", True],
+        (program.loads and not seen["LDG", True]) or (program.stores and not seen["STG", True]),
     )  # fmt: skip
 
 

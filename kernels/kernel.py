@@ -93,7 +93,6 @@ class Kernel:
     plain_kept_bytes: Callable[[Sizes, str], int]
     tolerance: Mapping[str, Tolerance]
     dtypes: tuple[str, ...] = ("fp32", "bf16", "fp16")
-    streams: bool = True
 
     def takes(self, sizes: Sizes) -> bool:
         """Whether the fast implementation takes these sizes."""

@@ -11,13 +11,18 @@ from dataclasses import dataclass
 from ..kernel import ITEM_BYTES, WIDE_BYTES, Kernel, Size, Sizes, Tolerance, Work
 
 MOST_WIDTH = 16384
-"""A row of the backward pass, its gradient and that of the weight are held in registers; wider ones would spill."""
+"""A row is held in registers; wider ones would spill."""
+
+WIDE_ROW = 8192
+"""Beside wider rows the sums of the weight's gradient do not fit: a second program reads input and gradient again."""
 
 _TYPICAL = (
     {"rows": 8192, "width": 4096},
     {"rows": 16384, "width": 2048},
     {"rows": 8192, "width": 8192},
+    {"rows": 4096, "width": 12288},
     {"rows": 4096, "width": 16384},
+    {"rows": 524288, "width": 128},  # heads of queries
 )
 _SUMMARIES = {
     "rms_norm": "root-mean-square norm; the result is cast before it is scaled, as in Llama",
@@ -58,7 +63,8 @@ class _Norm:
 
     def backward(self, sizes: Sizes, dtype: str) -> Work:
         entries, item = sizes["rows"] * sizes["width"], ITEM_BYTES[dtype]
-        read = entries * item * (3 if self.added else 2) + sizes["width"] * WIDE_BYTES
+        passes = (3 if self.added else 2) + (2 if sizes["width"] > WIDE_ROW else 0)
+        read = passes * entries * item + sizes["width"] * WIDE_BYTES
         read += sizes["rows"] * self.statistics * WIDE_BYTES
         written = entries * item + self.vectors * sizes["width"] * WIDE_BYTES
         return Work(read, written, entries * (8 + 2 * self.vectors + self.added))
@@ -85,9 +91,9 @@ class _Norm:
             summary=f"residual added, then {summary}" if self.added else summary,
             reference=f"norm:{full}_reference",
             fast=f"fast.norm:{full}",
-            example=f"examples.norm:{full}",
+            example=f"examples.norm:{full.replace('offset_', '')}",
             programs=f"fast.norm:{full}_programs",
-            sizes={"rows": Size(drawn=21), "width": Size(1, MOST_WIDTH, drawn=200)},
+            sizes={"rows": Size(drawn=85), "width": Size(1, MOST_WIDTH, drawn=200)},
             typical=_TYPICAL,
             forward=self.forward,
             backward=self.backward,

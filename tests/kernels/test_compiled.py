@@ -41,4 +41,4 @@ def test_programs_compile_without_spills_and_with_wide_loads(
     own = [each for each in compiled if each["kernel"] == name and each["architecture"] == architecture]
     assert own
     assert [each for each in own if each["spills"] or each["local_bytes"] or each["stack_bytes"]] == []
-    assert [each for each in own if each["streams"] and not (each["wide_loads"] and each["wide_stores"])] == []
+    assert [each for each in own if each["narrow"]] == []

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from guarded import Guard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from suite import drawn, exact, functions_of_reference, gradients, leaves, near, outputs, run, summands
 from torch import Tensor
@@ -16,7 +16,7 @@ from meshwright.kernels.examples.example import DTYPES, example
 from meshwright.kernels.kernel import Kernel
 from meshwright.kernels.registry import KERNELS
 
-EVERY = pytest.mark.parametrize("kernel", KERNELS.values(), ids=str(KERNELS) and [*KERNELS])
+EVERY = pytest.mark.parametrize("kernel", KERNELS.values(), ids=[*KERNELS])
 CUDA = torch.cuda.is_available()
 FAST_TYPES = ("fp32", "bf16", "fp16") if CUDA else ("fp32", "fp16")
 """Triton's interpreter cuts numbers off where it casts to bf16."""
@@ -25,6 +25,7 @@ DRAWN = settings(
     max_examples=12,
     deadline=None,
     derandomize=True,
+    phases=(Phase.generate,),  # sizes are small as they are
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
