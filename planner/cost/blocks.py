@@ -147,6 +147,11 @@ class ModelCosts:
         """Parameters of the layer that holds most."""
         return max((block.held for block in self.layers), key=lambda held: held.total)
 
+    @cached_property
+    def selective_is_idle(self) -> bool:
+        """Whether selective recomputation saves nothing."""
+        return all(block.selective_bytes >= block.activation_bytes for block in self.kinds)
+
     def _sums(self, of: Callable[[Block], float]) -> list[float]:
         values = {id(block): of(block) for block in self.kinds}
         return list(accumulate((values[id(block)] for block in self.layers), initial=0.0))

@@ -298,6 +298,7 @@ def largest(stages: list[float], count: int, most: int) -> float:
     and of each at `most` as many as there are microbatches."""
     total, left = 0.0, count
     for each in sorted(stages, reverse=True):
-        total += min(left, most) * each
-        left -= min(left, most)
+        held = left if left < most else most
+        total += held * each
+        left -= held
     return total

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from dataclasses import replace
 from functools import cached_property
 
 from ..configuration import Configuration, Recompute
@@ -19,10 +18,8 @@ from ..cost.memory import Held as Parameters
 from ..cost.setting import Setting
 from ..cost.spread import passes_of
 from ..cost.stage import StageSeconds, transfer_s
-from ..model import Layer
 from ..schedule import CUSTOM
 from ..schedule.table import splits
-from .partition import alike
 from .rooms import Rooms
 
 
@@ -54,7 +51,7 @@ class Ranks:
         self.most = self.layers - len(self.places) + 1  # of one virtual stage: the others have one each
         self.halves = splits(recipe)
         self.whole = not self.halves and recipe.schedule != CUSTOM
-        self._alike = alike(setting.architecture.layers)
+        self._alike = setting.architecture.alike
         self._known: Known = {} if known is None else known  # of recipes that share out a microbatch alike
         self._seconds: dict[tuple[int, int, Recompute], Seconds] = {}
         self._leads: dict[tuple[int, int], tuple[float, float]] = {}
@@ -211,25 +208,17 @@ class Ranks:
     @cached_property
     def kinds(self) -> list[tuple[Ranks, int]]:
         """For each kind of layer the ranks of a model of that kind alone, and how many layers are of it."""
-        model = self.setting.architecture
-        if len(self.setting.kinds) == 1:
+        layers, kinds = self.setting.architecture.layers, self.setting.kinds
+        if len(kinds) == 1:
             return [(self, self.layers)]
-        return [(self._only(kind), model.layers.count(kind)) for kind in self.setting.kinds]
-
-    def _only(self, kind: Layer) -> Ranks:
-        model = replace(self.setting.architecture, layers=(kind,) * self.layers)
-        return Ranks(
-            replace(self.setting, architecture=model, _costs={}),
-            self.recipe,
-            self.choices,
-            None,
-            self.lightest,
+        alone = (
+            Ranks(setting, self.recipe, self.choices, None, self.lightest) for setting in self.setting.of_kinds
         )
+        return [(among, layers.count(kind)) for among, kind in zip(alone, kinds, strict=True)]
 
 
 def _saving(setting: Setting, recipe: Configuration, choices: tuple[Recompute, ...]) -> tuple[Recompute, ...]:
     """Selective recomputation of what no kernel keeps saves nothing, and takes time."""
-    kinds = setting.costs(recipe).kinds
-    if len(choices) > 1 and all(block.selective_bytes >= block.activation_bytes for block in kinds):
+    if len(choices) > 1 and setting.costs(recipe).selective_is_idle:
         return tuple(choice for choice in choices if choice != "selective")
     return choices
