@@ -54,7 +54,6 @@ class Ranks:
         self._alike = setting.architecture.alike
         self._known: Known = {} if known is None else known  # of recipes that share out a microbatch alike
         self._seconds: dict[tuple[int, int, Recompute], Seconds] = {}
-        self._leads: dict[tuple[int, int], tuple[float, float]] = {}
 
     @cached_property
     def costs(self) -> ModelCosts:
@@ -156,7 +155,7 @@ class Ranks:
     @cached_property
     def passes_s(self) -> float:
         """Of a spread vocabulary, before the backward of each microbatch."""
-        passes = passes_of(self.setting, self.recipe)
+        passes = passes_of(self.setting, self.recipe) if self.costs.shares else None
         return 0.0 if passes is None else passes.logits_s + passes.gradients_s
 
     def chunks(self, rank: int) -> int:
@@ -170,9 +169,7 @@ class Ranks:
     @cached_property
     def least_s(self) -> float:
         """One microbatch through everything, on all ranks together: device time alone."""
-        costs, choice = self.costs, self.choices[0]
-        ends = sum(block.forward_s + block.backward_s("none") for block in (costs.embedding, costs.head))
-        return costs.forward[-1] + costs.backward[choice][-1] + ends + self.count * self.passes_s
+        return self.costs.alone_s[self.choices[0]] + self.count * self.passes_s
 
     @cached_property
     def forward_share(self) -> float:
@@ -185,13 +182,19 @@ class Ranks:
     def lead_s(self, rank: int, before: int) -> tuple[float, float]:
         """Seconds forward and backward of one microbatch through the first `before` layers and from rank to rank, at
         the least: device time alone."""
-        key = rank, before
-        if key not in self._leads:
-            costs, hops = self.costs, self.firsts[rank] * self.hop_s
-            forward = costs.forward[before] + costs.embedding.forward_s
-            backward = costs.backward[self.choices[0]][before] + costs.embedding.backward_s("none")
-            self._leads[key] = (forward + hops, backward + hops) if rank and before else (0.0, 0.0)
-        return self._leads[key]
+        if not (rank and before):
+            return 0.0, 0.0
+        (forward_s, backward_s), hops_s = self._leads[before], self._hops_s[rank]
+        return forward_s + hops_s, backward_s + hops_s
+
+    @cached_property
+    def _leads(self) -> list[tuple[float, float]]:
+        return self.costs.leads[self.choices[0]]
+
+    @cached_property
+    def _hops_s(self) -> list[float]:
+        """To the first stage of each rank."""
+        return [first * self.hop_s for first in self.firsts]
 
     @cached_property
     def _rooms(self) -> Rooms:
