@@ -104,8 +104,7 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
         reductions = [each + between for each, between in zip(reductions, copies, strict=True)]
     after = reductions if late else copies if configuration.zero > 1 and any(copies) else []
     if configuration.expert_replicas:
-        sums = [replicas_s(view, configuration, each.expert) for view, each in zip(seen, held, strict=True)]
-        after = [each + more for each, more in zip(after or [0.0] * len(sums), sums, strict=True)]
+        after = _with_sums(configuration, after, seen, held)
     gathers, late_s = [known[key][0] for key in keys], _late_s(configuration, after) if after else ()
     if costs.shared.total:  # gathered with a rank's first stage, reduced after everything else
         slowest = setting.used(configuration)
@@ -159,6 +158,12 @@ def _copies_s(setting: Setting, configuration: Configuration, held: Held) -> flo
         return 0.0
     between = setting.group(configuration.mesh.tp * size, copies)
     return all_reduce_s(between, _wire_bytes(setting) * held.dense / size) * setting.execution.network
+
+
+def _with_sums(configuration: Configuration, after: list[float], seen: list[Setting], held: list[Held]) -> list[float]:
+    """What follows the last backward, by stage, with the sums over copies of experts."""
+    sums = [replicas_s(view, configuration, each.expert) for view, each in zip(seen, held, strict=True)]
+    return [each + more for each, more in zip(after or [0.0] * len(sums), sums, strict=True)]
 
 
 def replicas_s(setting: Setting, configuration: Configuration, expert: float) -> float:
