@@ -43,7 +43,8 @@ def range_parameters(
     for each in layers:
         dense += costs.dense[each.stop] - costs.dense[each.start]
         expert += costs.expert[each.stop] - costs.expert[each.start]
-    return _with_ends(Held(dense, expert), costs, configuration, first, last, tied) + costs.shared
+    held = _with_ends(Held(dense, expert), costs, configuration, first, last, tied)
+    return held if costs.shares is None else held + costs.shared
 
 
 def stage_parameters(costs: ModelCosts, configuration: Configuration, tied: bool) -> list[Held]:

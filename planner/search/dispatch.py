@@ -31,8 +31,9 @@ Known = dict[tuple[Sharding, tuple[Choice, ...]], list[Choice]]
 def choices(setting: Setting, pins: Pins, configuration: Configuration, known: Known) -> list[Choice]:
     """What is pinned, or else what no other beats in the seconds of a layer's experts, forward and backward: memory and
     everything else about a plan are the same with all of them. The plainest of equal ones."""
-    ep = configuration.mesh.ep
-    if ep == 1 or not setting.has_experts or not setting.framework.experts.planned:
+    mesh = configuration.mesh
+    folds = mesh.dp * mesh.cp * mesh.tp % (mesh.ep * mesh.etp) == 0 and mesh.world <= setting.num_devices
+    if mesh.ep == 1 or not folds or not setting.has_experts or not setting.framework.experts.planned:
         return [Choice(pins.dispatch or "copies", pins.dispatch_chunks or 1)]
     found = tuple(_possible(setting, pins, configuration))
     key = sharding_of(configuration), found
