@@ -180,9 +180,9 @@ def _watch_transfers(seen: Watched) -> None:
 def _watch_products(seen: Watched, experts: Experts) -> None:
     compute = experts.compute
 
-    def watched(rows: Tensor, counts: Tensor) -> Tensor:
+    def watched(matrices: Any, rows: Tensor, counts: Tensor) -> Tensor:
         seen.forward.append(seen.under_way)
-        done = compute(rows, counts)
+        done = compute(matrices, rows, counts)
         done.register_hook(lambda _: seen.backward.append(seen.under_way))  # type: ignore[no-untyped-call]
         return done
 
