@@ -31,12 +31,14 @@ WEIGHTS = ("gate_proj", "up_proj", "down_proj")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One way to send tokens. `factor`: of a capacity; 0: none. `away`: all tokens choose the first experts."""
+    """One way to send tokens. `factor`: of a capacity; 0: none. `away`: all tokens choose the first experts. `narrow`:
+    tokens are bfloat16, and so are products."""
 
     sent: str = "copies"
     chunks: int = 1
     factor: float = 0.0
     away: bool = False
+    narrow: bool = False
 
 
 def shape_of(experts: int, top_k: int, hidden: int = 16, width: int = 24) -> dict[str, Any]:
@@ -97,7 +99,9 @@ def errors(
 
 
 def _errors(case: Case, meshes: Meshes, tokens: int, experts: int, top_k: int) -> dict[str, float]:
-    given = inputs(meshes.world_size, tokens, experts, top_k, case.away)
+    dtype = torch.bfloat16 if case.narrow else torch.float32
+    drawn = inputs(meshes.world_size, tokens, experts, top_k, case.away)
+    given = [(x.to(dtype), weights, chosen, upstream.to(dtype)) for x, weights, chosen, upstream in drawn]
     plain, spread = block(experts, top_k), block(experts, top_k)
     shard_moe(spread, meshes, None, sent=case.sent, chunks=case.chunks)  # type: ignore[arg-type]
     if case.factor:

@@ -14,6 +14,7 @@ CASES = [
     *(Case(sent, chunks, *rest) for sent in SENT for chunks in (1, 3) for rest in ((0.0, False), (0.7, True))),
     *(Case(sent, 2, 0.7) for sent in SENT),
     *(Case(sent, 40) for sent in SENT),
+    *(Case(sent, 2, narrow=True) for sent in SENT),
 ]
 """40 chunks are more than there are tokens; a capacity of 0.7 drops choices, and most where all choose the same."""
 
@@ -28,7 +29,7 @@ def test_every_dispatch_equals_one_process(degrees: dict[str, int], tokens: int,
     arguments = (CASES, degrees, 2, tokens, experts, top_k)
     for rank in run_ranks(degrees["dp"], dispatch_ranks.errors, *arguments):
         for case, errors in rank.items():
-            assert worst(errors.values()) < 2e-6, (case, errors)
+            assert worst(errors.values()) < (2e-2 if case.narrow else 2e-6), (case, errors)
 
 
 def watched(case: Case, tokens: int = 21, experts: int = 12, top_k: int = 3) -> list[Watched]:
