@@ -214,9 +214,7 @@ class Ranks:
         layers, kinds = self.setting.architecture.layers, self.setting.kinds
         if len(kinds) == 1:
             return [(self, self.layers)]
-        alone = (
-            Ranks(setting, self.recipe, self.choices, None, self.lightest) for setting in self.setting.of_kinds
-        )
+        alone = (Ranks(setting, self.recipe, self.choices, None, self.lightest) for setting in self.setting.of_kinds)
         return [(among, layers.count(kind)) for among, kind in zip(alone, kinds, strict=True)]
 
 
