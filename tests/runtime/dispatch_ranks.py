@@ -251,3 +251,11 @@ def timed(cases: list[Case], rounds: int) -> list[list[float]]:
             if number:
                 found.append(time.perf_counter() - begun)
     return seconds
+
+
+def node_groups(degrees: dict[str, int], per_node: int) -> tuple[int, list[int], list[int]]:
+    """Process groups of this rank that nodes add, its group over nodes, and that inside its own."""
+    plain, meshes = (build_meshes(Mesh(**degrees), CPU, ep_per_node=each) for each in (1, per_node))
+    groups = [mesh.get_group() for mesh in (meshes.ep_nodes, meshes.ep_inside) if mesh is not None]
+    over, inside = (dist.get_process_group_ranks(group) for group in groups)
+    return len(meshes.all_groups) - len(plain.all_groups), over, inside
