@@ -20,7 +20,9 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Triton's interpreter runs programs on CPU, for tests. Triton itself asks when it is first imported."""
 
-_TYPES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+_TYPES = {
+    torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int64: "int64",
+}  # fmt: skip
 _chosen: Choice = "auto"
 
 
@@ -62,7 +64,9 @@ def type_name(x: Tensor) -> str:
 
 
 def described() -> str:
-    """What runs in this process, for its log."""
+    """What runs in this process, for the records of a run."""
     if _chosen == "reference":
-        return "reference (asked for)"
-    return "auto: Triton on CUDA devices" if HAS_TRITON else "auto: plain PyTorch, as triton is not installed"
+        return "reference"
+    if not (torch.cuda.is_available() or INTERPRETED):
+        return "reference: no CUDA device"
+    return "triton" if HAS_TRITON else "reference: triton is not installed"

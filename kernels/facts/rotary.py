@@ -47,8 +47,8 @@ def _declare(name: str, summary: str) -> Kernel:
         example="examples.rotary:rotary",
         programs=f"fast.rotary:{name}_programs",
         sizes={
-            "batch": Size(drawn=3),
-            "seq_len": Size(drawn=9),
+            "batch": Size(drawn=2),
+            "seq_len": Size(drawn=5),
             "heads": Size(1, 256, drawn=5),
             "kv_heads": Size(0, 256, drawn=3),
             "width": Size(2, 1024, 2, drawn=40),

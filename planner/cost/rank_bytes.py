@@ -30,12 +30,12 @@ would not fit with it; of 1,396 that crashed or ran out of memory 1,148 would no
 
 
 class Contents(NamedTuple):
-    """What one pipeline rank holds: parameters that do not come and go, bytes kept for backwards, the most stage inputs
-    at once; whether it recomputes everything, and whether it has the last stage."""
+    """What one pipeline rank holds: parameters that do not come and go, bytes kept for backwards, and microbatches;
+    whether it recomputes everything, and whether it has the last stage."""
 
     held: Held
     kept: float
-    flying: int
+    in_flight: InFlight
     full: bool
     last: bool
 
@@ -65,10 +65,9 @@ class RankBytes:
 
     def contents(self, rank: int, layers: Sequence[range], choice: Recompute, in_flight: InFlight) -> Contents:
         """Of a rank with these layers in its virtual stages, which it recomputes by `choice`."""
-        last = rank == self._ends[1]
+        first, last = rank == self._ends[0], rank == self._ends[1]
         kept = self._kept(layers, choice, in_flight, last)
-        flying = max(backward + weight for backward, weight in in_flight.moments)
-        return Contents(self._held(layers, rank == self._ends[0], last), kept, flying, choice == "full", last)
+        return Contents(self._held(layers, first, last), kept, in_flight, choice == "full", last)
 
     def contents_of(self, configuration: Configuration, rank: int, choice: Recompute | None = None) -> Contents:
         """Of a rank as a configuration of this recipe has it, or would if it recomputed by `choice`."""
@@ -146,7 +145,8 @@ class RankBytes:
             (loss, loss_passing), (head, head_passing) = self._loss, self._head_backward
             moments += [Moment(kept, loss, loss_passing), Moment(kept, head, head_passing)]
         if self._keeps.weight_gradients == "model":  # every gradient, beside what other microbatches keep
-            others = kept * (contents.flying - 1) / contents.flying
+            flying = max(backward + weight for backward, weight in contents.in_flight.moments)
+            others = kept * (flying - 1) / flying
             moments.append(Moment(others, 0.0, self._element * contents.held.total))
         return moments
 
@@ -220,16 +220,22 @@ class RankBytes:
 
     def _kept(self, layers: Sequence[range], choice: Recompute, in_flight: InFlight, last: bool) -> float:
         """Held for the backward, and of split backwards what the weights' half waits for."""
-        sums, later = self._costs.kept[choice], self._costs.put_off
-        chunks = [sums[each.stop] - sums[each.start] for each in layers]
-        put_off = [later[each.stop] - later[each.start] for each in layers]
-        most = self.configuration.microbatches
+        sums, most = self._costs.kept[choice], self.configuration.microbatches
+        chunks = sorted([sums[each.stop] - sums[each.start] for each in layers], reverse=True)
         kept = max(
-            largest(chunks, backward, most) + largest(put_off, weight, most) for backward, weight in in_flight.moments
+            [
+                largest(chunks, backward, most) + (self._put_off(layers, weight) if weight else 0.0)
+                for backward, weight in in_flight.moments
+            ]
         )
         if self._costs.shares is not None:  # hidden states that have come for the output layer
             kept += self._waiting * self._costs.shares[1].activation_bytes
         return kept + (in_flight.losses * self._costs.head.activation_bytes if last else 0.0)
+
+    def _put_off(self, layers: Sequence[range], weight: int) -> float:
+        """Held for the weights' half of so many backwards."""
+        sums, most = self._costs.put_off, self.configuration.microbatches
+        return largest(sorted([sums[each.stop] - sums[each.start] for each in layers], reverse=True), weight, most)
 
     @cached_property
     def _waiting(self) -> int:
@@ -294,10 +300,11 @@ def _layers_of(configuration: Configuration, rank: int) -> list[range]:
 
 
 def largest(stages: list[float], count: int, most: int) -> float:
-    """The most that `count` passes in flight can hold on a rank with these virtual stages: those of the largest ones,
-    and of each at `most` as many as there are microbatches."""
+    """The most that `count` passes in flight can hold on a rank with these virtual stages, the largest first: those of
+    the first ones, and of each at `most` as many as there are microbatches."""
     total, left = 0.0, count
-    for each in sorted(stages, reverse=True):
-        total += min(left, most) * each
-        left -= min(left, most)
+    for each in stages:
+        held = left if left < most else most
+        total += held * each
+        left -= held
     return total

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from dataclasses import replace
 from functools import cached_property
 
 from ..configuration import Configuration, Recompute
@@ -19,10 +18,8 @@ from ..cost.memory import Held as Parameters
 from ..cost.setting import Setting
 from ..cost.spread import passes_of
 from ..cost.stage import StageSeconds, transfer_s
-from ..model import Layer
 from ..schedule import CUSTOM
 from ..schedule.table import splits
-from .partition import alike
 from .rooms import Rooms
 
 
@@ -54,10 +51,9 @@ class Ranks:
         self.most = self.layers - len(self.places) + 1  # of one virtual stage: the others have one each
         self.halves = splits(recipe)
         self.whole = not self.halves and recipe.schedule != CUSTOM
-        self._alike = alike(setting.architecture.layers)
+        self._alike = setting.architecture.alike
         self._known: Known = {} if known is None else known  # of recipes that share out a microbatch alike
         self._seconds: dict[tuple[int, int, Recompute], Seconds] = {}
-        self._leads: dict[tuple[int, int], tuple[float, float]] = {}
 
     @cached_property
     def costs(self) -> ModelCosts:
@@ -159,7 +155,7 @@ class Ranks:
     @cached_property
     def passes_s(self) -> float:
         """Of a spread vocabulary, before the backward of each microbatch."""
-        passes = passes_of(self.setting, self.recipe)
+        passes = passes_of(self.setting, self.recipe) if self.costs.shares else None
         return 0.0 if passes is None else passes.logits_s + passes.gradients_s
 
     def chunks(self, rank: int) -> int:
@@ -173,9 +169,7 @@ class Ranks:
     @cached_property
     def least_s(self) -> float:
         """One microbatch through everything, on all ranks together: device time alone."""
-        costs, choice = self.costs, self.choices[0]
-        ends = sum(block.forward_s + block.backward_s("none") for block in (costs.embedding, costs.head))
-        return costs.forward[-1] + costs.backward[choice][-1] + ends + self.count * self.passes_s
+        return self.costs.alone_s[self.choices[0]] + self.count * self.passes_s
 
     @cached_property
     def forward_share(self) -> float:
@@ -188,13 +182,19 @@ class Ranks:
     def lead_s(self, rank: int, before: int) -> tuple[float, float]:
         """Seconds forward and backward of one microbatch through the first `before` layers and from rank to rank, at
         the least: device time alone."""
-        key = rank, before
-        if key not in self._leads:
-            costs, hops = self.costs, self.firsts[rank] * self.hop_s
-            forward = costs.forward[before] + costs.embedding.forward_s
-            backward = costs.backward[self.choices[0]][before] + costs.embedding.backward_s("none")
-            self._leads[key] = (forward + hops, backward + hops) if rank and before else (0.0, 0.0)
-        return self._leads[key]
+        if not (rank and before):
+            return 0.0, 0.0
+        (forward_s, backward_s), hops_s = self._leads[before], self._hops_s[rank]
+        return forward_s + hops_s, backward_s + hops_s
+
+    @cached_property
+    def _leads(self) -> list[tuple[float, float]]:
+        return self.costs.leads[self.choices[0]]
+
+    @cached_property
+    def _hops_s(self) -> list[float]:
+        """To the first stage of each rank."""
+        return [first * self.hop_s for first in self.firsts]
 
     @cached_property
     def _rooms(self) -> Rooms:
@@ -211,25 +211,15 @@ class Ranks:
     @cached_property
     def kinds(self) -> list[tuple[Ranks, int]]:
         """For each kind of layer the ranks of a model of that kind alone, and how many layers are of it."""
-        model = self.setting.architecture
-        if len(self.setting.kinds) == 1:
+        layers, kinds = self.setting.architecture.layers, self.setting.kinds
+        if len(kinds) == 1:
             return [(self, self.layers)]
-        return [(self._only(kind), model.layers.count(kind)) for kind in self.setting.kinds]
-
-    def _only(self, kind: Layer) -> Ranks:
-        model = replace(self.setting.architecture, layers=(kind,) * self.layers)
-        return Ranks(
-            replace(self.setting, architecture=model, _costs={}),
-            self.recipe,
-            self.choices,
-            None,
-            self.lightest,
-        )
+        alone = (Ranks(setting, self.recipe, self.choices, None, self.lightest) for setting in self.setting.of_kinds)
+        return [(among, layers.count(kind)) for among, kind in zip(alone, kinds, strict=True)]
 
 
 def _saving(setting: Setting, recipe: Configuration, choices: tuple[Recompute, ...]) -> tuple[Recompute, ...]:
     """Selective recomputation of what no kernel keeps saves nothing, and takes time."""
-    kinds = setting.costs(recipe).kinds
-    if len(choices) > 1 and all(block.selective_bytes >= block.activation_bytes for block in kinds):
+    if len(choices) > 1 and setting.costs(recipe).selective_is_idle:
         return tuple(choice for choice in choices if choice != "selective")
     return choices

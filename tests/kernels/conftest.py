@@ -33,6 +33,8 @@ def _import_interpreted() -> None:
         del os.environ[ASKED]
 
 
+if not HAS_TRITON and os.environ.get("MESHWRIGHT_NEEDS_TRITON"):
+    raise pytest.UsageError("triton is not installed, and scripts/test skips nothing: pip install -e '.[test]'")
 if HAS_TRITON and not CUDA:
     _import_interpreted()
 
