@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import difflib
 
-from .facts import gated, merge, norm, rotary
+from .facts import gated, grouped, merge, norm, permute, rotary
 from .kernel import Kernel
 
-_ALL = (*merge.KERNELS, *norm.KERNELS, *gated.KERNELS, *rotary.KERNELS)
+_ALL = (
+    *merge.KERNELS,
+    *norm.KERNELS,
+    *gated.KERNELS,
+    *rotary.KERNELS,
+    *permute.KERNELS,
+    *grouped.KERNELS,
+)
 
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _ALL}
 """In the order of the documentation."""
