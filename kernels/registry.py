@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 
-from .facts import grouped, merge, norm, permute
+from .facts import adamw, checksum, grouped, merge, norm, permute
 from .kernel import Kernel
 
-_ALL = (*merge.KERNELS, *norm.KERNELS, *permute.KERNELS, *grouped.KERNELS)
+_ALL = (*merge.KERNELS, *norm.KERNELS, *permute.KERNELS, *grouped.KERNELS, *checksum.KERNELS, *adamw.KERNELS)
 
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _ALL}
 """In the order of the documentation."""
