@@ -86,6 +86,7 @@ def plan(
     top: options.Top = 5,
     runnable: options.Runnable = False,
     framework: options.Framework = "meshwright",
+    routing: options.Routing = None,
     clusters: options.Clusters = None,
     picture: options.Picture = None,
     contingency: options.Contingency = 0,
@@ -101,7 +102,7 @@ def plan(
     names = which_clusters(cluster, clusters, given)
     job = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value, "optimizer": optimizer}
     asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
-    asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk}
+    asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk, "routing": routing}
     requests = read_requests(model, names, job | {"lengths": lengths}, pin or [], schedule_file, **asked)
     _check_outputs(picture, out)
     if clusters is None:

@@ -25,6 +25,7 @@ from .registry import KERNELS
 
 _MEMORY = re.compile(r"\b(LDG|STG|LDL|STL)((?:\.[A-Z0-9_]+)*)")
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+_KNOWN: dict[str, tuple[tuple[int, ...], Counter[tuple[str, bool]]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +69,8 @@ def compile_program(program: Program, architecture: str) -> bytes:
 
 def examine(kernel: str, program: Program, architecture: str, sizes: dict[str, int], dtype: str) -> Compiled:
     """Compile a program and read its machine code with the tools that Triton brings."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compile_program(program, architecture))
-        file.flush()
-        usage = _USAGE.search(_tool("cuobjdump", "-res-usage", file.name))
-        code = _tool("nvdisasm", "-c", file.name)
-    assert usage is not None
-    registers, stack, shared, local = (int(number) for number in usage.groups())
-    seen = Counter((kind, ".128" in rest) for kind, rest in _MEMORY.findall(code))
+    usage, seen = _machine_code(program, architecture)
+    registers, stack, shared, local = usage
     return Compiled(
         kernel, program.name, architecture, sizes, dtype, registers, program.warps, stack, shared, local,
         sum(count for (kind, _), count in seen.items() if kind in ("LDL", "STL")),
@@ -83,6 +78,26 @@ def examine(kernel: str, program: Program, architecture: str, sizes: dict[str, i
         seen["STG", True] + seen["STG", False], seen["STG", True],
         (program.loads and not seen["LDG", True]) or (program.stores and not seen["STG", True]),
     )  # fmt: skip
+
+
+def _machine_code(program: Program, architecture: str) -> tuple[tuple[int, ...], Counter[tuple[str, bool]]]:
+    """Registers, and bytes of stack, shared and local memory; loads and stores by kind and whether they are wide. Equal
+    programs are compiled once."""
+    key = repr((program.function, program.signature, program.constants, program.aligned, program.warps, architecture))
+    if key not in _KNOWN:
+        _KNOWN[key] = _examined(program, architecture)
+    return _KNOWN[key]
+
+
+def _examined(program: Program, architecture: str) -> tuple[tuple[int, ...], Counter[tuple[str, bool]]]:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compile_program(program, architecture))
+        file.flush()
+        usage = _USAGE.search(_tool("cuobjdump", "-res-usage", file.name))
+        code = _tool("nvdisasm", "-c", file.name)
+    assert usage is not None
+    seen = Counter((kind, ".128" in rest) for kind, rest in _MEMORY.findall(code))
+    return tuple(int(number) for number in usage.groups()), seen
 
 
 def _tool(name: str, *arguments: str) -> str:

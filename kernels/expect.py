@@ -14,6 +14,12 @@ def shape(kernel: str, name: str, x: Tensor, expected: Sequence[int]) -> None:
         raise ValueError(f"{kernel}: {name} has shape {list(x.shape)}, expected {list(expected)}")
 
 
+def rank(kernel: str, name: str, x: Tensor, expected: int) -> None:
+    """Raise ValueError unless `x` has exactly so many dimensions."""
+    if x.ndim != expected:
+        raise ValueError(f"{kernel}: {name} has {x.ndim} dimensions, expected {expected}")
+
+
 def dims(kernel: str, name: str, x: Tensor, least: int) -> None:
     """Raise ValueError unless `x` has so many dimensions."""
     if x.ndim < least:

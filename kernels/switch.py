@@ -64,7 +64,9 @@ def type_name(x: Tensor) -> str:
 
 
 def described() -> str:
-    """What runs in this process, for its log."""
+    """What runs in this process, for the records of a run."""
     if _chosen == "reference":
-        return "reference (asked for)"
-    return "auto: Triton on CUDA devices" if HAS_TRITON else "auto: plain PyTorch, as triton is not installed"
+        return "reference"
+    if not (torch.cuda.is_available() or INTERPRETED):
+        return "reference: no CUDA device"
+    return "triton" if HAS_TRITON else "reference: triton is not installed"

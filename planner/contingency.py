@@ -18,8 +18,20 @@ from .legality import placement_problems, problems
 from .legality.fields import in_plan
 from .lengths.predict import predict
 from .plan import Contingency, Plan, Prediction
+from .search.visits import reported_visits
 
-FIELDS = ("mesh", "schedule", "stage_layers", "microbatch", *LEVERS, "placement", "rank_map", "mix", "expected")
+FIELDS = (
+    "mesh",
+    "schedule",
+    "stage_layers",
+    "microbatch",
+    *LEVERS,
+    "placement",
+    "routing",
+    "rank_map",
+    "mix",
+    "expected",
+)
 """Of a plan, what depends on how many devices there are."""
 _SOURCE = "plan: contingency: fields"
 
@@ -50,7 +62,8 @@ def contingency_plan(plan: Plan, lost: str | Mapping[str, int]) -> Plan:
     made = _read(data, found)
     executed = framework(made.framework)
     shape = architecture(made.model)
-    setting = Setting(shape, cluster, made.job, framework=executed, every_device=False, rank_map=made.rank_map)
+    kept, visits = (shape, cluster, made.job), reported_visits(made.routing)
+    setting = Setting(*kept, framework=executed, every_device=False, rank_map=made.rank_map, routing=visits)
     wrong = problems(setting, made.configuration)
     if made.placement is not None:
         wrong += placement_problems(setting, made.configuration, made.placement)

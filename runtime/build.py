@@ -10,8 +10,6 @@ from torch import nn
 from torch.utils.checkpoint import noop_context_fn
 
 from ..errors import InputError
-from ..planner.cost.setting import Setting
-from ..planner.families import architecture
 from ..planner.plan import Plan
 from .blocks import kept
 from .blocks.moe import Moe
@@ -93,8 +91,8 @@ def ep_per_node(plan: Plan) -> int:
     """Neighbours of ep in one node, of a plan that sends tokens to nodes; else 1."""
     if plan.dispatch != "nodes":
         return 1
-    setting = Setting(architecture(plan.model), plan.cluster, plan.job, every_device=False, rank_map=plan.rank_map)
-    return plan.configuration.mesh.ep_per_node(setting.domain_devices)
+    nodes = [domain_of(plan, rank) for rank in range(0, plan.mesh.ep * plan.mesh.etp, plan.mesh.etp)]
+    return nodes.count(nodes[0])
 
 
 def rounds_of(plan: Plan, meshes: Meshes, device: torch.device) -> Rounds | None:

@@ -134,10 +134,10 @@ def build_meshes(
     """Meshes over all ranks of the default process group, whose timeout every group gets.
 
     A single process needs no group. `tied` names the pipeline ranks of the first and the last stage, where these tie
-    their embeddings, which asks for a group if they are two;
-    `dp_replicate` copies of a group shard in hybrid sharding; `cp_ulysses` neighbours of cp share out heads in usp;
-    `ep_per_node` neighbours of ep are in one node, where tokens are sent to nodes (1: they are not); `mixed` are the
-    degrees of groups that are formed anew in every microbatch; `replicas`: experts lie on several ranks of ep.
+    their embeddings, which asks for a group if they are two; `dp_replicate` copies of a group shard in hybrid sharding;
+    `cp_ulysses` neighbours of cp share out heads in usp; `ep_per_node` neighbours of ep are in one node, where tokens
+    are sent to nodes (1: they are not); `mixed` are the degrees of groups that are formed anew in every microbatch;
+    `replicas`: experts lie on several ranks of ep.
     """
     rank = dist.get_rank() if dist.is_initialized() else 0
     if degrees.world == 1:
@@ -148,17 +148,11 @@ def build_meshes(
         found |= _product(world, degrees, cp_ulysses)
     found["data"] = _data(world, found, degrees, dp_replicate)
     if degrees.ep * degrees.etp > 1:
-        folded = _axes(world, {axis: getattr(degrees, axis) for axis in EXPERT})
-        found |= {"ep": folded["ep"], "etp": folded["etp"], "expert_data": folded["edp"]}
-    if ep_per_node > 1:
-        found |= _nodes(found["ep"], degrees.ep // ep_per_node, ep_per_node)
-    if replicas:
-        found["holders"] = found["ep"] if degrees.edp == 1 else _holders(world, degrees)
+        found |= _folded(world, degrees, ep_per_node, replicas)
     ends = _ends(degrees, rank, tied) if tied and tied[0] != tied[1] and not spread_vocabulary else None
     if spread_vocabulary:
         found["vocabulary"] = _vocabulary(world, degrees)
-    passes = _passes(degrees, rank) if spread_vocabulary else {}
-    lanes = _mixed(degrees, rank, mixed)
+    passes, lanes = _passes(degrees, rank) if spread_vocabulary else {}, _mixed(degrees, rank, mixed)
     groups = [group for mesh in found.values() if mesh is not None for group in mesh.get_all_groups()]
     groups += [*passes.values(), *lanes.values(), *([] if ends is None else [ends])]
     all_groups = tuple(dict.fromkeys(groups))
@@ -172,6 +166,18 @@ def _axes(world: DeviceMesh, sizes: Mapping[str, int]) -> dict[str, DeviceMesh |
     above_one = {axis: size for axis, size in sizes.items() if size > 1}
     view = compat.unflatten(world, above_one)
     return {axis: view[axis] if axis in above_one else None for axis in sizes}
+
+
+def _folded(world: DeviceMesh, degrees: Mesh, ep_per_node: int, replicas: bool) -> dict[str, DeviceMesh | None]:
+    """The ranks as experts see them; the holders of replicas have the same part of the width of experts."""
+    view = _axes(world, {axis: getattr(degrees, axis) for axis in EXPERT})
+    found = {"ep": view["ep"], "etp": view["etp"], "expert_data": view["edp"]}
+    if ep_per_node > 1:
+        found |= _nodes(view["ep"], degrees.ep // ep_per_node, ep_per_node)
+    if replicas:
+        sizes = {"pp": degrees.pp, "holders": degrees.edp * degrees.ep, "etp": degrees.etp}
+        found["holders"] = view["ep"] if degrees.edp == 1 else _axes(world, sizes)["holders"]
+    return found
 
 
 def _product(world: DeviceMesh, degrees: Mesh, cp_ulysses: int) -> dict[str, DeviceMesh | None]:
@@ -198,11 +204,6 @@ def _data(
     sizes = {"pp": degrees.pp, "replicate": dp_replicate, "shard": shard, "tp": degrees.tp}
     view = compat.unflatten(world, {axis: size for axis, size in sizes.items() if size > 1})
     return view["replicate", "shard"] if dp_replicate > 1 and shard > 1 else view["shard" if shard > 1 else "replicate"]
-
-
-def _holders(world: DeviceMesh, degrees: Mesh) -> DeviceMesh | None:
-    """The ranks of a stage that have the same part of the width of experts."""
-    return _axes(world, {"pp": degrees.pp, "holders": degrees.edp * degrees.ep, "etp": degrees.etp})["holders"]
 
 
 def _ends(degrees: Mesh, rank: int, ends: tuple[int, int]) -> dist.ProcessGroup | None:

@@ -90,6 +90,23 @@ def layer_matmuls(layer: Layer, sharding: Sharding, seq_len: int) -> list[Matmul
     return found + mlp_matmuls(moe.expert, hidden, routed, sharding.etp, slots)
 
 
+def routed_s(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates) -> float:
+    """Products of a layer's routed experts on a rank with the mean load, forward."""
+    moe = layer.ffn
+    assert isinstance(moe, Moe)
+    slots = (moe.experts + sharding.expert_replicas) / sharding.ep
+    found = mlp_matmuls(moe.expert, layer.hidden, routed_tokens(moe, sharding, seq_len), sharding.etp, slots)
+    return sum(_in_parts_s(rates, each, sharding.dispatch_chunks) for each in found)
+
+
+def routed_launches_s(sharding: Sharding, rates: Rates) -> float:
+    """Of the element-wise kernels around them: router, permutations, activation; each part has its own."""
+    return ROUTED_KERNELS * sharding.dispatch_chunks * rates.launch_s
+
+
+ROUTED_KERNELS = 6
+
+
 def layer_elementwise_bytes(layer: Layer, sharding: Sharding, seq_len: int, element: int) -> float:
     """Bytes that norms, residuals, rotary positions, activations and token permutation move, forward."""
     tokens, attention = sharding.tokens(seq_len), layer.attention
@@ -126,7 +143,7 @@ def layer_compute(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, 
     times = [_in_parts_s(rates, each, sharding.dispatch_chunks) * (load if each.routed else 1.0) for each in found]
     matmuls, routed = sum(times), sum(time for time, each in zip(times, found, strict=True) if each.routed)
     moved = layer_elementwise_bytes(layer, sharding, seq_len, rates.element_bytes)
-    kernels = layer.norms + 4 + (6 * sharding.dispatch_chunks if layer.moe else 0)
+    kernels = layer.norms + 4 + (ROUTED_KERNELS * sharding.dispatch_chunks if layer.moe else 0)
     forward = elementwise_s(rates, moved, kernels)
     core, core_backward = core_s(layer.attention, sharding, seq_len, rates)
     cast, cast_backward = _casts_s(rates, found)

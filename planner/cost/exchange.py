@@ -8,7 +8,7 @@ from ...clusters.topology import GroupPaths
 from ..frameworks.framework import Experts
 from ..model import Attention, Layer, Moe
 from .communication import all_gather_s, all_reduce_s, reduce_scatter_s
-from .compute import Compute
+from .compute import Compute, routed_launches_s, routed_s
 from .context import Exposed, Links, blocks_of, exposed
 from .dispatch import CHOICE_BYTES, Visits, arriving, balanced, dispatch_s, imbalance, transfers_s
 from .overlap import Parts, exposed_s
@@ -67,7 +67,7 @@ def layer_exchange(
     if isinstance(layer.ffn, Moe) and rates.routing.planned:
         tokens = sharding.tokens(seq_len) / sharding.sequence_split
         parts = _parts(layer, layer.ffn, tokens, sharding, groups, element_bytes)
-        ep, ep_backward = (exposed_s(parts, experts_s, rates.steal, hides) for experts_s in compute.experts_s)
+        ep, ep_backward = (exposed_s(parts, each_s, rates.steal, hides) for each_s in compute.experts_s)
     elif isinstance(layer.ffn, Moe):
         skew = imbalance(layer.ffn, sharding.ep, rates.routing.spread)
         ep = skew * rates.dispatch * _experts_s(layer.ffn, activation, sharding, groups, rates.routing)
@@ -99,6 +99,23 @@ def _experts_s(moe: Moe, activation_bytes: float, sharding: Sharding, groups: Gr
     gathered = own * moe.top_k * sharding.etp
     beside = all_gather_s(groups.etp, gathered) + reduce_scatter_s(groups.etp, gathered)
     return 2 * dispatch_s(moe, groups.ep, own, routing.dispatch) + beside
+
+
+def experts_s(
+    layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups, hides: bool
+) -> tuple[float, float]:
+    """Seconds of a layer's routed experts with their dispatch, forward and backward: all of its time that depends on
+    how tokens are sent."""
+    assert isinstance(layer.ffn, Moe)
+    load = groups.visits.load if groups.visits else 1.0
+    products, launches = load * routed_s(layer, sharding, seq_len, rates), routed_launches_s(sharding, rates)
+    parts = _parts(
+        layer, layer.ffn, sharding.tokens(seq_len) / sharding.sequence_split, sharding, groups, rates.element_bytes
+    )
+    forward, backward = (
+        each * (products + launches) + exposed_s(parts, each * products, rates.steal, hides) for each in (1, 2)
+    )
+    return forward, backward
 
 
 def _parts(layer: Layer, moe: Moe, tokens: float, sharding: Sharding, groups: Groups, element_bytes: int) -> Parts:

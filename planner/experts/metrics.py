@@ -70,7 +70,8 @@ def _told(
     """Metrics from the traffic of microbatches and the loads of windows."""
     sizes = [cut.stop - cut.start for cut in _batches(tokens, layout, prices)]
     load, ranks, nodes = (
-        np.average([getattr(part, name) for part in parts], axis=0, weights=sizes) for name in ("load", "ranks", "nodes")
+        np.average([getattr(part, name) for part in parts], axis=0, weights=sizes)
+        for name in ("load", "ranks", "nodes")
     )
     return {
         "imbalance": float(load.max() / load.mean()),

@@ -99,7 +99,7 @@ def _neighbours(setting: Setting, configuration: Configuration) -> Problem | Non
     for first in range(0, mesh.world, block):
         runs = [set(nodes[start : start + run]) for start in range(first, first + block, run)]
         if any(len(each) > 1 for each in runs) or len(set().union(*runs)) < len(runs):
-            rule = f"ranks {first} to {first + block - 1} are an ep group whose neighbours are not {run} by {run} in one node"
+            rule = f"of ranks {first} to {first + block - 1}, an ep group, {run} after {run} must be in one node"
             return Problem("--pin dispatch", "nodes", rule, "dispatch=ranks, or another rank_map")
     return None
 

@@ -32,6 +32,7 @@ from ..rank_map import kept
 from ..rank_map import problems as map_problems
 from ..search.partition import even_split
 from ..search.shares import fair_shares, replica_times
+from ..search.visits import routing_problems
 from .draft import Draft
 from .scenario import Scenario
 
@@ -66,6 +67,8 @@ def _check(plan: Plan, configuration: Configuration, source: str, every_device: 
     broken = illegal(setting, configuration)
     if plan.placement is not None:
         broken += placement_problems(setting, configuration, plan.placement)
+    if plan.routing is not None:
+        broken += routing_problems(setting, configuration, plan.routing)
     if broken:
         raise InputError(source, map(in_plan, broken))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "runtime")]
 torch.set_num_threads(1)
 
 ASKED = "TRITON_INTERPRET"
@@ -33,6 +33,8 @@ def _import_interpreted() -> None:
         del os.environ[ASKED]
 
 
+if not HAS_TRITON and os.environ.get("MESHWRIGHT_NEEDS_TRITON"):
+    raise pytest.UsageError("triton is not installed, and scripts/test skips nothing: pip install -e '.[test]'")
 if HAS_TRITON and not CUDA:
     _import_interpreted()
 

@@ -1,4 +1,8 @@
-"""Guarded: tensors that lie in larger ones full of NaN, for whatever reads or writes beyond its own."""
+"""Guarded: tensors that lie in larger ones, for whatever reads or writes beyond its own.
+
+Around inputs is NaN, which spoils what is computed from it. Around outputs is a number instead: a NaN that is written
+beyond an output would not be seen among others.
+"""
 
 from __future__ import annotations
 
@@ -24,19 +28,25 @@ def _same(found: Tensor, expected: Tensor) -> bool:
 class Guard:
     """Hands out poisoned places to write to, and knows what may never have changed."""
 
-    bands: list[Tensor] = field(default_factory=list)
+    bands: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     inputs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def empty(self, sizes: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """In place of `fast.memory.empty`: full of poison, between bands."""
-        count, dtype = torch.Size(sizes).numel(), like.dtype if dtype is None else dtype
-        whole = torch.full((count + 2 * BAND,), _mark(dtype), dtype=dtype, device=like.device)
-        self.bands += [whole[:BAND], whole[BAND + count :]]
-        return whole[BAND : BAND + count].view(tuple(sizes))
+        dtype = like.dtype if dtype is None else dtype
+        return self._between(sizes, like, dtype, 77.0 if dtype.is_floating_point else _MARK[dtype])
+
+    def _between(self, sizes: Sequence[int], like: Tensor, dtype: torch.dtype, band: float) -> Tensor:
+        """Poison, between bands of this number."""
+        count = torch.Size(sizes).numel()
+        whole = torch.full((count + 2 * BAND,), band, dtype=dtype, device=like.device)
+        inside = whole[BAND : BAND + count].fill_(_mark(dtype))
+        self.bands += [(part, part.clone()) for part in (whole[:BAND], whole[BAND + count :])]
+        return inside.view(tuple(sizes))
 
     def within(self, x: Tensor) -> Tensor:
         """Numbers of `x`, contiguous, between bands."""
-        held = self.empty(x.shape, x)
+        held = self._between(x.shape, x, x.dtype, _mark(x.dtype))
         held.copy_(x)
         self.inputs.append((held, x.clone()))
         return held
@@ -59,7 +69,7 @@ class Guard:
 
     def check(self) -> None:
         """Assert that no band and no input has changed."""
-        for band in self.bands:
-            assert _same(band, torch.full_like(band, _mark(band.dtype))), "wrote beyond its output"
+        for band, before in self.bands:
+            assert _same(band, before), "wrote beyond its output"
         for held, before in self.inputs:
             assert _same(held, before), "wrote to its input"

@@ -11,6 +11,7 @@ from meshwright.planner.configuration import Configuration, Mesh
 from meshwright.planner.cost.setting import Setting
 from meshwright.planner.experts.planned import ExpertPlacement, contiguous
 from meshwright.planner.families import architecture, load_model
+from meshwright.planner.frameworks.framework import framework
 from meshwright.planner.job import Job
 from meshwright.planner.legality import placement_problems, problems, runtime_problems
 from meshwright.planner.pins import parse_pins
@@ -64,11 +65,37 @@ def test_group_limited_routing_has_no_replicas():
     assert (problem.field, problem.fix) == ("--pin expert_replicas", "expert_replicas=0")
 
 
+@pytest.mark.parametrize(
+    "levers", [{"dispatch": "ranks"}, {"dispatch": "nodes"}, {"dispatch_chunks": 2}, {"expert_replicas": 16}]
+)
+def test_all_that_is_sent_is_run(levers):
+    assert runtime_problems(setting(), experts(**levers)) == []
+
+
+@pytest.mark.parametrize(
+    ("order", "refused"),
+    [
+        (tuple(range(16)), False),
+        ((*range(8, 16), *range(8)), False),
+        (tuple(reversed(range(16))), False),
+        (tuple(node * 8 + place for place in range(8) for node in range(2)), True),
+        ((*range(7), 8, 7, *range(9, 16)), True),
+    ],
+    ids=["in order", "nodes changed", "reversed", "in turn", "two changed"],
+)
+def test_neighbours_of_a_group_are_in_one_node_or_nothing_is_passed_on_inside(order, refused):
+    found = runtime_problems(setting().mapped(order), experts(dispatch="nodes"))
+    assert [problem.field for problem in found] == (["--pin dispatch"] if refused else [])
+    assert runtime_problems(setting().mapped(order), experts(dispatch="ranks")) == []
+
+
 @pytest.mark.parametrize("levers", [{"dispatch": "ranks"}, {"dispatch_chunks": 2}, {"expert_replicas": 16}])
-def test_what_is_not_run_yet_is_said(levers):
-    (problem,) = runtime_problems(setting(), experts(**levers))
+def test_another_framework_is_priced_as_it_does_it_itself(levers):
+    other = setting()
+    other = Setting(other.architecture, other.cluster, other.job, framework=framework("megatron-core"))
+    (problem,) = problems(other, experts(**levers))
     assert problem.field == f"--pin {next(iter(levers))}"
-    assert runtime_problems(setting(), experts()) == []
+    assert problems(other, experts()) == []
 
 
 @pytest.mark.parametrize(

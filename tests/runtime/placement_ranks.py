@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 import torch.distributed as dist
@@ -94,3 +96,25 @@ def _in_experts(training: Training) -> dict[str, Tensor]:
         tensors = {name: parameter.detach(), **{f"{name}.{key}": m for key, m in _moments(training, name).items()}}
         found |= {key: whole(training.model, name, each).clone() for key, each in tensors.items()}
     return found
+
+
+def seconds_of_steps(plans: list[Plan], rounds: int, steps: int) -> list[list[float]]:
+    """In every round, the CPU seconds that some steps of each plan take this process, in turns; the first round is not
+    among them."""
+    with TemporaryDirectory() as folder:
+        sides = [Training(plan, Path(folder) / str(number), {"balance": "none"}) for number, plan in enumerate(plans)]
+        found = []
+        for number in range(rounds + 1):
+            order = range(len(sides)) if number % 2 else range(len(sides) - 1, -1, -1)
+            taken = {side: _seconds(sides[side], steps) for side in order}
+            found.append([taken[side] for side in range(len(sides))])
+        for side in sides:
+            side.checkpointer.close()
+    return found[1:]
+
+
+def _seconds(training: Training, steps: int) -> float:
+    dist.barrier()
+    started = time.process_time()
+    training.steps(0, steps)
+    return time.process_time() - started

@@ -108,8 +108,9 @@ def make_plan(
     nodes: int = 1,
     **levers: Any,
 ) -> Plan:
-    """A plan of `global_batch` sequences for as many devices as its mesh has, on `nodes` nodes, with layers spread evenly (the first
-    stages get what is left over) and ZeRO 1 where there are replicas. `levers` as in configuration.LEVERS."""
+    """A plan of `global_batch` sequences for as many devices as its mesh has, on `nodes` nodes, with layers spread
+    evenly (the first stages get what is left over) and ZeRO 1 where there are replicas. `levers` as in
+    configuration.LEVERS."""
     stages, layers = pp * vpp, config.get("num_hidden_layers") or config["n_layer"]
     even = tuple(layers // stages + (stage < layers % stages) for stage in range(stages))
     return Plan(

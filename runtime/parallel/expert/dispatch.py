@@ -39,17 +39,17 @@ class Dropless:
 
     def __call__(self, tokens: Tensor, weights: Tensor, experts: Tensor, compute: Compute) -> Tensor:
         sizes = even_parts(len(tokens), self.chunks)
-        parts = list(zip(tokens.split(sizes), weights.split(sizes), experts.split(sizes), strict=True))
+        parts = list(zip(*(torch.split(each, sizes) for each in (tokens, weights, experts)), strict=True))
         ways = self._copies(parts, compute) if self.sent == "copies" else self._visits(parts, compute)
         return torch.cat(overlapped(list(ways)))
 
-    def _copies(self, parts: Sequence[tuple[Tensor, Tensor, Tensor]], compute: Compute) -> Iterator[Way]:
+    def _copies(self, parts: Sequence[tuple[Tensor, ...]], compute: Compute) -> Iterator[Way]:
         orders = [sort_by_expert(experts, self.slots) for _, _, experts in parts]
         exchanges = plan_exchanges([to.counts for to in orders], self.groups)
         for (tokens, weights, _), to, exchange in zip(parts, orders, exchanges, strict=True):
             yield _copied(tokens, weights, to, exchange, compute)
 
-    def _visits(self, parts: Sequence[tuple[Tensor, Tensor, Tensor]], compute: Compute) -> Iterator[Way]:
+    def _visits(self, parts: Sequence[tuple[Tensor, ...]], compute: Compute) -> Iterator[Way]:
         routes = plan_visits([slots for _, _, slots in parts], self.slots, self.groups, self._hops)
         for (tokens, weights, slots), route in zip(parts, routes, strict=True):
             yield route.way(tokens, weights, slots, compute)
@@ -86,7 +86,7 @@ class Capacity:
         rows = permute(tokens, to).view(count, capacity, tokens.shape[-1])
         sizes = even_parts(capacity, self.dropless.chunks)
         exchanges = [even_exchange(count, size, self.dropless.groups, tokens.device) for size in sizes]
-        parts = zip(rows.split(sizes, 1), exchanges, strict=True)
+        parts = zip(torch.split(rows, sizes, 1), exchanges, strict=True)
         done = overlapped([exchange.way(part.flatten(0, 1), compute) for part, exchange in parts])
         whole = [part.view(count, size, tokens.shape[-1]) for part, size in zip(done, sizes, strict=True)]
         return unpermute(torch.cat(whole, 1).flatten(0, 1), weights, to)

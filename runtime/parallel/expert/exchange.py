@@ -84,7 +84,7 @@ def plan_exchanges(counts: Sequence[Tensor], groups: Groups) -> list[Exchange]:
 
     Ranks tell each other their counts; the host waits for them once, for it must know how much to receive.
     """
-    ep, etp, chunks = groups.ep_size, groups.etp_size, len(counts)
+    ep, chunks = groups.ep_size, len(counts)
     own = torch.stack(list(counts)).view(chunks, ep, -1)
     here = own.shape[-1]
     arriving = own if groups.ep is None else _turned(own, groups.ep)

@@ -50,7 +50,7 @@ def visited(parts: Tensor, count: int) -> Tensor:
 
 
 def fan_to_choices(slots: Tensor, count: int, size: int) -> tuple[Fan, Fan, Tensor]:
-    """Each row to every one of its slots int64 [few, choices], of `count`; below zero is none.
+    """Each row to every one of its slots int64 [few, choices], of `count`, none of them twice; below zero is none.
 
     `size` rows come of it, slot after slot, in each in order of the rows. Also the fan of the pairs of row and choice
     [few x choices] to the same rows, and how many rows each slot has, int64 [count].

@@ -79,7 +79,7 @@ def plan_visits(chunks: Sequence[Tensor], count: int, groups: Groups, hops: Sequ
         arrived = _told(counts, group)
         known += [counts[0].t(), arrived[0].t()]
         counts = [each.view(len(each), *mine.shape[1:]).sum(0) for each, mine in zip(arrived, counts, strict=True)][1:]
-    rows = known[-1].sum(1) if hops else torch.tensor([len(slots) for slots in chunks], device=chunks[0].device)
+    rows = known[-1].sum(1) if hops else torch.stack([counts[0].new_full((), len(slots)) for slots in chunks])
     here = torch.stack([rows, counts[0]], -1).unsqueeze(1)  # [chunks, 1, 2]: rows that arrive, and pairs
     everywhere = here if groups.etp is None else compat.all_gather(here, 1, groups.etp)
     sizes = torch.cat([*known, everywhere[..., 0], everywhere[..., 1].sum(1, keepdim=True)], 1).tolist()
@@ -106,7 +106,7 @@ def _told(counts: Sequence[Tensor], group: dist.ProcessGroup) -> list[Tensor]:
     flat = [each.reshape(group.size(), -1) for each in counts]
     even = [1] * group.size()
     arrived = compat.all_to_all(torch.cat(flat, 1), even, even, group)
-    return list(arrived.split([each.shape[1] for each in flat], 1))
+    return list(torch.split(arrived, [each.shape[1] for each in flat], 1))
 
 
 def _route(sizes: list[int], count: int, etp: dist.ProcessGroup | None, hops: Sequence[dist.ProcessGroup]) -> Route:
