@@ -15,10 +15,11 @@ def _forward(sizes: Sizes, dtype: str) -> Work:
 
 
 def _plain(sizes: Sizes, dtype: str) -> Work:
-    """Operator by operator: unscaling, decay, a moment, two of the other, root, quotient, sum, step."""
+    """In numbers an element: copies of three, unscaling, decay, a moment, two operators of the other, root, quotient,
+    sum, step, and three choices of the old or the new."""
     elements = sizes["elements"]
     cast = 0 if dtype == "fp32" else elements * (ITEM_BYTES[dtype] + WIDE_BYTES)
-    moved = cast + elements * WIDE_BYTES * (2 + 2 + 3 + 2 + 4 + 2 + 2 + 2 + 4)
+    moved = cast + elements * WIDE_BYTES * (6 + 2 + 2 + 3 + 2 + 4 + 2 + 2 + 2 + 4 + 9)
     return Work(moved // 2, moved - moved // 2, elements * _FLOPS)
 
 
