@@ -51,8 +51,9 @@ class Kept(saved_tensors_hooks):
         super().__init__(self._pack, lambda x: x)
 
     def _pack(self, x: Tensor) -> Tensor:
-        if x.untyped_storage().data_ptr() not in self._own:
-            self._found[x.untyped_storage().data_ptr()] = x
+        before = self._found.get(x.data_ptr())  # parts of a tensor count each, a tensor and a view of it once
+        if x.untyped_storage().data_ptr() not in self._own and (before is None or before.nbytes < x.nbytes):
+            self._found[x.data_ptr()] = x
         return x
 
     @property
