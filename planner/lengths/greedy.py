@@ -18,7 +18,7 @@ import numpy as np
 
 from .assignment import Pack, timed
 from .bound import Line, lines
-from .distribution import Integers
+from .integers import Integers
 from .instance import Floats, Instance
 
 

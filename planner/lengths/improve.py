@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .assignment import Assignment, assemble, timed
-from .distribution import Integers
+from .integers import Integers
 from .instance import Floats, Instance
 
 MOST_CHANGES = 200

@@ -23,7 +23,7 @@ from ..cost.sharding import sharding_of
 from ..cost.stage import chunks_s, ends_of, stage_times
 from ..model import Layer
 from ..sequence import local_tokens
-from .distribution import Integers
+from .integers import Integers
 from .instance import Floats, Instance
 
 LENGTHS, TOKENS = 128, 48
