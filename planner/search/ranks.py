@@ -198,7 +198,7 @@ class Ranks:
 
     @cached_property
     def _rooms(self) -> Rooms:
-        return Rooms(self.setting, self.lightest, self.count)
+        return Rooms(self.setting, self.lightest)
 
     def with_room(self, rank: int, start: int, layers: int, choice: Recompute) -> int:
         """The most of so many layers from `start` on that a rank can hold."""
