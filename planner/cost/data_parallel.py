@@ -109,7 +109,8 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
         slowest = setting.used(configuration)
         gather_s, reduce_s = _collectives_s(slowest, configuration, costs.shared, 1)
         reduce_s += _copies_s(slowest, configuration, costs.shared)
-        gathers = [each + gather_s * (stage in _firsts(configuration)) for stage, each in enumerate(gathers)]
+        firsts = _firsts(configuration)
+        gathers = [each + gather_s * (stage in firsts) for stage, each in enumerate(gathers)]
         late_s = tuple(each + reduce_s for each in late_s or (0.0,) * configuration.mesh.pp)
     return replace(
         pipeline,

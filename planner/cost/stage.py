@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ..configuration import Configuration, Recompute
 from ..simulate.work import Work
 from .blocks import Block, ModelCosts
@@ -17,11 +19,7 @@ reduce-scatter, and in the backward the inputs gathered once more."""
 
 def stage_times(setting: Setting, configuration: Configuration) -> Work:
     """The pipeline alone: one microbatch through every virtual stage, exposed communication inside a layer included."""
-    places = configuration.placement
-    stages = [
-        _stage_s(setting.at(configuration, places[stage]), configuration, stage)
-        for stage in range(len(configuration.stage_layers))
-    ]
+    stages = list(_stages_s(setting, configuration))
     forward, backward, inputs, weights = zip(*stages, strict=True)
     return Work(
         forward,
@@ -34,18 +32,18 @@ def stage_times(setting: Setting, configuration: Configuration) -> Work:
     )
 
 
-def _stage_s(setting: Setting, configuration: Configuration, stage: int) -> tuple[float, float, float, float]:
-    """Forward, backward, and the halves of the latter, of one virtual stage."""
-    costs, layers = setting.costs(configuration), configuration.layer_range(stage)
-    choice = configuration.recompute[configuration.rank_of(stage)]
-    return range_s(setting, configuration, layers, choice, ends_of(costs, stage, len(configuration.stage_layers)))
-
-
-def range_s(
-    setting: Setting, configuration: Configuration, layers: range, choice: Recompute, ends: list[Block]
-) -> tuple[float, float, float, float]:
-    """The same of a stage of these layers and end blocks, whatever the configuration says of either."""
-    return StageSeconds(setting, configuration, choice, ends).of(layers.start, layers.stop)
+def _stages_s(setting: Setting, configuration: Configuration) -> Iterator[tuple[float, float, float, float]]:
+    """Forward, backward, and the halves of the latter, of every virtual stage."""
+    known: dict[tuple[Setting, Recompute, bool, bool], StageSeconds] = {}
+    last, start = len(configuration.stage_layers) - 1, 0
+    for stage, (rank, count) in enumerate(zip(configuration.placement, configuration.stage_layers, strict=True)):
+        seen, choice = setting.at(configuration, rank), configuration.recompute[rank]
+        key = seen, choice, stage == 0, stage == last
+        if key not in known:
+            ends = ends_of(seen.costs(configuration), stage, last + 1)
+            known[key] = StageSeconds(seen, configuration, choice, ends)
+        yield known[key].of(start, start + count)
+        start += count
 
 
 class StageSeconds:

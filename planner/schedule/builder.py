@@ -22,9 +22,12 @@ class Held(NamedTuple):
 
     def covers(self, other: Held) -> bool:
         """Whether another rank never holds more than this one can."""
-        return self.losses >= other.losses and all(
-            any(mine[0] >= each[0] and mine[1] >= each[1] for mine in self.moments) for each in other.moments
-        )
+        if self.losses < other.losses:
+            return False
+        for backward, weight in other.moments:
+            if not any([mine[0] >= backward and mine[1] >= weight for mine in self.moments]):
+                return False
+        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

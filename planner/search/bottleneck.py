@@ -129,9 +129,7 @@ class Bottleneck:
             if layers <= best or layers < needed:
                 break
             if self.limited and limited:
-                if needed > best and not among.has_room(rank, start, needed, choice):
-                    continue
-                layers = among.with_room(rank, start, layers, choice)
+                layers = among.with_room(rank, start, layers, choice, needed if needed > best else 0)
             if layers > best:
                 best, chosen = layers, choice
         return best, chosen

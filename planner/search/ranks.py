@@ -200,9 +200,9 @@ class Ranks:
     def _rooms(self) -> Rooms:
         return Rooms(self.setting, self.lightest)
 
-    def with_room(self, rank: int, start: int, layers: int, choice: Recompute) -> int:
-        """The most of so many layers from `start` on that a rank can hold."""
-        return self._rooms.most(rank, self._alike[start], layers, choice)
+    def with_room(self, rank: int, start: int, layers: int, choice: Recompute, needed: int = 0) -> int:
+        """The most of so many layers from `start` on that a rank can hold; fewer than `needed` are as good as none."""
+        return self._rooms.most(rank, self._alike[start], layers, choice, needed)
 
     def has_room(self, rank: int, start: int, layers: int, choice: Recompute) -> bool:
         """Whether a rank can hold so many layers from `start` on."""

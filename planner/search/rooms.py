@@ -25,11 +25,16 @@ class Rooms:
         self._found: dict[tuple[int, Recompute], Found] = {}
         self._guess: dict[tuple[int, Recompute], int] = {}
 
-    def most(self, rank: int, start: int, layers: int, choice: Recompute) -> int:
-        """The most of so many layers from `start` on that a rank can hold if it recomputes them by `choice`."""
+    def most(self, rank: int, start: int, layers: int, choice: Recompute, needed: int = 0) -> int:
+        """The most of so many layers from `start` on that a rank can hold if it recomputes them by `choice`; fewer than
+        `needed` are as good as none."""
         low, high = self._bounds(start, choice)
         if low[rank] < layers and high[rank] - low[rank] > 1:
             self._inherit(rank, low, high)
+            if low[rank] < needed < high[rank]:
+                self._try(rank, start, needed, choice)
+            if low[rank] < needed:
+                return 0
             self._search(rank, start, layers, choice)
         return min(low[rank], layers)
 
