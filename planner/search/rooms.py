@@ -57,13 +57,11 @@ class Rooms:
     def _inherit(self, rank: int, low: list[int], high: list[int]) -> None:
         """What is known of the rank before."""
         while len(self._ranks) <= rank:
-            self._ranks.append(_rank(self._recipe, len(self._ranks)))
-        if rank and self._ranks[rank - 1].middle and self._ranks[rank].middle:
-            before, held = self._ranks[rank - 1].held, self._ranks[rank].held
-            if before.covers(held):
-                low[rank] = max(low[rank], low[rank - 1])
-            if held.covers(before):
-                high[rank] = min(high[rank], high[rank - 1])
+            self._ranks.append(_rank(self._recipe, len(self._ranks), self._ranks))
+        if self._ranks[rank].no_more:
+            low[rank] = max(low[rank], low[rank - 1])
+        if self._ranks[rank].no_less:
+            high[rank] = min(high[rank], high[rank - 1])
 
     def _search(self, rank: int, start: int, layers: int, choice: Recompute) -> None:
         """By bisection, from what the last rank had room for."""
@@ -85,13 +83,14 @@ class Rooms:
 
 
 class _Rank(NamedTuple):
-    """What a pipeline rank holds in microbatches, how many stages it has, and whether it has the first one or neither
-    the first nor the last."""
+    """What a pipeline rank holds in microbatches, how many stages it has, whether it has the first one, and of one
+    between the ends whether it never holds more, or less, than the one before it that is there too."""
 
     held: Held
     stages: int
     first: bool
-    middle: bool
+    no_more: bool
+    no_less: bool
 
     def layers(self, start: int, layers: int) -> list[range]:
         """Of each virtual stage, if they have so many from `start` on; the first rank has the first."""
@@ -104,6 +103,8 @@ class _Rank(NamedTuple):
         return found
 
 
-def _rank(recipe: Configuration, rank: int) -> _Rank:
-    places, stages = recipe.placement, recipe.stages_of(rank)
-    return _Rank(held_of(recipe, rank), len(stages), stages[0] == 0, rank not in (places[0], places[-1]))
+def _rank(recipe: Configuration, rank: int, before: list[_Rank]) -> _Rank:
+    places, stages, held = recipe.placement, recipe.stages_of(rank), held_of(recipe, rank)
+    between = {places[0], places[-1]}.isdisjoint((rank - 1, rank)) and rank > 0
+    no_more = between and before[-1].held.covers(held)
+    return _Rank(held, len(stages), stages[0] == 0, no_more, between and held.covers(before[-1].held))
