@@ -69,27 +69,35 @@ class StageSeconds:
 
     def of(self, start: int, stop: int) -> tuple[float, float, float, float]:
         """Forward, backward, and the halves of the latter, of layers start..stop-1."""
+        return next(self.growing(start, stop))
+
+    def growing(self, start: int, first: int) -> Iterator[tuple[float, float, float, float]]:
+        """The same of layers start..first-1, then of one more, and so on to the last layer."""
         forwards, backwards, exposed, exposed_back, weights = self._sums
-        setting, again, rings_s = self._setting, self._again, (stop - start) * self._rings * self._latency_s
-        host_s, alone_s = _host_s(setting, start, stop), _waits_s(setting, start, stop)
-        forward_s = forwards[stop] - forwards[start] + self._forward_s + self._chunks_s
-        backward_s = backwards[stop] - backwards[start] + self._backward_s
-        waits_s = exposed[stop] - exposed[start] + self._waits_s
-        back_s = exposed_back[stop] - exposed_back[start] + self._waits_back_s
-        weight_s = weights[stop] - weights[start]
-        extra_s = (again - 1) * alone_s
-        return (
-            _issued(forward_s, waits_s, host_s, rings_s) + alone_s,
-            _issued(backward_s, back_s, again * host_s, again * rings_s) + extra_s,
-            _issued(backward_s - weight_s, back_s, again * host_s, again * rings_s) + extra_s,
-            weight_s,
-        )
+        again, rings, latency_s, setting = self._again, self._rings, self._latency_s, self._setting
+        for stop in range(first, len(forwards)):
+            host_s, alone_s = _host_s(setting, start, stop), _waits_s(setting, start, stop)
+            rings_s = (stop - start) * rings * latency_s
+            forward_s = forwards[stop] - forwards[start] + self._forward_s + self._chunks_s
+            backward_s = backwards[stop] - backwards[start] + self._backward_s
+            waits_s = exposed[stop] - exposed[start] + self._waits_s
+            back_s = exposed_back[stop] - exposed_back[start] + self._waits_back_s
+            weight_s, extra_s = weights[stop] - weights[start], (again - 1) * alone_s
+            host_back_s, rings_back_s = again * host_s, again * rings_s
+            yield (
+                _issued(forward_s, waits_s, host_s, rings_s) + alone_s,
+                _issued(backward_s, back_s, host_back_s, rings_back_s) + extra_s,
+                _issued(backward_s - weight_s, back_s, host_back_s, rings_back_s) + extra_s,
+                weight_s,
+            )
 
 
 def _issued(device_s: float, waits_s: float, host_s: float, rings_s: float) -> float:
     """Seconds of one direction: its compute, or the host's time to issue it where that is longer, and the
     communication that nothing hides."""
-    return max(max(device_s - waits_s, host_s) + waits_s, host_s + rings_s)
+    busy_s = device_s - waits_s
+    busy_s = (host_s if host_s > busy_s else busy_s) + waits_s
+    return max(busy_s, host_s + rings_s)
 
 
 def _host_s(setting: Setting, start: int, stop: int) -> float:

@@ -25,7 +25,7 @@ class Held(NamedTuple):
         if self.losses < other.losses:
             return False
         for backward, weight in other.moments:
-            if not any([mine[0] >= backward and mine[1] >= weight for mine in self.moments]):
+            if not any(mine[0] >= backward and mine[1] >= weight for mine in self.moments):
                 return False
         return True
 
@@ -35,9 +35,9 @@ class Builder:
     """One schedule. A file of `builders/` makes one of these, called SCHEDULE, and nothing else names it.
 
     `make(ranks, microbatches, chunks)` lists the actions; `chunks` are the virtual stages of a rank. `held`, where
-    there is a closed form, says what one rank holds: `held(ranks, microbatches, chunks, rank)`, or None where it does not
-    go; `held_spread` says the same where the vocabulary is spread over two ranks or more, and `waiting` of how many microbatches a rank then has
-    logits, at most, whose gradients are not there yet (0: nobody knows without playing it).
+    there is a closed form, says what one rank holds: `held(ranks, microbatches, chunks, rank)`, or None where it does
+    not go; `held_spread` says the same where the vocabulary is spread over two ranks or more, and `waiting` of how many
+    microbatches a rank then has logits, at most, whose gradients are not there yet (0: it has to be played).
     """
 
     name: str

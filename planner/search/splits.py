@@ -129,7 +129,8 @@ class _Rooms:
 def _layers_of_ranks(setting: Setting, configuration: Configuration) -> list[tuple[int, ...]]:
     """By rank, of each of its stages where equal kinds of layers begin and how many it has: ranks of which both are
     equal have equal layers."""
-    alike, found, start = setting.architecture.alike, [()] * configuration.mesh.pp, 0
+    alike, start = setting.architecture.alike, 0
+    found: list[tuple[int, ...]] = [()] * configuration.mesh.pp
     for rank, count in zip(configuration.placement, configuration.stage_layers, strict=True):
         found[rank] = (*found[rank], alike[start], count)
         start += count
