@@ -17,6 +17,10 @@ from . import __version__, options
 from .errors import InputError, MeshwrightError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .planner.plan import Plan
+    from .planner.search.explanation import Explanation
     from .planner.search.request import Request
 
 app = typer.Typer(
@@ -86,6 +90,7 @@ def plan(
     top: options.Top = 5,
     runnable: options.Runnable = False,
     framework: options.Framework = "meshwright",
+    routing: options.Routing = None,
     clusters: options.Clusters = None,
     picture: options.Picture = None,
     contingency: options.Contingency = 0,
@@ -101,9 +106,8 @@ def plan(
     names = which_clusters(cluster, clusters, given)
     job = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value, "optimizer": optimizer}
     asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
-    asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk}
+    asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk, "routing": routing}
     requests = read_requests(model, names, job | {"lengths": lengths}, pin or [], schedule_file, **asked)
-    _check_outputs(picture, out)
     if clusters is None:
         _plan(next(iter(requests.values())), contingency, explain, out, json)
     else:
@@ -112,18 +116,20 @@ def plan(
 
 def _plan(request: Request, contingency: int, explain: bool, out: Path | None, json: bool) -> None:
     """One plan for one cluster."""
-    from .display.plan import show_plan
+    _check_outputs(None, out)
     from .display.progress import explaining, preparing, searching
     from .planner.contract import plan_json
     from .planner.search.choose import choose
-    from .planner.search.contingency import with_contingency
-    from .planner.search.explanation import check_explainable, explanation
 
     if explain:
+        from .planner.search.explanation import check_explainable, explanation
+
         check_explainable(request)
     with searching() as progress:
         found = choose(request, progress)
     if contingency:
+        from .planner.search.contingency import with_contingency
+
         with preparing() as progress:
             found = with_contingency(request, found, contingency, progress)
     if out:
@@ -135,12 +141,19 @@ def _plan(request: Request, contingency: int, explain: bool, out: Path | None, j
     _print(
         json,
         lambda: plan_json(found) | ({"explanation": why.to_json()} if why else {}),
-        lambda console: show_plan(console, found, why),
+        lambda console: _show_plan(console, found, why),
     )
+
+
+def _show_plan(console: Console, found: Plan, why: Explanation | None) -> None:
+    from .display.plan import show_plan
+
+    show_plan(console, found, why)
 
 
 def _compare_clusters(requests: dict[str, Request], picture: Path | None, out: Path | None, json: bool) -> None:
     """The best plan on parts of each cluster; where to write is checked before, since it takes its time."""
+    _check_outputs(picture, out)
     from .display.pareto import show_pareto
     from .display.progress import searching
     from .planner.search.pareto import pareto
@@ -231,10 +244,13 @@ def _check_outputs(picture: Path | None, *others: Path | None) -> None:
     from functools import partial
 
     from .errors import gather
-    from .planner.simulate.picture import check_suffix
     from .schema import check_output
 
-    checks = [partial(check_suffix, picture), partial(check_output, picture)] if picture else []
+    checks: list[partial[None]] = []
+    if picture:
+        from .planner.simulate.picture import check_suffix  # with all that can be drawn
+
+        checks = [partial(check_suffix, picture), partial(check_output, picture)]
     gather(*checks, *(partial(check_output, path) for path in others if path))
 
 

@@ -117,6 +117,7 @@ class Moe:
     shared_gate: bool = False
     groups: int = 1  # group-limited routing: experts stand in `groups`, a token uses `top_groups`
     top_groups: int = 1
+    router_bias: bool = False  # balances experts without a loss (arXiv:2408.15664)
 
     def router_parameters(self, hidden: int) -> int:
         return hidden * self.experts + (hidden if self.shared_gate else 0)
@@ -230,6 +231,17 @@ class Architecture:
     def active_parameters(self) -> int:
         """Parameters that one token is computed with (equal to `parameters` in a dense model)."""
         return self.embedding_parameters + sum(layer.active_parameters for layer in self.layers) + self.head_parameters
+
+    @cached_property
+    def alike(self) -> tuple[int, ...]:
+        """For every layer, and for none at the end, the first one from which on the same kinds of layers follow: ranges
+        that start at either cost the same."""
+        kinds = {layer: place for place, layer in enumerate(dict.fromkeys(self.layers))}
+        row, found = [kinds[layer] for layer in self.layers], []
+        for start in range(len(row)):
+            tail = row[start:]
+            found.append(next(first for first in range(start + 1) if row[first : first + len(tail)] == tail))
+        return (*found, len(row))
 
     def head_flops(self, seq_len: int) -> float:
         """Model FLOPs of the output projection for one sequence, forward."""

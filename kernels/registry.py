@@ -1,0 +1,22 @@
+"""Registry: all kernels by name. Imports neither torch nor Triton."""
+
+from __future__ import annotations
+
+import difflib
+
+from .facts import adamw, checksum, gated, grouped, merge, norm, permute, rotary
+from .kernel import Kernel
+
+_TRAINING = (*merge.KERNELS, *norm.KERNELS, *gated.KERNELS, *rotary.KERNELS, *permute.KERNELS, *grouped.KERNELS)
+_ALL = (*_TRAINING, *adamw.KERNELS, *checksum.KERNELS)
+
+KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _ALL}
+"""In the order of the documentation."""
+
+
+def kernel(name: str) -> Kernel:
+    """The declaration of this name. Raises KeyError with the nearest names there are."""
+    if name not in KERNELS:
+        near = difflib.get_close_matches(name, KERNELS) or sorted(KERNELS)
+        raise KeyError(f"no kernel {name!r}; there are {', '.join(near)}")
+    return KERNELS[name]
