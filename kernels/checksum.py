@@ -66,7 +66,8 @@ def _mixed(bits: Tensor, number: Tensor) -> Tensor:
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits) & (2 ** (64 - bits) - 1)
+    found: Tensor = (x >> bits) & (2 ** (64 - bits) - 1)
+    return found
 
 
 def _signed(number: int) -> int:

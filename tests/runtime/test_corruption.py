@@ -1,0 +1,27 @@
+"""Silent corruption: what hashes of files do not see, checksums of tensors do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from harness import RankError, run_ranks
+from plans import LLAMA, make_plan
+from training_ranks import flip_after_reading, save_after_a_flip
+
+from meshwright.runtime.manifest import complete_checkpoints, read_manifest
+
+
+def test_replicas_that_differ_in_one_bit_are_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(RankError, match=r"replicas of model\..* differ: .* on ranks 0; 1; memory"):
+        run_ranks(2, save_after_a_flip, tmp_path, make_plan(LLAMA, dp=2, zero=0))
+    assert complete_checkpoints(tmp_path) == []
+
+
+def test_what_is_read_otherwise_than_it_was_saved_is_refused(tmp_path: Path) -> None:
+    found = run_ranks(2, flip_after_reading, tmp_path, make_plan(LLAMA, dp=2))
+    assert all("step-00000002 was read to other values than were saved: ['model." in said for said in found), found
+    (folder,) = complete_checkpoints(tmp_path)
+    manifest = read_manifest(folder)
+    assert len(manifest.tensors) % 3 == 0  # of every parameter itself and its two moments
+    assert {name.split(".")[0] for name in manifest.tensors} == {"model", "optimizer"}
