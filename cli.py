@@ -104,7 +104,6 @@ def plan(
     asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
     asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk, "routing": routing}
     requests = read_requests(model, names, job | {"lengths": lengths}, pin or [], schedule_file, **asked)
-    _check_outputs(picture, out)
     if clusters is None:
         _plan(next(iter(requests.values())), contingency, explain, out, json)
     else:
@@ -113,6 +112,7 @@ def plan(
 
 def _plan(request: Request, contingency: int, explain: bool, out: Path | None, json: bool) -> None:
     """One plan for one cluster."""
+    _check_outputs(None, out)
     from .display.plan import show_plan
     from .display.progress import explaining, preparing, searching
     from .planner.contract import plan_json
@@ -142,6 +142,7 @@ def _plan(request: Request, contingency: int, explain: bool, out: Path | None, j
 
 def _compare_clusters(requests: dict[str, Request], picture: Path | None, out: Path | None, json: bool) -> None:
     """The best plan on parts of each cluster; where to write is checked before, since it takes its time."""
+    _check_outputs(picture, out)
     from .display.pareto import show_pareto
     from .display.progress import searching
     from .planner.search.pareto import pareto

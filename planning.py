@@ -42,7 +42,6 @@ def read_requests(
     from .units import parse_count, parse_duration
 
     name, tokens, deadline = asked.pop("framework"), asked.pop("tokens", None), asked.pop("deadline", None)
-    traced: Path | None = asked.pop("routing", None)
     spec, work, pinned, executed, listed, count, deadline_s, *machines = gather(
         lambda: load_model(model),
         lambda: job_of_options(job),
@@ -55,18 +54,18 @@ def read_requests(
     )
     pinned = listing(pinned, listed) if listed else pinned
     asked |= {"model": spec, "job": work, "pins": pinned, "framework": executed.name}
-    asked |= {"tokens": count, "deadline_s": deadline_s}
-    if traced is not None:
-        asked["routing"] = _routing(spec, traced)
+    asked |= {"tokens": count, "deadline_s": deadline_s, "routing": _routing(spec, asked.get("routing"))}
     return {
         name: Request(cluster=cluster, **asked)
         for name, cluster in zip(_names(clusters, machines), machines, strict=True)
     }
 
 
-def _routing(model: ModelSpec, path: Path) -> Routing:
+def _routing(model: ModelSpec, path: Path | None) -> Routing | None:
     """A trace of the model's routing: of a run's folder that in routing/. Raises InputError with every line that is
     wrong."""
+    if path is None:
+        return None
     from .planner.experts.routing import Routing
     from .planner.experts.trace import Routed
     from .planner.experts.trace_file import read_trace

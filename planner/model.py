@@ -232,6 +232,17 @@ class Architecture:
         """Parameters that one token is computed with (equal to `parameters` in a dense model)."""
         return self.embedding_parameters + sum(layer.active_parameters for layer in self.layers) + self.head_parameters
 
+    @cached_property
+    def alike(self) -> tuple[int, ...]:
+        """For every layer, and for none at the end, the first one from which on the same kinds of layers follow: ranges
+        that start at either cost the same."""
+        kinds = {layer: place for place, layer in enumerate(dict.fromkeys(self.layers))}
+        row, found = [kinds[layer] for layer in self.layers], []
+        for start in range(len(row)):
+            tail = row[start:]
+            found.append(next(first for first in range(start + 1) if row[first : first + len(tail)] == tail))
+        return (*found, len(row))
+
     def head_flops(self, seq_len: int) -> float:
         """Model FLOPs of the output projection for one sequence, forward."""
         return 2.0 * self.hidden * self.vocab * seq_len

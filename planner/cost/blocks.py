@@ -147,6 +147,26 @@ class ModelCosts:
         """Parameters of the layer that holds most."""
         return max((block.held for block in self.layers), key=lambda held: held.total)
 
+    @cached_property
+    def alone_s(self) -> dict[Recompute, float]:
+        """One microbatch through everything."""
+        ends = sum(block.forward_s + block.backward_s("none") for block in (self.embedding, self.head))
+        return {choice: self.forward[-1] + sums[-1] + ends for choice, sums in self.backward.items()}
+
+    @cached_property
+    def leads(self) -> dict[Recompute, list[tuple[float, float]]]:
+        """Forward and backward of one microbatch through the embedding and so many layers."""
+        forward_s, backward_s = self.embedding.forward_s, self.embedding.backward_s("none")
+        return {
+            choice: [(ahead + forward_s, back + backward_s) for ahead, back in zip(self.forward, sums, strict=True)]
+            for choice, sums in self.backward.items()
+        }
+
+    @cached_property
+    def selective_is_idle(self) -> bool:
+        """Whether selective recomputation saves nothing."""
+        return all(block.selective_bytes >= block.activation_bytes for block in self.kinds)
+
     def _sums(self, of: Callable[[Block], float]) -> list[float]:
         values = {id(block): of(block) for block in self.kinds}
         return list(accumulate((values[id(block)] for block in self.layers), initial=0.0))

@@ -8,7 +8,7 @@ accumulation ZeRO 0 and 1 reduce once a step, 2 and 3 every microbatch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from ...clusters.topology import GroupPaths
@@ -30,13 +30,21 @@ Collective = Callable[[GroupPaths, float], float]
 
 def rank_parameters(costs: ModelCosts, configuration: Configuration, rank: int, tied: bool) -> Held:
     """Parameters of one device of a pipeline rank, all its virtual stages."""
-    dense = expert = 0.0
-    for stage in configuration.stages_of(rank):
-        layers = configuration.layer_range(stage)
-        dense += costs.dense[layers.stop] - costs.dense[layers.start]
-        expert += costs.expert[layers.stop] - costs.expert[layers.start]
+    layers = [configuration.layer_range(stage) for stage in configuration.stages_of(rank)]
     first, last = configuration.rank_of(0) == rank, configuration.holds_last_stage(rank)
-    return _with_ends(Held(dense, expert), costs, configuration, first, last, tied) + costs.shared
+    return range_parameters(costs, configuration, layers, first, last, tied)
+
+
+def range_parameters(
+    costs: ModelCosts, configuration: Configuration, layers: Iterable[range], first: bool, last: bool, tied: bool
+) -> Held:
+    """The same of a rank with these layers, whatever the configuration says of them, and these ends."""
+    dense = expert = 0.0
+    for each in layers:
+        dense += costs.dense[each.stop] - costs.dense[each.start]
+        expert += costs.expert[each.stop] - costs.expert[each.start]
+    held = _with_ends(Held(dense, expert), costs, configuration, first, last, tied)
+    return held if costs.shares is None else held + costs.shared
 
 
 def stage_parameters(costs: ModelCosts, configuration: Configuration, tied: bool) -> list[Held]:
@@ -86,19 +94,15 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
     pieces = tuple(max(1, layers) for layers in configuration.stage_layers)
     seen = [setting.stage_at(configuration, rank) for rank in configuration.placement]
     keys = [(view, each.dense, each.expert, layers) for view, each, layers in zip(seen, held, pieces, strict=True)]
-    known = {
-        key: _collectives_s(key[0], configuration, each, key[3])
-        for key, each in dict(zip(keys, held, strict=True)).items()
-    }
+    each_once = dict(zip(keys, held, strict=True))
+    known = {key: _collectives_s(key[0], configuration, each, key[3]) for key, each in each_once.items()}
     optimizers, offloads = _after_s(setting, configuration, _with_shared(configuration, held, costs.shared))
     reductions = [known[key][1] for key in keys]
     copies = [_copies_s(view, configuration, each) for view, each in zip(seen, held, strict=True)]
     if configuration.zero == 1:
         reductions = [each + between for each, between in zip(reductions, copies, strict=True)]
     after = reductions if late else copies if configuration.zero > 1 and any(copies) else []
-    if configuration.expert_replicas:
-        sums = [replicas_s(view, configuration, each.expert) for view, each in zip(seen, held, strict=True)]
-        after = [each + more for each, more in zip(after or [0.0] * len(sums), sums, strict=True)]
+    after = _with_sums(configuration, after, seen, held)
     gathers, late_s = [known[key][0] for key in keys], _late_s(configuration, after) if after else ()
     if costs.shared.total:  # gathered with a rank's first stage, reduced after everything else
         slowest = setting.used(configuration)
@@ -152,6 +156,14 @@ def _copies_s(setting: Setting, configuration: Configuration, held: Held) -> flo
         return 0.0
     between = setting.group(configuration.mesh.tp * size, copies)
     return all_reduce_s(between, _wire_bytes(setting) * held.dense / size) * setting.execution.network
+
+
+def _with_sums(configuration: Configuration, after: list[float], seen: list[Setting], held: list[Held]) -> list[float]:
+    """What follows the last backward, by stage, with the sums over copies of experts."""
+    if configuration.expert_replicas == 0:
+        return after
+    sums = [replicas_s(view, configuration, each.expert) for view, each in zip(seen, held, strict=True)]
+    return [each + more for each, more in zip(after or [0.0] * len(sums), sums, strict=True)]
 
 
 def replicas_s(setting: Setting, configuration: Configuration, expert: float) -> float:

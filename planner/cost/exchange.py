@@ -106,16 +106,33 @@ def experts_s(
 ) -> tuple[float, float]:
     """Seconds of a layer's routed experts with their dispatch, forward and backward: all of its time that depends on
     how tokens are sent."""
-    assert isinstance(layer.ffn, Moe)
-    load = groups.visits.load if groups.visits else 1.0
-    products, launches = load * routed_s(layer, sharding, seq_len, rates), routed_launches_s(sharding, rates)
-    parts = _parts(
-        layer, layer.ffn, sharding.tokens(seq_len) / sharding.sequence_split, sharding, groups, rates.element_bytes
-    )
+    products, launches, parts = _routed(layer, sharding, seq_len, rates, groups)
     forward, backward = (
         each * (products + launches) + exposed_s(parts, each * products, rates.steal, hides) for each in (1, 2)
     )
     return forward, backward
+
+
+def least_s(
+    layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups, hides: bool
+) -> tuple[float, float]:
+    """No more than `experts_s` in any number of parts, of a sharding with one part: products of a part are no faster,
+    and each link is busy as long."""
+    products, launches, parts = _routed(layer, sharding, seq_len, rates, groups)
+    if not hides:
+        return experts_s(layer, sharding, seq_len, rates, groups, hides)
+    busy = max(2 * parts.between_s, parts.inside_s + parts.back_s)
+    forward, backward = (max(each * products, busy) + each * launches for each in (1, 2))
+    return forward, backward
+
+
+def _routed(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups) -> tuple[float, float, Parts]:
+    """Seconds of the products and launches of routed experts, forward, and what is sent for them."""
+    assert isinstance(layer.ffn, Moe)
+    load = groups.visits.load if groups.visits else 1.0
+    products, launches = load * routed_s(layer, sharding, seq_len, rates), routed_launches_s(sharding, rates)
+    tokens = sharding.tokens(seq_len) / sharding.sequence_split
+    return products, launches, _parts(layer, layer.ffn, tokens, sharding, groups, rates.element_bytes)
 
 
 def _parts(layer: Layer, moe: Moe, tokens: float, sharding: Sharding, groups: Groups, element_bytes: int) -> Parts:

@@ -173,6 +173,13 @@ class Setting:
         return tuple(dict.fromkeys(self.architecture.layers))
 
     @cached_property
+    def of_kinds(self) -> tuple[Setting, ...]:
+        """For each kind of layer the same with a model of as many layers, all of that kind."""
+        model = self.architecture
+        alone = (replace(model, layers=(kind,) * len(model.layers)) for kind in self.kinds)
+        return tuple(replace(self, architecture=each, _costs={}) for each in alone)
+
+    @cached_property
     def has_experts(self) -> bool:
         return self.architecture.is_moe
 

@@ -45,30 +45,55 @@ def _stage_s(setting: Setting, configuration: Configuration, stage: int) -> tupl
 def range_s(
     setting: Setting, configuration: Configuration, layers: range, choice: Recompute, ends: list[Block]
 ) -> tuple[float, float, float, float]:
-    """The same of a stage of these layers and end blocks, whatever the configuration says of either. The host issues
-    all but the products of weight gradients with the first half."""
-    costs = setting.costs(configuration)
-    forward = _of(costs.forward, layers) + sum(block.forward_s for block in ends)
-    if costs.head in ends and costs.shares is None:
-        forward += chunks_s(setting, configuration)
-    backward = _of(costs.backward[choice], layers) + sum(block.backward_s("none") for block in ends)
-    counts = counts_s(setting, configuration, setting.architecture.layers[layers.start : layers.stop])
-    forward += counts
-    waits = counts + _of(costs.exposed_forward, layers) + sum(block.exchange.forward_s for block in ends)
-    waits_back = _of(costs.exposed_backward[choice], layers) + sum(block.exchange.backward_s for block in ends)
-    host, rings = _host_s(setting, layers), _rings_s(setting, configuration, len(layers))
-    again = 2 if choice == "full" else 1  # the host issues the forward once more
-    alone = _waits_s(setting, layers)
-    weight = _of(costs.weight, layers)
-    issued_back, inputs = (
-        _issued(device_s, waits_back, again * host, again * rings) + (again - 1) * alone
-        for device_s in (backward, backward - weight)
-    )
-    return _issued(forward, waits, host, rings) + alone, issued_back, inputs, weight
+    """The same of a stage of these layers and end blocks, whatever the configuration says of either."""
+    return StageSeconds(setting, configuration, choice, ends).of(layers.start, layers.stop)
 
 
-def _of(sums: list[float], layers: range) -> float:
-    return sums[layers.stop] - sums[layers.start]
+class StageSeconds:
+    """Seconds of one microbatch through a stage with some end blocks, for any range of layers. The host issues all but
+    the products of weight gradients with the first half."""
+
+    def __init__(self, setting: Setting, configuration: Configuration, choice: Recompute, ends: list[Block]):
+        costs = setting.costs(configuration)
+        self._sums = (
+            costs.forward,
+            costs.backward[choice],
+            costs.exposed_forward,
+            costs.exposed_backward[choice],
+            costs.weight,
+        )
+        self._forward_s = sum(block.forward_s for block in ends)
+        self._chunks_s = chunks_s(setting, configuration) if costs.head in ends and costs.shares is None else 0.0
+        self._backward_s = sum(block.backward_s("none") for block in ends)
+        self._waits_s = sum(block.exchange.forward_s for block in ends)
+        self._waits_back_s = sum(block.exchange.backward_s for block in ends)
+        self._setting, (self._rings, self._latency_s) = setting, _rings(setting, configuration)
+        self._configuration = configuration
+        self._again = 2 if choice == "full" else 1  # the host issues the forward once more
+
+    def of(self, start: int, stop: int) -> tuple[float, float, float, float]:
+        """Forward, backward, and the halves of the latter, of layers start..stop-1."""
+        forwards, backwards, exposed, exposed_back, weights = self._sums
+        setting, again, rings_s = self._setting, self._again, (stop - start) * self._rings * self._latency_s
+        host_s, alone_s = _host_s(setting, start, stop), _waits_s(setting, start, stop)
+        counted_s = self._counted_s(start, stop)
+        forward_s = forwards[stop] - forwards[start] + self._forward_s + self._chunks_s + counted_s
+        backward_s = backwards[stop] - backwards[start] + self._backward_s
+        waits_s = counted_s + exposed[stop] - exposed[start] + self._waits_s
+        back_s = exposed_back[stop] - exposed_back[start] + self._waits_back_s
+        weight_s = weights[stop] - weights[start]
+        extra_s = (again - 1) * alone_s
+        return (
+            _issued(forward_s, waits_s, host_s, rings_s) + alone_s,
+            _issued(backward_s, back_s, again * host_s, again * rings_s) + extra_s,
+            _issued(backward_s - weight_s, back_s, again * host_s, again * rings_s) + extra_s,
+            weight_s,
+        )
+
+    def _counted_s(self, start: int, stop: int) -> float:
+        """Until ranks have told each other what their routers chose."""
+        layers = self._setting.architecture.layers[start:stop] if self._setting.has_experts else ()
+        return counts_s(self._setting, self._configuration, layers) if layers else 0.0
 
 
 def _issued(device_s: float, waits_s: float, host_s: float, rings_s: float) -> float:
@@ -77,36 +102,37 @@ def _issued(device_s: float, waits_s: float, host_s: float, rings_s: float) -> f
     return max(max(device_s - waits_s, host_s) + waits_s, host_s + rings_s)
 
 
-def _host_s(setting: Setting, layers: range) -> float:
+def _host_s(setting: Setting, start: int, stop: int) -> float:
     """Seconds that the host takes to issue one direction of a microbatch through a stage."""
     costs, graphs = setting.execution, setting.framework.graphs
-    layers_s = len(layers) * graphs.layer * costs.host_layer_s
-    return layers_s + _routed(setting, layers) * graphs.moe * costs.host_moe_s + costs.host_microbatch_s
+    layers_s = (stop - start) * graphs.layer * costs.host_layer_s
+    return layers_s + _routed(setting, start, stop) * graphs.moe * costs.host_moe_s + costs.host_microbatch_s
 
 
-def _waits_s(setting: Setting, layers: range) -> float:
+def _waits_s(setting: Setting, start: int, stop: int) -> float:
     """Seconds of a forward, repeated ones too, in which the device has nothing to do because the host waited for it in
     every layer."""
     if not setting.framework.experts.synchronises:
         return 0.0
     moe_s = setting.framework.graphs.moe * setting.execution.host_moe_s
-    return _routed(setting, layers) * moe_s
+    return _routed(setting, start, stop) * moe_s
 
 
-def _routed(setting: Setting, layers: range) -> int:
+def _routed(setting: Setting, start: int, stop: int) -> int:
     """Layers with experts."""
     if not setting.has_experts:
         return 0
-    return sum(setting.architecture.layers[index].moe is not None for index in layers)
+    return sum(layer.moe is not None for layer in setting.architecture.layers[start:stop])
 
 
-def _rings_s(setting: Setting, configuration: Configuration, layers: int) -> float:
-    """Network latency in the tensor-parallel rings of one direction, for the frameworks that wait for it."""
+def _rings(setting: Setting, configuration: Configuration) -> tuple[int, float]:
+    """How often the tensor-parallel rings of a layer wait for the network in one direction, and how long, for the
+    frameworks that do."""
     mesh = configuration.mesh
     if mesh.pp == 1 or not setting.framework.waits_for_rings:
-        return 0.0
+        return 0, 0.0
     path = setting.hop(mesh.dp * mesh.cp * mesh.tp, mesh.pp)
-    return layers * RING_WAITS * (mesh.tp - 1) * path.latency_s if path.is_network else 0.0
+    return (RING_WAITS * (mesh.tp - 1), path.latency_s) if path.is_network else (0, 0.0)
 
 
 def chunks_s(setting: Setting, configuration: Configuration) -> float:

@@ -70,8 +70,7 @@ def _told(
     """Metrics from the traffic of microbatches and the loads of windows."""
     sizes = [cut.stop - cut.start for cut in _batches(tokens, layout, prices)]
     load, ranks, nodes = (
-        np.average([getattr(part, name) for part in parts], axis=0, weights=sizes)
-        for name in ("load", "ranks", "nodes")
+        np.average([getattr(part, each.name) for part in parts], axis=0, weights=sizes) for each in fields(Traffic)
     )
     return {
         "imbalance": float(load.max() / load.mean()),

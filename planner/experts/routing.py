@@ -7,7 +7,7 @@ at on the other half. A search reads a few layers and tokens of it, the plan tha
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -114,7 +114,7 @@ def fitted(fit: Trace, held: Trace, group: Group, prices: Prices, groups: int) -
 def _placed(fit: Trace, group: Group, prices: Prices, groups: int, window: int) -> Placement | None:
     """None where groups of group-limited routing do not lie on whole ranks and nodes."""
     try:
-        return place(
+        found = place(
             fit,
             num_experts=fit.num_experts,
             ranks_per_node=group.nodes,
@@ -128,6 +128,22 @@ def _placed(fit: Trace, group: Group, prices: Prices, groups: int, window: int) 
         if group.replicas:
             raise
         return None
+    return _without_gaps(found, fit) if group.replicas else found
+
+
+def _without_gaps(placed: Placement, fit: Trace) -> Placement:
+    """With the slots filled that a placement has no use for (a second copy of an expert on one rank): plans have
+    equally many experts on every rank. Each takes the expert with most rows a copy that the rank has not."""
+    hosts = []
+    for layer, ranks in enumerate(placed.rank_of):
+        load = np.bincount(fit.experts[:, layer].ravel(), minlength=fit.num_experts)
+        held = [list(each) for each in ranks]
+        count = np.bincount([rank for each in held for rank in each], minlength=placed.layout.ranks)
+        for rank in np.repeat(np.arange(placed.layout.ranks), np.asarray(placed.layout.slots) - count):
+            free = [expert for expert, each in enumerate(held) if rank not in each]
+            held[max(free, key=lambda expert: load[expert] / len(held[expert]))].append(int(rank))
+        hosts.append([tuple(sorted(each)) for each in held])
+    return replace(placed, rank_of=hosts)
 
 
 def _busiest(rank_of: Any, held: Trace, made: Layout) -> tuple[float, float, float]:

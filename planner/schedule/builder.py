@@ -32,7 +32,9 @@ class Builder:
     """One schedule. A file of `builders/` makes one of these, called SCHEDULE, and nothing else names it.
 
     `make(ranks, microbatches, chunks)` lists the actions; `chunks` are the virtual stages of a rank. `held`, where
-    there is a closed form, says what one rank holds: `held(ranks, microbatches, chunks, rank)`.
+    there is a closed form, says what one rank holds: `held(ranks, microbatches, chunks, rank)`; `held_spread` says the
+    same where the vocabulary is spread over two ranks or more, and `waiting` of how many microbatches a rank then has
+    logits, at most, whose gradients are not there yet (0: nobody knows without playing it).
     """
 
     name: str
@@ -43,6 +45,8 @@ class Builder:
     splits: bool = False  # backward in two halves
     place: Callable[[int, int], Placement] = loop
     held: Callable[[int, int, int, int], Held] | None = None
+    held_spread: Callable[[int, int, int, int], Held] | None = None
+    waiting: int = 0
     searched: bool = True  # whether a plan that nobody pinned may have it
 
 

@@ -40,7 +40,8 @@ def executable_order(schedule: Schedule) -> Iterator[Action]:
 
     Needs a complete schedule. Raises DeadlockError.
     """
-    done = bytearray(_nothing(schedule)) + b"\1"
+    count, stages = schedule.microbatches, schedule.stages
+    done = bytearray(3 * stages * count) + b"\1"
     position = [0] * schedule.ranks
     waiting: dict[int, int] = {}
     runnable = list(range(schedule.ranks))
@@ -49,7 +50,7 @@ def executable_order(schedule: Schedule) -> Iterator[Action]:
         row = schedule.actions[rank]
         for place in range(position[rank], len(row)):
             action = row[place]
-            slot, needed = _slot(schedule, action), _needed(schedule, action, done)
+            slot, needed = _slots(action, count, stages, done)
             if not done[needed]:
                 waiting[needed] = rank
                 break
@@ -61,37 +62,25 @@ def executable_order(schedule: Schedule) -> Iterator[Action]:
     _raise_if_blocked(schedule, position, done)
 
 
-def _nothing(schedule: Schedule) -> int:
-    """The slot that is always done; before it those of forwards stage by stage, backwards (B, I), and W."""
-    return 3 * schedule.stages * schedule.microbatches
-
-
-def _slot(schedule: Schedule, action: Action) -> int:
+def _slots(action: Action, count: int, stages: int, done: bytearray) -> tuple[int, int]:
+    """The slot of an action, and that of the first result it needs that is not there yet, or of one that is. Slots are
+    those of forwards stage by stage, of backwards (B, I), and of W; the last one is always done."""
     kind, stage, microbatch = action
-    slot = stage * schedule.microbatches + microbatch
-    if kind == "F":
-        return slot
-    return slot + schedule.stages * schedule.microbatches * (2 if kind == "W" else 1)
-
-
-def _needed(schedule: Schedule, action: Action, done: bytearray) -> int:
-    """The slot of the first result that is not there yet, or of one that is."""
-    kind, stage, microbatch = action
-    count, stages = schedule.microbatches, schedule.stages
     forward = stage * count + microbatch
     if kind == "F":
-        return forward - count if stage else _nothing(schedule)
+        return forward, forward - count if stage else -1
     backward = forward + stages * count
     if kind == "W":
-        return backward
+        return backward + stages * count, backward
     if not done[forward]:
-        return forward
-    return backward + count if stage < stages - 1 else _nothing(schedule)
+        return backward, forward
+    return backward, backward + count if stage < stages - 1 else -1
 
 
 def _raise_if_blocked(schedule: Schedule, position: list[int], done: bytearray) -> None:
+    count, stages = schedule.microbatches, schedule.stages
     blocked = [
-        Blocked(rank, place, _at(schedule, _needed(schedule, row[place], done)))
+        Blocked(rank, place, _at(schedule, _slots(row[place], count, stages, done)[1]))
         for rank, (row, place) in enumerate(zip(schedule.actions, position, strict=True))
         if place < len(row)
     ]

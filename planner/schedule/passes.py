@@ -111,7 +111,10 @@ def _backwards_before(row: tuple[Action, ...]) -> list[int]:
 
 def played(schedule: Schedule) -> list[Played]:
     """All actions and passes of a schedule, in the order of time. Raises DeadlockError for actions that never end."""
-    found = list(_Play(schedule).run())
+    found = [
+        Played(Pass(what, microbatch, rank) if microbatch >= 0 else what, begin, end)  # type: ignore[arg-type]
+        for rank, what, microbatch, begin, end in _Play(schedule).run()
+    ]
     begin = {each.step: each.begin for each in found if isinstance(each.step, Action)}
     end = {each.step: each.end for each in found if isinstance(each.step, Action)}
     for action in list(begin):
@@ -122,11 +125,11 @@ def played(schedule: Schedule) -> list[Played]:
     return sorted(found, key=lambda each: (each.begin, each.end))
 
 
-Option = tuple[int, int, int, Action | Pass | None]
+Option = tuple[int, int, int, Action | PassKind | None]
 """What a rank could do next: from when on, how urgent it is, on which rank, and what."""
-NOTHING: Option = (1 << 62, 0, 0, None)
-ORDER: tuple[PassKind, PassKind] = ("G", "S")
-"""Of two passes that a rank could take, the first."""
+NEVER = 1 << 62
+URGENCY: dict[PassKind, int] = {"G": 0, "S": 1}
+"""Of two passes that a rank could take, the first; actions come after both."""
 
 
 class _Play:
@@ -134,46 +137,56 @@ class _Play:
 
     def __init__(self, schedule: Schedule):
         self.schedule, self.last = schedule, schedule.stages - 1
-        self.free, self.place = [0] * schedule.ranks, [0] * schedule.ranks
+        ranks = schedule.ranks
+        self.free, self.place = [0] * ranks, [0] * ranks
         self.ends: dict[tuple[str, int, int], int] = {}
         self.losses: list[int] = []  # microbatches whose hidden states are there, in that order
         self.ready: dict[PassKind, list[int]] = {"S": [], "G": []}  # since when every rank can take each loss
-        self.taken: dict[PassKind, list[int]] = {"S": [0] * schedule.ranks, "G": [0] * schedule.ranks}
-        self.latest: dict[PassKind, dict[int, list[int]]] = {"S": {}, "G": {}}
-        self.changed: list[int] = []  # ranks that may have something else to do next
-        self.all_changed = True
+        self.taken: dict[PassKind, list[int]] = {"S": [0] * ranks, "G": [0] * ranks}
+        self.left: dict[PassKind, list[int]] = {"S": [], "G": []}  # ranks that have not taken each loss yet
+        self.next: list[Option] = [(NEVER, 0, rank, None) for rank in range(ranks)]
 
-    def run(self) -> Iterator[Played]:
-        """Play until nothing is left."""
-        ranks = range(self.schedule.ranks)
-        next_of: list[Option] = [NOTHING] * len(ranks)
+    def run(self) -> Iterator[tuple[int, Action | PassKind, int, int, int]]:
+        """Play until nothing is left: on which rank, which action or pass, of which microbatch (-1: an action says so
+        itself), from when to when."""
+        for rank in range(self.schedule.ranks):
+            self._look(rank)
         while True:
-            for rank in ranks if self.all_changed else self.changed:
-                next_of[rank] = min(self._options(rank), default=NOTHING)
-            self.changed, self.all_changed = [], False
-            begin, _, rank, step = min(next_of)
+            begin, _, rank, step = min(self.next)
             if step is None:
                 break
-            end = self.free[rank] = begin + TICKS[step.kind]
-            self.changed.append(rank)
-            if isinstance(step, Pass):
-                self._passed(step, end)
+            if isinstance(step, str):
+                end = self.free[rank] = begin + TICKS[step]
+                microbatch = self._passed(rank, step, end)
             else:
+                end, microbatch = begin + TICKS[step.kind], -1
+                self.free[rank] = end
                 self._acted(rank, step, end)
-            yield Played(step, begin, end)
+            self._look(rank)
+            yield rank, step, microbatch, begin, end
         if any(place < len(row) for place, row in zip(self.place, self.schedule.actions, strict=True)):
             raise DeadlockError(self.schedule, [])
 
-    def _options(self, rank: int) -> Iterator[Option]:
-        """What a rank could do next."""
+    def _look(self, rank: int) -> None:
+        """Find what a rank could do next."""
         row, place, free = self.schedule.actions[rank], self.place[rank], self.free[rank]
+        best: Option = NEVER, 0, rank, None
         needed = self._needed(row[place]) if place < len(row) else None
         if needed is not None:
-            yield max(needed, free), 2, rank, row[place]
-        for urgency, kind in enumerate(ORDER):
+            best = max(needed, free), 2, rank, row[place]
+        for kind, urgency in URGENCY.items():
             number, ready = self.taken[kind][rank], self.ready[kind]
             if number < len(ready):
-                yield max(ready[number], free), urgency, rank, Pass(kind, self.losses[number], rank)
+                best = min(best, (max(ready[number], free), urgency, rank, kind))
+        self.next[rank] = best
+
+    def _offer(self, kind: PassKind, ready: int) -> None:
+        """Let every rank that has taken all before take one pass more."""
+        number = len(self.ready[kind])
+        self.ready[kind].append(ready)
+        for rank, taken in enumerate(self.taken[kind]):
+            if taken == number:
+                self.next[rank] = min(self.next[rank], (max(ready, self.free[rank]), URGENCY[kind], rank, kind))
 
     def _needed(self, action: Action) -> int | None:
         """Since when an action has what it needs; None: it has not yet."""
@@ -189,34 +202,37 @@ class _Play:
     def _acted(self, rank: int, action: Action, end: int) -> None:
         kind, stage, microbatch = action
         self.place[rank] += 1
-        if kind != "W":
-            self.ends["F" if kind == "F" else "B", stage, microbatch] = end
+        if kind == "W":
+            return
+        self.ends["F" if kind == "F" else "B", stage, microbatch] = end
         ahead = stage + 1 if kind == "F" else stage - 1
-        if kind != "W" and 0 <= ahead <= self.last:
-            self.changed.append(self.schedule.rank_of(ahead))
-        if kind == "F" and stage == self.last:
-            self.all_changed = True
+        if 0 <= ahead <= self.last:
+            self._look(self.schedule.rank_of(ahead))
+        elif kind == "F":
             self.losses.append(microbatch)
-            self.ready["S"].append(end + LATE)
+            for each in self.left.values():
+                each.append(self.schedule.ranks)
+            self._offer("S", end + LATE)
 
-    def _passed(self, step: Pass, end: int) -> None:
-        """The last rank to take a pass lets what follows begin."""
-        self.taken[step.kind][step.rank] += 1
-        ends = self.latest[step.kind].setdefault(step.microbatch, [])
-        ends.append(end)
-        if len(ends) == self.schedule.ranks:
-            self.all_changed = True
-            if step.kind == "S":
-                self.ready["G"].append(max(ends) + LATE)
+    def _passed(self, rank: int, kind: PassKind, end: int) -> int:
+        """The last rank to take a pass, which ends last, lets what follows begin."""
+        number = self.taken[kind][rank]
+        self.taken[kind][rank] += 1
+        self.left[kind][number] -= 1
+        microbatch = self.losses[number]
+        if not self.left[kind][number]:
+            if kind == "S":
+                self._offer("G", end + LATE)
             else:
-                self.ends["G", self.last, step.microbatch] = max(ends)
+                self.ends["G", self.last, microbatch] = end
+                self._look(self.schedule.rank_of(self.last))
+        return microbatch
 
 
 def logits_waiting(schedule: Schedule) -> int:
     """The most microbatches of which one rank has logits (after S) but no gradients (G) yet."""
-    most, now = 1, [0] * schedule.ranks
-    for step in schedule.steps:
-        if isinstance(step, Pass):
-            now[step.rank] += {"S": 1, "G": -1}.get(step.kind, 0)
-            most = max(most, now[step.rank])
+    play, most = _Play(schedule), 1
+    for rank, step, *_ in play.run():
+        if step == "S":
+            most = max(most, play.taken["S"][rank] - play.taken["G"][rank])
     return most

@@ -20,7 +20,7 @@ def vee(ranks: int, stages: int) -> Placement:
     return tuple(min(stage % (2 * ranks), 2 * ranks - 1 - stage % (2 * ranks)) for stage in range(stages))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def stages_of(placement: Placement, rank: int) -> tuple[int, ...]:
     """The virtual stages of one rank, ascending."""
     return tuple(stage for stage, holder in enumerate(placement) if holder == rank)

@@ -144,6 +144,9 @@ def _held_spread(name: str, ranks: int, microbatches: int, chunks: int, in_fligh
     few = min(microbatches, 2 * ranks * chunks)
     if held(name, ranks, few, chunks, 0) != held(name, ranks, microbatches, chunks, 0):
         few = microbatches
+    closed = table()[name].held_spread
+    if closed is not None and ranks > 1 and not in_flight:
+        return closed(ranks, few, chunks, rank)
     return held_by(spread(name, ranks, few, chunks, in_flight), rank)
 
 
@@ -152,6 +155,9 @@ def waiting_of(configuration: Configuration) -> int:
     if configuration.schedule == CUSTOM:
         return logits_waiting(build(configuration))
     name, ranks, microbatches, chunks, in_flight = _key(configuration)
+    known = table()[name].waiting
+    if known and ranks > 1 and not in_flight:
+        return min(known, microbatches)
     return _waiting(name, ranks, min(microbatches, 2 * ranks), chunks, in_flight)  # two for each rank show it
 
 

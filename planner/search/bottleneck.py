@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 
 from ..configuration import Recompute
 from .ranks import Ranks
@@ -37,7 +38,7 @@ class Bottleneck:
         if ranks.plain:
             share = 1.0 if ranks.whole else ranks.forward_share
             return (m * ranks.passes_s + alone_s * share / (1 - (1 - share / m) ** ranks.count)) * _ROUNDING
-        beside = sum(sum(self._beside_s(rank, 0)) for rank in range(ranks.count))
+        beside = sum(map(sum, self._besides_s))
         return (m * ranks.least_s + beside) / ranks.count * _ROUNDING
 
     def least_s(self, limit_s: float) -> float:
@@ -70,23 +71,22 @@ class Bottleneck:
     def _enough(self, among: Ranks, count: int, limit_s: float) -> bool:
         """Whether the layers of one kind are taken by ranks that take no others. What there is time for is looked at
         before what there is room for."""
-        ranks, spare = range(self.ranks.count), -count
+        ranks = range(self.ranks.count)
         most = [min(self.ranks.chunks(rank) * among.most, count) for rank in ranks]
         if self.limited:
             most = [self.take(rank, 0, most[rank], limit_s, among, limited=False)[0] for rank in ranks]
-        fewest = self.ranks.chunks if len(self.ranks.kinds) == 1 else lambda rank: 0
-        spare = sum(most) - count
-        for rank in ranks:
-            needed = max(fewest(rank), most[rank] - spare)
-            layers = self.take(rank, 0, most[rank], limit_s, among, needed=needed)[0] if spare >= 0 else -1
+        alone, spare = len(self.ranks.kinds) == 1, sum(most) - count
+        for rank in ranks if spare >= 0 else ():
+            fewest = self.ranks.chunks(rank) if alone else 0
+            layers = self.take(rank, 0, most[rank], limit_s, among, needed=max(fewest, most[rank] - spare))[0]
             spare -= most[rank] - layers
-            if spare < 0 or layers < fewest(rank):
+            if spare < 0 or layers < fewest:
                 return False
-        return True
+        return spare >= 0
 
     def _enough_time(self, limit_s: float) -> bool:
         """Whether ranks have the time for layers of all kinds, if nothing is recomputed that need not be."""
-        spare = sum(max(0.0, limit_s - sum(self._beside_s(rank, 0))) for rank in range(self.ranks.count))
+        spare = sum(max(0.0, limit_s - sum(beside_s)) for beside_s in self._besides_s)
         return spare >= self.microbatches * self.ranks.least_s
 
     def fill(self, limit_s: float) -> list[tuple[int, Recompute]] | None:
@@ -131,22 +131,23 @@ class Bottleneck:
     ) -> tuple[int, Recompute]:
         """The most layers that a rank can take from `start` on, and the fastest choice with which it can; of one kind
         alone, where `among` says so. Fewer than `needed` are as good as none."""
-        among = among or self.ranks
-        best, (before_s, after_s) = (0, among.choices[0]), self._beside_s(rank, start)
+        among, late_s = among or self.ranks, self.ranks.late_s
+        best, chosen = 0, among.choices[0]
+        before_s, after_s = self._beside_s(rank, start) if self.ranks.plain else self._besides_s[rank]
         spare_s = (limit_s - before_s - after_s) / self.microbatches
         for choice in among.choices:
             layers = min(at_most, among.in_time(rank, start, choice, spare_s))
-            if self.ranks.late_s * layers > after_s:
+            if late_s * layers > after_s:
                 layers = last(lambda n, c=choice: self._late_s(among, rank, start, n, c) <= limit_s, layers)  # type: ignore[misc]
-            if layers <= best[0] or layers < needed:
+            if layers <= best or layers < needed:
                 break
             if self.limited and limited:
-                if needed > best[0] and not among.has_room(rank, start, needed, choice):
+                if needed > best and not among.has_room(rank, start, needed, choice):
                     continue
                 layers = among.with_room(rank, start, layers, choice)
-            if layers > best[0]:
-                best = layers, choice
-        return best
+            if layers > best:
+                best, chosen = layers, choice
+        return best, chosen
 
     def _late_s(self, among: Ranks, rank: int, start: int, layers: int, choice: Recompute) -> float:
         """Until the gradients of a rank are whole where all of them are reduced late."""
@@ -160,6 +161,11 @@ class Bottleneck:
             return start
         stages, first = len(ranks.places), ranks.firsts[rank]
         return max(first, ranks.layers - (stages - first) * ranks.most)
+
+    @cached_property
+    def _besides_s(self) -> list[tuple[float, float]]:
+        """Of each rank, where several stages a rank leave open what stands before it."""
+        return [self._beside_s(rank, 0) for rank in range(self.ranks.count)]
 
     def _beside_s(self, rank: int, start: int) -> tuple[float, float]:
         """Before a rank's first microbatch, and after its last one until the gradients of all before it are whole."""

@@ -1,29 +1,32 @@
 """Branches of a list: ways to share out a microbatch, each with a bound, opened only while something below may be best.
 
 Below a branch is what `space.below` lists. The work of all microbatches, shared out over the pipeline ranks with nobody
-waiting, bounds it where all devices are alike; elsewhere nothing does, and every branch is opened.
+waiting, bounds it where all devices are alike, and then what a rank with the mean number of layers has room for
+(`bottleneck.crowded_s`); elsewhere nothing does, and every branch is opened.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from ..configuration import Configuration, Mesh
 from ..cost.setting import Setting
 from ..legality import is_legal, runtime_problems
+from .bottleneck import crowded_s
 from .bound import Balancer, Bounded, bounded, holds
 from .objective import Priced, ValueOf, price_as
+from .ranks import Ranks
 from .request import Progress, Request
-from .space import below, count_recipes, listed_shares, recomputations
+from .space import below, count_recipes, lightest, listed_shares, recomputations
 
 _ROUNDING = 1 - 1e-11
 """Sums are in another order than the interpreter's."""
 
 Entry = tuple[float, int, int, "Configuration | Bounded"]
-"""Value at least, branches after configurations, order, and what it is of."""
+"""Value at least; 0 of configurations, 1 of branches whose room is known, 2 of others; order; and what it is of."""
 
 
 @dataclass
@@ -47,7 +50,7 @@ class Listed:
         queue, bound = self._branches(), float("inf")
         balancer, order = Balancer(self.setting), count(len(queue))
         while queue:
-            lower, _, _, entry = queue[0]
+            lower, level, _, entry = queue[0]
             proven = lower >= self.best * (1 - self.request.gap)
             bound = min(bound, lower) if proven else bound
             if proven and len(self.shown) > self.request.top:
@@ -57,6 +60,8 @@ class Listed:
                 self._price(entry, proven, progress, len(queue))
             elif proven and entry.mesh in self.shown:
                 self._leave(entry)
+            elif level == 2 and (tighter := max(lower, self._roomy(entry))) > lower:
+                heapq.heappush(queue, (tighter, 1, next(order), entry))
             else:
                 for each in self._opened(entry, balancer):
                     value = max(lower, self.value_of(each.configuration, each.bound_s))
@@ -80,20 +85,33 @@ class Listed:
     def _branches(self) -> list[Entry]:
         pins, found = self.request.pins, list[Entry]()
         for order, shared in enumerate(listed_shares(self.setting, pins)):
-            found.append((self._bound(shared), 1, order, shared))
+            found.append((self._bound(shared), 2, order, shared))
         self.bounded = len(found)
         heapq.heapify(found)
         return found
 
     def _bound(self, shared: Configuration) -> float:
         """Nothing below has less."""
-        if self.setting.is_mixed or self.request.objective == "energy" or not is_legal(self.setting, shared):
+        if not self._alike or not is_legal(self.setting, shared):
             return 0.0
         costs, choices = self.setting.costs(shared), recomputations(self.request.pins)
         ends = (costs.embedding, costs.head)
         layers_s = costs.forward[-1] + min(costs.backward[choice][-1] for choice in choices)
         whole_s = layers_s + sum(block.forward_s + block.backward_s("none") for block in ends)
         return self.value_of(shared, shared.microbatches * whole_s / shared.mesh.pp * _ROUNDING)
+
+    @property
+    def _alike(self) -> bool:
+        return not self.setting.is_mixed and self.request.objective != "energy"
+
+    def _roomy(self, shared: Configuration) -> float:
+        """Nothing below has less, as far as it has room; infinity where nothing has."""
+        pins = self.request.pins
+        if not self._alike or shared.mesh.pp == 1 or not is_legal(self.setting, shared):
+            return 0.0
+        light = lightest(self.setting, replace(pins, offload=pins.offload or 0.0), shared)
+        seconds = crowded_s(Ranks(self.setting, shared, recomputations(pins), None, light))
+        return seconds if seconds == float("inf") else self.value_of(shared, seconds)
 
     def _opened(self, shared: Configuration, balancer: Balancer) -> Iterator[Bounded]:
         """What is legal below a branch and fits, with layers balanced."""

@@ -97,15 +97,3 @@ def _nearest(sums: list[float], target: float) -> int:
     if place == len(sums):
         return len(sums) - 1
     return place if place == 0 or sums[place] - target < target - sums[place - 1] else place - 1
-
-
-@lru_cache(maxsize=64)
-def alike(layers: tuple[object, ...]) -> tuple[int, ...]:
-    """For every layer the first one from which on the same kinds of layers follow: ranges that start at either cost the
-    same."""
-    kinds = {layer: place for place, layer in enumerate(dict.fromkeys(layers))}
-    row, found = [kinds[layer] for layer in layers], []
-    for start in range(len(row)):
-        tail = row[start:]
-        found.append(next(first for first in range(start + 1) if row[first : first + len(tail)] == tail))
-    return (*found, len(row))

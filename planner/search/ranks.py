@@ -9,47 +9,25 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable
-from dataclasses import replace
 from functools import cached_property
 
 from ..configuration import Configuration, Recompute
-from ..cost.blocks import Block
+from ..cost.blocks import ModelCosts
 from ..cost.data_parallel import layer_collectives_s, owned, rank_after_s
-from ..cost.footprint import rank_memory
 from ..cost.memory import Held as Parameters
 from ..cost.setting import Setting
 from ..cost.spread import passes_of
-from ..cost.stage import range_s, transfer_s
-from ..model import Layer
+from ..cost.stage import StageSeconds, transfer_s
 from ..schedule import CUSTOM
-from ..schedule.builder import Held
-from ..schedule.table import held_of, splits
-from .partition import alike
+from ..schedule.table import splits
+from .rooms import Rooms
 
 
-class Growing:
-    """Seconds by number of layers, from none on; what nobody asked for is not made. They never fall."""
-
-    def __init__(self, seconds: Callable[[int], float], most: int):
-        self._seconds, self._most = seconds, most
-        self._found = [-math.inf]
-
-    def at(self, layers: int) -> float:
-        while len(self._found) <= layers:
-            self._found.append(self._seconds(len(self._found)))
-        return self._found[layers]
-
-    def up_to(self, limit_s: float) -> int:
-        """The most layers that take no longer."""
-        while self._found[-1] <= limit_s and len(self._found) <= self._most:
-            self._found.append(self._seconds(len(self._found)))
-        return bisect_right(self._found, limit_s) - 1
-
-
-Known = dict[tuple[int, bool, bool, Recompute, bool], Growing]
-"""Seconds by number of layers, of ranks that are alike: first stage's kind (or how many stages), with embedding, with
-head, recomputation, halves of backwards."""
+Seconds = list[float]
+"""By number of layers; they never fall, and those of no layers at all are below any limit."""
+Known = dict[tuple[int, bool, bool, Recompute, bool], Seconds]
+"""Of ranks that are alike: first stage's kind (or minus how many stages), with embedding, with head, recomputation,
+halves of backwards."""
 
 
 class Ranks:
@@ -73,12 +51,13 @@ class Ranks:
         self.most = self.layers - len(self.places) + 1  # of one virtual stage: the others have one each
         self.halves = splits(recipe)
         self.whole = not self.halves and recipe.schedule != CUSTOM
-        self._alike = alike(setting.architecture.layers)
+        self._alike = setting.architecture.alike
         self._known: Known = {} if known is None else known  # of recipes that share out a microbatch alike
-        self._growing: dict[tuple[int, int, Recompute], Growing] = {}
-        self._rooms: dict[tuple[object, ...], tuple[int, int]] = {}  # layers that fit, and that do not
-        self._guess: dict[tuple[int, Recompute], int] = {}
-        self._leads: dict[tuple[int, int], tuple[float, float]] = {}
+        self._seconds: dict[tuple[int, int, Recompute], Seconds] = {}
+
+    @cached_property
+    def costs(self) -> ModelCosts:
+        return self.setting.costs(self.recipe)
 
     @cached_property
     def hop_s(self) -> float:
@@ -88,7 +67,7 @@ class Ranks:
     def piece_s(self) -> tuple[float, float]:
         """The least time in which the weights of a layer are gathered and its gradients reduced, where nothing hides
         either."""
-        kinds = self.setting.costs(self.recipe).kinds
+        kinds = self.costs.kinds
         found = [layer_collectives_s(self.setting, self.recipe, block.held) for block in kinds]
         overlaps = self.recipe.zero != 1 or self.setting.framework.overlaps_gather
         return min(gather for gather, _ in found) if overlaps else 0.0, min(reduction for _, reduction in found)
@@ -104,7 +83,7 @@ class Ranks:
         """Optimizer and offload of a rank that owns no more than the mean."""
         if self.recipe.swap_layers:
             return 0.0
-        costs = self.setting.costs(self.recipe)
+        costs = self.costs
         ends = costs.embedding.held + costs.head.held
         mean = Parameters((costs.dense[-1] + ends.dense) / self.count, (costs.expert[-1] + ends.expert) / self.count)
         return rank_after_s(self.setting, self.recipe, owned(mean, self.recipe))
@@ -116,69 +95,67 @@ class Ranks:
 
     def in_time(self, rank: int, start: int, choice: Recompute, spare_s: float) -> int:
         """The most layers from `start` on with which one microbatch through all stages of a rank takes no longer."""
-        if spare_s == math.inf:
-            return self.layers - self._alike[start]
-        return self._busy(rank, start, choice).up_to(spare_s)
+        return bisect_right(self.seconds(rank, start, choice), spare_s) - 1
 
     def busy_s(self, rank: int, start: int, choice: Recompute, layers: int) -> float:
         """Seconds of one microbatch through all stages of a rank that has so many layers."""
-        return self._busy(rank, start, choice).at(layers)
+        return self.seconds(rank, start, choice)[layers]
 
     def alone_s(self, layers: int, choice: Recompute) -> float:
         """Device seconds of one microbatch through so many layers."""
-        costs = self.setting.costs(self.recipe)
-        return costs.forward[layers] + costs.backward[choice][layers]
+        return self.costs.forward[layers] + self.costs.backward[choice][layers]
 
-    def _busy(self, rank: int, start: int, choice: Recompute) -> Growing:
+    def seconds(self, rank: int, start: int, choice: Recompute) -> Seconds:
+        """Of one microbatch through all stages of a rank, by how many layers from `start` on these have."""
         asked = rank, self._alike[start], choice
-        if asked not in self._growing:
-            self._growing[asked] = self._busy_like(rank, start, choice)
-        return self._growing[asked]
+        found = self._seconds.get(asked)
+        if found is None:
+            found = self._seconds[asked] = self._seconds_like(*asked)
+        return found
 
-    def _busy_like(self, rank: int, start: int, choice: Recompute) -> Growing:
+    def _seconds_like(self, rank: int, start: int, choice: Recompute) -> Seconds:
         """Of all ranks that are alike."""
         first, last, chunks = self.firsts[rank] == 0, self.places[-1] == rank, self.chunks(rank)
-        key = self._alike[start] if self.plain else -chunks, first, last, choice, self.halves
+        if self.plain:
+            return self._of_one_stage(start, first, last, choice)
+        key = -chunks, first, last, choice, self.halves
         if key not in self._known:
-            one = self._of_one_stage(self._alike[start], first, last, choice)
-            several = one if self.plain else self._of_several(first, last, choice, chunks)
-            self._known[key] = several
+            self._known[key] = self._of_several(first, last, choice, chunks)
         return self._known[key]
 
-    def _of_one_stage(self, start: int, first: bool, last: bool, choice: Recompute) -> Growing:
+    def _of_one_stage(self, start: int, first: bool, last: bool, choice: Recompute) -> Seconds:
         """Layers in one stage, one after another from `start` on."""
-        costs, passes_s = self.setting.costs(self.recipe), self.passes_s
-        ends = ([costs.embedding] if first else []) + ([costs.head] if last else [])
-        return Growing(
-            lambda layers: self._stage_s(range(start, start + layers), choice, ends) + passes_s, self.layers - start
-        )
+        key = start, first, last, choice, self.halves
+        if key not in self._known:
+            ends = ([self.costs.embedding] if first else []) + ([self.costs.head] if last else [])
+            of, passes_s = StageSeconds(self.setting, self.recipe, choice, ends).of, self.passes_s
+            stages = (of(start, stop) for stop in range(start + 1, self.layers + 1))
+            self._known[key] = [-math.inf, *(self._least_s(*stage) + passes_s for stage in stages)]
+        return self._known[key]
 
-    def _of_several(self, first: bool, last: bool, choice: Recompute, chunks: int) -> Growing:
+    def _least_s(self, forward: float, backward: float, inputs: float, weights: float) -> float:
+        """Of a forward and a backward, whole or in halves."""
+        return forward + (min(backward, inputs + weights) if self.halves else backward)
+
+    def _of_several(self, first: bool, last: bool, choice: Recompute, chunks: int) -> Seconds:
         """Layers spread evenly over stages, and what ends add at the least: seconds of a stage are convex in its
         layers."""
-        bare, ends_s, passes_s = self._of_one_stage(0, False, False, choice), 0.0, self.passes_s
+        passes_s, bare, ends_s = self.passes_s, self._of_one_stage(0, False, False, choice), 0.0
         for here in ((True, False),) * first + ((False, True),) * last:
             whole = self._of_one_stage(0, *here, choice)
-            ends_s += max(0.0, min(whole.at(few) - bare.at(few) for few in range(1, self.most + 1)))
-
-        def seconds(layers: int) -> float:
+            ends_s += max(0.0, min(whole[few] - bare[few] for few in range(1, self.most + 1)))
+        each_s = [0.0, *(seconds - passes_s for seconds in bare[1:])]
+        found = [-math.inf]
+        for layers in range(1, self.layers + 1):
             few, more = divmod(layers, chunks)
-            held = (more, few + 1), (chunks - more, few)
-            return (
-                sum(stages * (bare.at(each) - passes_s) for stages, each in held if stages and each) + ends_s + passes_s
-            )
-
-        return Growing(seconds, self.layers)
-
-    def _stage_s(self, layers: range, choice: Recompute, ends: list[Block]) -> float:
-        """The least of a forward and a backward, whole or in halves."""
-        forward, backward, inputs, weights = range_s(self.setting, self.recipe, layers, choice, ends)
-        return forward + (min(backward, inputs + weights) if self.halves else backward)
+            large_s = more * each_s[few + 1] if more else 0.0
+            found.append(large_s + (chunks - more) * each_s[few] + ends_s + passes_s)
+        return found
 
     @cached_property
     def passes_s(self) -> float:
         """Of a spread vocabulary, before the backward of each microbatch."""
-        passes = passes_of(self.setting, self.recipe)
+        passes = passes_of(self.setting, self.recipe) if self.costs.shares else None
         return 0.0 if passes is None else passes.logits_s + passes.gradients_s
 
     def chunks(self, rank: int) -> int:
@@ -192,14 +169,12 @@ class Ranks:
     @cached_property
     def least_s(self) -> float:
         """One microbatch through everything, on all ranks together: device time alone."""
-        costs, choice = self.setting.costs(self.recipe), self.choices[0]
-        ends = sum(block.forward_s + block.backward_s("none") for block in (costs.embedding, costs.head))
-        return costs.forward[-1] + costs.backward[choice][-1] + ends + self.count * self.passes_s
+        return self.costs.alone_s[self.choices[0]] + self.count * self.passes_s
 
     @cached_property
     def forward_share(self) -> float:
         """The least part that forwards have of what stands before a stage."""
-        costs = self.setting.costs(self.recipe)
+        costs = self.costs
         pairs = [(block.forward_s, block.backward_s(self.choices[0])) for block in costs.kinds]
         pairs += [(costs.embedding.forward_s, costs.embedding.backward_s("none"))]
         return min(forward / (forward + backward) for forward, backward in pairs if forward + backward)
@@ -207,83 +182,44 @@ class Ranks:
     def lead_s(self, rank: int, before: int) -> tuple[float, float]:
         """Seconds forward and backward of one microbatch through the first `before` layers and from rank to rank, at
         the least: device time alone."""
-        key = rank, before
-        if key not in self._leads:
-            costs, hops = self.setting.costs(self.recipe), self.firsts[rank] * self.hop_s
-            forward = costs.forward[before] + costs.embedding.forward_s
-            backward = costs.backward[self.choices[0]][before] + costs.embedding.backward_s("none")
-            self._leads[key] = (forward + hops, backward + hops) if rank and before else (0.0, 0.0)
-        return self._leads[key]
+        if not (rank and before):
+            return 0.0, 0.0
+        (forward_s, backward_s), hops_s = self._leads[before], self._hops_s[rank]
+        return forward_s + hops_s, backward_s + hops_s
+
+    @cached_property
+    def _leads(self) -> list[tuple[float, float]]:
+        return self.costs.leads[self.choices[0]]
+
+    @cached_property
+    def _hops_s(self) -> list[float]:
+        """To the first stage of each rank."""
+        return [first * self.hop_s for first in self.firsts]
+
+    @cached_property
+    def _rooms(self) -> Rooms:
+        return Rooms(self.setting, self.lightest, self.count)
 
     def with_room(self, rank: int, start: int, layers: int, choice: Recompute) -> int:
-        """The most of so many layers from `start` on that a rank can hold. More layers never need less."""
-        first, last, kind = rank == self.places[0], rank == self.places[-1], self._alike[start]
-        key = self._held[rank], first, last, kind, choice
-        low, high = self._rooms.get(key, (0, self.layers + 1))
-        guess = self._guess.get((kind, choice), layers)  # what the last rank had room for
-        if rank > 1 and not last and self._held[rank - 1].covers(self._held[rank]):  # and this one holds no more
-            low = max(low, self._rooms.get((self._held[rank - 1], first, last, kind, choice), (0, 0))[0])
-        hints = [layers, guess + 1, guess]
-        while low < layers and high - low > 1:
-            trial = hints.pop() if hints else (low + min(high, layers + 1)) // 2
-            if low < trial < high and trial <= layers:
-                fits = self._has_room(rank, kind, trial, choice)
-                low, high = (trial, high) if fits else (low, trial)
-        self._rooms[key] = low, high
-        self._guess[kind, choice] = low
-        return min(low, layers)
+        """The most of so many layers from `start` on that a rank can hold."""
+        return self._rooms.most(rank, self._alike[start], layers, choice)
 
     def has_room(self, rank: int, start: int, layers: int, choice: Recompute) -> bool:
         """Whether a rank can hold so many layers from `start` on."""
-        first, last, kind = rank == self.places[0], rank == self.places[-1], self._alike[start]
-        key = self._held[rank], first, last, kind, choice
-        low, high = self._rooms.get(key, (0, self.layers + 1))
-        if low < layers < high:
-            fits = self._has_room(rank, kind, layers, choice)
-            low, high = (layers, high) if fits else (low, layers)
-            self._rooms[key] = low, high
-        return layers <= low
-
-    def _has_room(self, rank: int, start: int, layers: int, choice: Recompute) -> bool:
-        memory = rank_memory(self.setting, self._trial(rank, start, layers, choice), rank)
-        return memory.total <= self.setting.memory_limit_bytes
-
-    @cached_property
-    def _held(self) -> list[Held]:
-        return [held_of(self.lightest, rank) for rank in range(self.count)]
-
-    def _trial(self, rank: int, start: int, layers: int, choice: Recompute) -> Configuration:
-        """Only what stands at `rank` matters to its memory."""
-        stages, counts = self.lightest.stages_of(rank), [0] * len(self.lightest.placement)
-        if stages[0] > 0:
-            counts[0] = start
-        few, more = divmod(layers, len(stages))
-        for place, stage in enumerate(stages):
-            counts[stage] = few + (place < more)
-        return replace(self.lightest, stage_layers=tuple(counts), recompute=(choice,) * self.count)
+        return self._rooms.fits(rank, self._alike[start], layers, choice)
 
     @cached_property
     def kinds(self) -> list[tuple[Ranks, int]]:
         """For each kind of layer the ranks of a model of that kind alone, and how many layers are of it."""
-        model = self.setting.architecture
-        if len(self.setting.kinds) == 1:
+        layers, kinds = self.setting.architecture.layers, self.setting.kinds
+        if len(kinds) == 1:
             return [(self, self.layers)]
-        return [(self._only(kind), model.layers.count(kind)) for kind in self.setting.kinds]
-
-    def _only(self, kind: Layer) -> Ranks:
-        model = replace(self.setting.architecture, layers=(kind,) * self.layers)
-        return Ranks(
-            replace(self.setting, architecture=model, _costs={}),
-            self.recipe,
-            self.choices,
-            None,
-            self.lightest,
-        )
+        alone = (Ranks(setting, self.recipe, self.choices, None, self.lightest) for setting in self.setting.of_kinds)
+        return [(among, layers.count(kind)) for among, kind in zip(alone, kinds, strict=True)]
 
 
 def _saving(setting: Setting, recipe: Configuration, choices: tuple[Recompute, ...]) -> tuple[Recompute, ...]:
     """Selective recomputation of what no kernel keeps saves nothing, and takes time."""
-    kinds = setting.costs(recipe).kinds
-    if len(choices) > 1 and all(block.selective_bytes >= block.activation_bytes for block in kinds):
+    if len(choices) > 1 and setting.costs(recipe).selective_is_idle:
         return tuple(choice for choice in choices if choice != "selective")
     return choices

@@ -43,9 +43,7 @@ def candidates(setting: Setting, pins: Pins) -> Iterator[Configuration]:
 
 def listed_shares(setting: Setting, pins: Pins) -> Iterator[Configuration]:
     """Those of `shares` that are listed: microbatches that are powers of two."""
-    for shared in shares(setting, pins):
-        if pins.microbatch is not None or shared.microbatch.bit_count() == 1 or pins.actions:
-            yield shared
+    return shares(setting, pins, every=pins.microbatch is not None or bool(pins.actions))
 
 
 def below(setting: Setting, pins: Pins, shared: Configuration) -> Iterator[Configuration]:
@@ -58,12 +56,14 @@ def below(setting: Setting, pins: Pins, shared: Configuration) -> Iterator[Confi
         yield replace(recipe, recompute=(choice,) * recipe.mesh.pp, logits_chunks=chunks)
 
 
-def shares(setting: Setting, pins: Pins) -> Iterator[Configuration]:
-    """Every mesh and way to share out a microbatch over it, as the first recipe below it."""
+def shares(setting: Setting, pins: Pins, every: bool = True) -> Iterator[Configuration]:
+    """Every mesh and way to share out a microbatch over it, as the first recipe below it; of every size, or of those
+    that are powers of two."""
     known: dispatch.Known = {}
     for world in worlds(setting):
         for mesh in meshes(setting, pins, world):
-            for microbatch in _microbatches(setting, pins, mesh):
+            sizes = _microbatches(setting, pins, mesh)
+            for microbatch in sizes if every else [size for size in sizes if size.bit_count() == 1]:
                 for shared in _shares(setting, pins, mesh, microbatch):
                     for choice in dispatch.choices(setting, pins, shared, known):
                         yield replace(shared, **choice._asdict())

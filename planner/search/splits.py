@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations, pairwise
-from typing import get_args
 
 from ..configuration import Configuration, Recompute
-from ..cost.footprint import fits_host, rank_memory
+from ..cost.footprint import fits_host
+from ..cost.rank_bytes import RankBytes
 from ..cost.setting import Setting
 from ..schedule.builder import Held
 from ..schedule.table import held_of
@@ -98,10 +98,7 @@ class _Rooms:
         self._ends = configuration.placement[0], configuration.placement[-1]
         self._fit: dict[tuple[Recompute, tuple[object, ...]], list[Held]] = {}
         self._unfit: dict[tuple[Recompute, tuple[object, ...]], list[Held]] = {}
-        self._trials = {
-            choice: replace(configuration, recompute=(choice,) * configuration.mesh.pp)
-            for choice in get_args(Recompute)
-        }
+        self._bytes = RankBytes(setting, configuration)
 
     def fits(self, rank: int, choice: Recompute) -> bool:
         if rank in self._ends:
@@ -126,8 +123,8 @@ class _Rooms:
                 self.fits(rank, choice)
 
     def _ask(self, rank: int, choice: Recompute) -> bool:
-        memory = rank_memory(self._setting, self._trials[choice], rank)
-        return memory.total <= self._setting.memory_limit_bytes
+        contents = self._bytes.contents_of(self._configuration, rank, choice)
+        return self._bytes.total(contents) <= self._setting.memory_limit_bytes
 
 
 MOST_SPLITS = 200

@@ -45,11 +45,12 @@ class Level(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Node:
     """A branch: its configuration is decided as far as its level says, the rest of it is any. `bound_s`: no step of
-    anything below takes less."""
+    anything below takes less. `ranks`: of a recipe, what is known of them so far."""
 
     configuration: Configuration
     bound_s: float
     level: Level
+    ranks: Ranks | None = None
 
 
 class Tree:
@@ -100,9 +101,9 @@ class Tree:
         made = with_room(self.setting, self.balancer.balanced(recipe), self._choices(recipe))
         return self.whole(made) if made is not None and self._legal(made) else None
 
-    def _node(self, configuration: Configuration, bound_s: float, level: Level) -> Node:
+    def _node(self, configuration: Configuration, bound_s: float, level: Level, ranks: Ranks | None = None) -> Node:
         self.bounded += 1
-        return Node(configuration, bound_s, level)
+        return Node(configuration, bound_s, level, ranks)
 
     def _any_legal(self, shared: Configuration) -> bool:
         return self._legal(shared) or any(self._legal(each) for each in recipes(self.setting, self.pins, shared))
@@ -119,6 +120,9 @@ class Tree:
     def _ranks(self, recipe: Configuration, light: Configuration | None = None) -> Ranks:
         key = sharding_of(recipe), recipe.mesh.pp, recipe.logits_chunks
         return Ranks(self.setting, recipe, self.choices, self._known.setdefault(key, {}), light)
+
+    def _ranks_of(self, node: Node) -> Ranks:
+        return node.ranks or self._ranks(node.configuration)
 
     def _roomy(self, node: Node, limit_s: float) -> Iterator[Node]:
         """What ranks have room for at all, whatever the recipe."""
@@ -141,31 +145,31 @@ class Tree:
         if recipe.mesh.pp == 1:
             return self._node(recipe, max(at_least_s, self._shared_s(recipe) + ranks.after_s), Level.RECIPE)
         bound_s = Bottleneck(ranks, limited=False).relaxed_s() + ranks.after_s
-        return self._node(recipe, max(at_least_s, bound_s), Level.RECIPE)
+        return self._node(recipe, max(at_least_s, bound_s), Level.RECIPE, ranks)
 
     def _limited(self, node: Node, limit_s: float) -> Iterator[Node]:
         """What ranks have room for; and where they have too little, the recipes that need less."""
         recipe = node.configuration
         if recipe.mesh.pp == 1:
             yield from self._uniform(node)
-            yield from self._reliefs(recipe, limit_s)
+            yield from self._reliefs(recipe, None, limit_s)
             return
-        ranks = self._ranks(recipe)
+        ranks = self._ranks_of(node)
         after_s = ranks.after_s
         least_s = Bottleneck(ranks, limited=True).least_s(limit_s - after_s)
         if least_s < math.inf:
-            yield self._node(recipe, max(node.bound_s, least_s + after_s), Level.LIMITED)
-        yield from self._reliefs(recipe, limit_s)
+            yield self._node(recipe, max(node.bound_s, least_s + after_s), Level.LIMITED, ranks)
+        yield from self._reliefs(recipe, ranks, limit_s)
 
-    def binds(self, recipe: Configuration) -> bool:
+    def binds(self, recipe: Configuration, ranks: Ranks | None = None) -> bool:
         """Whether memory binds: what would be fastest if ranks had room for anything has no room."""
         if recipe.mesh.pp == 1:
             return not holds(self.setting, replace(recipe, recompute=(self.choices[0],)))
-        ranks = self._ranks(recipe)
+        ranks = ranks or self._ranks(recipe)
         free_s = Bottleneck(ranks, limited=False).least_s(math.inf)
         return not Bottleneck(ranks, limited=True).feasible(free_s * (1 + BINDING))
 
-    def _reliefs(self, recipe: Configuration, limit_s: float) -> Iterator[Node]:
+    def _reliefs(self, recipe: Configuration, ranks: Ranks | None, limit_s: float) -> Iterator[Node]:
         """Where memory binds, the recipes that need less; what is fastest with the least memory is looked at first."""
         if recipe.offload or recipe.logits_chunks != (self.pins.logits_chunks or 1):
             return  # is one
@@ -173,7 +177,7 @@ class Tree:
         if recipe.mesh.pp > 1 and listed:
             light = max(listed, key=lambda each: (each.logits_chunks, each.offload))
             least_s = Bottleneck(self._ranks(recipe, light), limited=True).least_s(limit_s)
-        if listed and least_s < limit_s and self.binds(recipe):
+        if listed and least_s < limit_s and self.binds(recipe, ranks):
             self.candidates += len(listed)
             for relief in listed:
                 yield self._recipe(relief, least_s)
@@ -201,7 +205,7 @@ class Tree:
         if not is_bounded(recipe) and self.splits_of(recipe) <= MOST_SPLITS:
             yield from self.every_split(node)
             return
-        ranks = self._ranks(recipe)
+        ranks = self._ranks_of(node)
         bottleneck = Bottleneck(ranks, limited=True)
         for configuration in promising(self.setting, self.balancer, bottleneck, node.bound_s - ranks.after_s):
             if self._legal(configuration):

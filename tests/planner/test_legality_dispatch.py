@@ -154,12 +154,13 @@ def test_experts_of_a_rank_are_its_slots():
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    pins = parse_pins(["ep=16", "dp=16", "pp=1", "tp=1", "microbatch=1", "zero=1", "schedule=1f1b", "recompute=full"])
+    pins = ["ep=16", "dp=16", "pp=1", "tp=1", "microbatch=1", "zero=1", "schedule=1f1b", "recompute=full"]
+    pins += ["dispatch=copies", "dispatch_chunks=1"]
     asked = Request(
         model=load_model("olmoe-1b-7b"),
         cluster=load_cluster("dgx-h100:2"),
         job=Job(seq_len=4096, global_batch=64),
-        pins=pins,
+        pins=parse_pins(pins),
     )
     return find_plan(asked)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from schedules import schedules
 
-from meshwright.planner.schedule import Schedule, check, make, one_forward_one_backward
+from meshwright.planner.schedule import Schedule, check, make, names, one_forward_one_backward, table
 from meshwright.planner.schedule.pass_check import check_passes
 from meshwright.planner.schedule.passes import KINDS, Pass, drawn, logits_waiting
+from meshwright.planner.schedule.table import held_by
+from meshwright.planner.schedule.table import spread as spread_schedule
 from meshwright.planner.schedule.transfers import with_transfers
 
 
@@ -45,6 +48,20 @@ def test_1f1b_holds_two_microbatches_more(ranks: int) -> None:
     found = drawn(one_forward_one_backward(ranks, 4 * ranks))
     assert [found.in_flight(rank) for rank in range(ranks)] == [ranks - rank + 2 for rank in range(ranks)]
     assert logits_waiting(replace(found, spread=True)) <= 2
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("ranks", [2, 3, 4, 6, 8])
+def test_closed_forms_are_what_a_play_of_the_list_shows(name: str, ranks: int) -> None:
+    builder = table()[name]
+    for chunks, microbatches in product(range(1, 5), (1, 2, 3, ranks - 1, ranks, ranks + 1, 2 * ranks, 3 * ranks)):
+        if chunks not in builder.chunks or (builder.whole_groups and microbatches % ranks):
+            continue
+        listed = spread_schedule(name, ranks, microbatches, chunks, ())
+        assert min(builder.waiting, microbatches) == logits_waiting(listed)
+        if builder.held_spread is not None:
+            held = [builder.held_spread(ranks, microbatches, chunks, rank) for rank in range(ranks)]
+            assert held == [held_by(listed, rank) for rank in range(ranks)]
 
 
 def _rows(schedule: Schedule) -> list[list[Any]]:

@@ -79,14 +79,14 @@ def train_and_save(plan: Plan, root: Path, first: int, last: int, states: Path) 
     return losses + training.steps(first, last)
 
 
-def restore_and_train(plan: Plan, root: Path, last: int, states: Path) -> tuple[list[str], list[float]]:
-    """What is not restored bit by bit, and the losses of the steps that follow."""
+def restore_and_train(plan: Plan, root: Path, last: int, states: Path) -> tuple[dict[str, bool], list[float]]:
+    """Which of this rank's states are restored bit by bit, and the losses of the steps that follow."""
     training = Training(plan, root, RECIPE, seed=99)
     position = training.checkpointer.restore().position
     training.checkpointer.close()
     expected, found = torch.load(states), _in_experts(training)
-    wrong = [name for name in expected.keys() | found.keys() if not torch.equal(expected[name], found[name])]
-    return wrong, training.steps(position.step, last)
+    equal = {name: torch.equal(expected[name], tensor) for name, tensor in found.items()}
+    return equal, training.steps(position.step, last)
 
 
 def _in_experts(training: Training) -> dict[str, Tensor]:

@@ -30,6 +30,15 @@ REPLICATED: dict[str, dict[str, Any]] = {
     "ep4 dp4": {"dp": 4, "ep": 4, "replicas": 8},
     "ep2 etp2 tp2 sp dp2": {"tp": 2, "sp": True, "dp": 2, "etp": 2, "replicas": 2},
     "pp2 ep2 dp2 recompute": {"pp": 2, "dp": 2, "recompute": "full", "replicas": 2},
+    "2 nodes, a copy for each, in chunks": {
+        "dp": 4,
+        "ep": 4,
+        "replicas": 8,
+        "nodes": 2,
+        "dispatch": "nodes",
+        "dispatch_chunks": 2,
+    },
+    "a copy for each rank, recompute": {"dp": 2, "replicas": 4, "dispatch": "ranks", "recompute": "full"},
     "swapped": {"dp": 4, "zero": 3, "microbatch": 1, "swap_layers": 2, "replicas": 4},
     "offloaded": {"dp": 2, "offload": 1.0, "replicas": 2},
 }

@@ -7,10 +7,13 @@ from typing import Any
 
 import placement_ranks
 import pytest
+import torch
 from expert_placements import placed
 from harness import run_ranks
 from moe_families import DEEPSEEK_V3, MIXTRAL
 from plans import make_plan
+
+from meshwright.planner.plan import Plan
 
 STEPS = 30
 
@@ -54,11 +57,18 @@ def test_a_run_goes_on_under_another_placement(name: str, tmp_path: Path) -> Non
     before, states = make_plan(DEEPSEEK_V3, **BEFORE[name]), tmp_path / "states.pt"
     expected = run_ranks(2, placement_ranks.train_and_save, before, tmp_path / "run", 2, 4, states)[0]
     for options in AFTER:
-        after = make_plan(DEEPSEEK_V3, **options)
-        world = after.configuration.mesh.world
-        for wrong, losses in run_ranks(world, placement_ranks.restore_and_train, after, tmp_path / "run", 4, states):
-            assert wrong == []
-            assert losses == pytest.approx(expected[2:], rel=1e-5)
+        assert_goes_on(make_plan(DEEPSEEK_V3, **options), tmp_path / "run", states, expected[2:])
+
+
+def assert_goes_on(after: Plan, run: Path, states: Path, expected: list[float]) -> None:
+    world, last = after.configuration.mesh.world, 2 + len(expected)
+    ranks = run_ranks(world, placement_ranks.restore_and_train, after, run, last, states)
+    restored: dict[str, bool] = {}
+    for equal, losses in ranks:
+        assert all(equal.values()), equal
+        assert losses == pytest.approx(expected, rel=1e-5)
+        restored |= equal
+    assert restored.keys() == torch.load(states).keys()
 
 
 def test_a_run_goes_on_with_other_replicas(tmp_path: Path) -> None:
@@ -66,9 +76,9 @@ def test_a_run_goes_on_with_other_replicas(tmp_path: Path) -> None:
     before = make_plan(MIXTRAL, dp=4, zero=1, **placed(MIXTRAL, 2, 4))
     arguments = (tmp_path / "run", 2, 4, states)
     expected = run_ranks(4, placement_ranks.train_and_save, before, *arguments)[0]
-    for options in ({"dp": 4, "zero": 3, **placed(MIXTRAL, 4, 4, seed=9)}, {"dp": 2}, {"microbatch": 8}):
-        after = make_plan(MIXTRAL, **options)
-        world = after.configuration.mesh.world
-        for wrong, losses in run_ranks(world, placement_ranks.restore_and_train, after, tmp_path / "run", 4, states):
-            assert wrong == []
-            assert losses == pytest.approx(expected[2:], rel=1e-5)
+    for options in (
+        {"dp": 4, "zero": 3, **placed(MIXTRAL, 4, 4, seed=9)},
+        {"pp": 2, "dp": 2, **placed(MIXTRAL, 2, 2)},
+        {},
+    ):
+        assert_goes_on(make_plan(MIXTRAL, **options), tmp_path / "run", states, expected[2:])

@@ -14,6 +14,7 @@ from plans import make_plan
 
 from meshwright.runtime.blocks.shape import read_shape
 from meshwright.runtime.checks import problems
+from meshwright.runtime.parallel.expert.copies import Box, _pairs
 from meshwright.runtime.parallel.expert.table import SlotTable, slot_table
 from meshwright.runtime.recipe import Recipe
 from meshwright.runtime.replica_checks import capacity_problems
@@ -41,6 +42,69 @@ def test_a_token_is_sent_to_its_expert_on_its_own_node_if_it_is_there(
     assert torch.equal(table(experts), slots)
 
 
+@given(seed=st.integers(0, 99), rank=st.integers(0, 5), replicas=st.sampled_from([3, 6, 9]))
+def test_a_token_prefers_a_node_that_it_visits_anyway(seed: int, rank: int, replicas: int) -> None:
+    """By the definition, expert by expert, on three nodes of two ranks."""
+    nodes = (0, 0, 1, 1, 2, 2)
+    (order,) = replicated(1, 9, 3, replicas, seed)["slots"]  # on three ranks, each of which is cut in two
+    order = tuple(e for third in range(3) for e in _halves(order, third))
+    each = len(order) // 6
+    experts = torch.stack([torch.randperm(9, generator=torch.Generator().manual_seed(seed + t))[:4] for t in range(12)])
+    found = slot_table(order, nodes, rank, CPU)(experts)
+    for token, (chosen, slots) in enumerate(zip(experts.tolist(), found.tolist(), strict=True)):
+        places = [_allowed(order, nodes, rank, expert) for expert in chosen]
+        settled = {nodes[own[0] // each] for own in places if len({nodes[slot // each] for slot in own}) == 1}
+        for slot, own in zip(slots, places, strict=True):
+            turned = [own[(rank + token + later) % len(own)] for later in range(len(own))]
+            visited = [each_slot for each_slot in turned if nodes[each_slot // each] in settled]
+            assert slot == (visited or turned)[0]
+
+
+def _halves(order: tuple[int, ...], third: int) -> tuple[int, ...]:
+    """Of one of three ranks, its experts and one of them once more where they are odd in number: two equal ranks."""
+    each = len(order) // 3
+    held = order[third * each : (third + 1) * each]
+    return held if each % 2 == 0 else (*held, held[0])
+
+
+def _allowed(order: tuple[int, ...], nodes: tuple[int, ...], rank: int, expert: int) -> list[int]:
+    each = len(order) // len(nodes)
+    slots = [slot for slot, held in enumerate(order) if held == expert]
+    return [slot for slot in slots if nodes[slot // each] == nodes[rank]] or slots
+
+
+@given(
+    edp=st.sampled_from([1, 2, 4]), ep=st.sampled_from([2, 4]), replicas=st.sampled_from([4, 8]),
+    cut=st.sampled_from(["no", "slots", "hidden"]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_what_one_rank_sends_is_what_the_other_waits_for(edp: int, ep: int, replicas: int, cut: str, seed: int) -> None:
+    """And every slot of a replicated expert, or the part of one that a rank has, gets those of all its other slots."""
+    (order,) = replicated(1, 8, ep, replicas, seed)["slots"]
+    boxes = [{"w": _box(len(order), ep, edp, rank, cut)} for rank in range(edp * ep)]
+    pairs = [list(_pairs("w", order, boxes, rank, ep)) for rank in range(edp * ep)]
+    for rank, own in enumerate(pairs):
+        for peer in range(edp * ep):
+            sent = sorted((pair.own, pair.other) for pair in own if pair.peer == peer)
+            awaited = sorted((pair.other, pair.own) for pair in pairs[peer] if pair.peer == rank)
+            assert sent == awaited
+        (first, *_), (count, *_) = boxes[rank]["w"]
+        for slot in range(first, first + count):
+            others = [other for other, expert in enumerate(order) if expert == order[slot] and other != slot]
+            assert sorted(pair.other for pair in own if pair.own == slot) == others
+
+
+def _box(slots: int, ep: int, edp: int, rank: int, cut: str) -> Box:
+    """What a rank holds of [slots, 4, 8]: whole slots of its ep rank, some of them, or a part of the last dimension."""
+    each, place = slots // ep, rank // ep
+    first = rank % ep * each
+    if cut == "slots":
+        share = -(-each // edp)
+        begin = min(each, place * share)
+        return (first + begin, 0, 0), (min(each, begin + share) - begin, 4, 8)
+    width = 8 // edp if cut == "hidden" else 8
+    return (first, 0, place * width if cut == "hidden" else 0), (each, 4, width)
+
+
 def test_tokens_take_replicas_in_turn() -> None:
     """One expert on all of four ranks, which lie on a node; ranks begin with different ones."""
     order = (0, 1, 0, 2, 0, 3, 0, 4)
@@ -53,13 +117,18 @@ def test_tokens_take_replicas_in_turn() -> None:
     assert begins == {0, 2, 4, 6}
 
 
-@pytest.mark.parametrize("order", [(2, 0, 1, 3), (0, 1, 0, 2)], ids=["permuted", "replicas"])
-def test_the_host_is_not_asked(order: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("order", "nodes"),
+    [((2, 0, 1, 3), (0, 0)), ((0, 1, 0, 2), (0, 0)), ((1, 2, 0, 1, 0, 2), (0, 1, 2))],
+    ids=["permuted", "replicas", "on several nodes"],
+)
+def test_the_host_is_not_asked(order: tuple[int, ...], nodes: tuple[int, ...]) -> None:
     """Tensors without values: whatever reads one on the host fails there."""
-    made = slot_table(order, [0, 0], 0, CPU)
-    counts = None if made.counts is None else made.counts.to("meta")
+    made = slot_table(order, nodes, 0, CPU)
+    parts = (made.turns, made.counts, made.nodes, made.settled)
     experts = torch.zeros(5, 2, dtype=torch.int64, device="meta")
-    assert SlotTable(made.turns.to("meta"), counts)(experts).shape == (5, 2)
+    table = SlotTable(*(part.to("meta") for part in parts if part is not None))
+    assert table(experts).shape == (5, 2)
 
 
 def test_orders_are_those_of_layers_with_experts() -> None:

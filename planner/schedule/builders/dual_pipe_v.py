@@ -44,5 +44,6 @@ SCHEDULE = Builder(
     chunks=range(2, 3),
     splits=True,
     place=vee,
+    waiting=1,
     searched=False,  # what it is for, two passes at once, is not priced
 )

@@ -19,5 +19,6 @@ SCHEDULE = Builder(
     source="arXiv:1811.06965",
     make=lambda ranks, microbatches, chunks: gpipe(ranks, microbatches),
     held=lambda ranks, microbatches, chunks, rank: Held(((microbatches, 0),), microbatches),
+    waiting=2,
     searched=False,  # as fast as 1F1B, and holds more
 )

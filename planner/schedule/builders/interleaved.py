@@ -6,6 +6,7 @@ from typing import Literal
 
 from ..action import Action
 from ..builder import ANY, Builder, Held
+from ..passes import DRAWN
 from ..schedule import Schedule
 
 
@@ -43,6 +44,20 @@ def _held(ranks: int, microbatches: int, chunks: int, rank: int) -> Held:
     return Held(((min(microbatches * chunks, 2 * (ranks - rank - 1) + (chunks - 1) * ranks + 1), 0),), 1)
 
 
+def _held_spread(ranks: int, microbatches: int, chunks: int, rank: int) -> Held:
+    """With as many forwards more as are drawn; of the last stage no more than a group of microbatches."""
+    losses = min(1 + DRAWN, ranks) if rank == ranks - 1 else 0
+    flying = _held(ranks, microbatches, chunks, rank).moments[0][0] + DRAWN
+    return Held(((min(microbatches * chunks, flying), 0),), losses)
+
+
 SCHEDULE = Builder(
-    name="interleaved", source="arXiv:2104.04473", make=interleaved, chunks=ANY, whole_groups=True, held=_held
+    name="interleaved",
+    source="arXiv:2104.04473",
+    make=interleaved,
+    chunks=ANY,
+    whole_groups=True,
+    held=_held,
+    held_spread=_held_spread,
+    waiting=2,
 )

@@ -26,5 +26,6 @@ SCHEDULE = Builder(
     make=looped_bfs,
     chunks=ANY,
     held=lambda ranks, microbatches, chunks, rank: Held(((microbatches * chunks, 0),), microbatches),
+    waiting=2,
     searched=False,  # interleaved 1F1B has the same bubble, and holds less
 )

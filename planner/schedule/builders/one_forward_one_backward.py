@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..builder import Builder, Held
+from ..passes import DRAWN
 from ..schedule import Schedule
 from ..spelling import spell
 
@@ -17,9 +18,17 @@ def one_forward_one_backward(ranks: int, microbatches: int) -> Schedule:
     return Schedule("1f1b", ranks, ranks, microbatches, tuple(rows))
 
 
+def _held_spread(ranks: int, microbatches: int, chunks: int, rank: int) -> Held:
+    """arXiv:2411.05288, figure 10 (a)."""
+    losses = min(1 + DRAWN, microbatches) if rank == ranks - 1 else 0
+    return Held(((min(ranks - rank + DRAWN, microbatches), 0),), losses)
+
+
 SCHEDULE = Builder(
     name="1f1b",
     source="arXiv:2006.09503",
     make=lambda ranks, microbatches, chunks: one_forward_one_backward(ranks, microbatches),
     held=lambda ranks, microbatches, chunks, rank: Held(((min(ranks - rank, microbatches), 0),), 1),
+    held_spread=_held_spread,
+    waiting=2,
 )

@@ -29,4 +29,5 @@ SCHEDULE = Builder(
     source="arXiv:2401.10241, section 3",
     make=lambda ranks, microbatches, chunks: zero_bubble_h1(ranks, microbatches),
     splits=True,
+    waiting=2,
 )

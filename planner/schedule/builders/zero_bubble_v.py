@@ -35,4 +35,5 @@ SCHEDULE = Builder(
     chunks=range(2, 3),
     splits=True,
     place=vee,
+    waiting=1,
 )
