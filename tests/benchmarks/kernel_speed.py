@@ -101,7 +101,7 @@ def check(kernel: Kernel, sizes: Sizes, dtype: str, device: str) -> None:
         exact = several(calls["eager"](**wide))
     allowed = kernel.tolerance[dtype]
     for x, y in zip(found, exact, strict=True):
-        torch.testing.assert_close(x.double(), y, rtol=allowed.relative, atol=allowed.absolute)
+        torch.testing.assert_close(x.double(), y.double(), rtol=allowed.relative, atol=allowed.absolute)
 
 
 def _is_float(x: Any) -> bool:
