@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from families import GPT2
 from harness import RankError, run_ranks
+from moe_families import DEEPSEEK_V3, MIXTRAL
 from plans import LLAMA, make_plan
-from training_ranks import flip_after_reading, save_after_a_flip
+from training_ranks import flip_after_reading, save_after_a_flip, save_and_read
 
 from meshwright.runtime.manifest import complete_checkpoints, read_manifest
+
+REPLICATED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "tp with sp": (LLAMA, {"tp": 2, "sp": True, "dp": 2, "zero": 0}),
+    "tp without sp": (LLAMA, {"tp": 4, "precision": "bf16"}),
+    "cp": (LLAMA, {"cp": 2, "dp": 2, "zero": 0}),
+    "tied ends": (GPT2, {"pp": 2, "dp": 2, "zero": 0}),
+    "experts": (MIXTRAL, {"dp": 2, "tp": 2, "sp": True, "ep": 2, "etp": 2, "zero": 0}),
+    "experts with a bias": (DEEPSEEK_V3, {"tp": 2, "sp": True, "dp": 2, "ep": 4, "zero": 0}),
+}
+
+
+@pytest.mark.parametrize("name", REPLICATED)
+def test_replicas_of_every_kind_agree_to_the_last_bit(name: str, tmp_path: Path) -> None:
+    config, levers = REPLICATED[name]
+    assert all(run_ranks(4, save_and_read, tmp_path, make_plan(config, **levers), timeout_s=120))
 
 
 def test_replicas_that_differ_in_one_bit_are_not_saved(tmp_path: Path) -> None:

@@ -77,6 +77,14 @@ def save_after_a_flip(root: Path, plan: Plan) -> None:
     saved.checkpointer.close()
 
 
+def save_and_read(root: Path, plan: Plan) -> bool:
+    """Whether replicas agree after steps: saving refuses where they do not."""
+    saved = _trained(plan, root)
+    saved.checkpointer.save(Position(2, 16))
+    saved.checkpointer.close()
+    return saved.checkpointer.restore() == Restored(Position(2, 16))
+
+
 def flip_after_reading(root: Path, plan: Plan) -> str:
     """What restoring says when reading leaves one bit wrong on one rank; files are whole."""
     saved = _trained(plan, root)
