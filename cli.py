@@ -17,6 +17,10 @@ from . import __version__, options
 from .errors import InputError, MeshwrightError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .planner.plan import Plan
+    from .planner.search.explanation import Explanation
     from .planner.search.request import Request
 
 app = typer.Typer(
@@ -113,18 +117,19 @@ def plan(
 def _plan(request: Request, contingency: int, explain: bool, out: Path | None, json: bool) -> None:
     """One plan for one cluster."""
     _check_outputs(None, out)
-    from .display.plan import show_plan
     from .display.progress import explaining, preparing, searching
     from .planner.contract import plan_json
     from .planner.search.choose import choose
-    from .planner.search.contingency import with_contingency
-    from .planner.search.explanation import check_explainable, explanation
 
     if explain:
+        from .planner.search.explanation import check_explainable, explanation
+
         check_explainable(request)
     with searching() as progress:
         found = choose(request, progress)
     if contingency:
+        from .planner.search.contingency import with_contingency
+
         with preparing() as progress:
             found = with_contingency(request, found, contingency, progress)
     if out:
@@ -136,8 +141,14 @@ def _plan(request: Request, contingency: int, explain: bool, out: Path | None, j
     _print(
         json,
         lambda: plan_json(found) | ({"explanation": why.to_json()} if why else {}),
-        lambda console: show_plan(console, found, why),
+        lambda console: _show_plan(console, found, why),
     )
+
+
+def _show_plan(console: Console, found: Plan, why: Explanation | None) -> None:
+    from .display.plan import show_plan
+
+    show_plan(console, found, why)
 
 
 def _compare_clusters(requests: dict[str, Request], picture: Path | None, out: Path | None, json: bool) -> None:
@@ -233,10 +244,13 @@ def _check_outputs(picture: Path | None, *others: Path | None) -> None:
     from functools import partial
 
     from .errors import gather
-    from .planner.simulate.picture import check_suffix
     from .schema import check_output
 
-    checks = [partial(check_suffix, picture), partial(check_output, picture)] if picture else []
+    checks: list[partial[None]] = []
+    if picture:
+        from .planner.simulate.picture import check_suffix  # with all that can be drawn
+
+        checks = [partial(check_suffix, picture), partial(check_output, picture)]
     gather(*checks, *(partial(check_output, path) for path in others if path))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-from .console import stderr
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 def searching() -> AbstractContextManager[Callable[[int, int], None]]:
@@ -32,14 +33,10 @@ def comparing() -> AbstractContextManager[Callable[[int, int], None]]:
 
 @contextmanager
 def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with _progress(*columns) as progress:
+    with _bar(counts=True) as progress:
+        if progress is None:
+            yield lambda done, total: None
+            return
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
@@ -47,11 +44,25 @@ def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def measuring() -> Iterator[Callable[[str, float], None]]:
     """A bar over the measurements; the callback takes (what is measured, fraction done)."""
-    with _progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()) as progress:
+    with _bar(counts=False) as progress:
+        if progress is None:
+            yield lambda what, fraction: None
+            return
         task = progress.add_task("measuring", total=1.0)
         yield lambda what, fraction: progress.update(task, description=f"measuring {what}", completed=fraction)
 
 
-def _progress(*columns: SpinnerColumn | TextColumn | BarColumn | MofNCompleteColumn | TimeElapsedColumn) -> Progress:
-    console = stderr()
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+@contextmanager
+def _bar(counts: bool) -> Iterator[Progress | None]:
+    """None where nobody watches: what draws it is not imported then."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from .console import stderr
+
+    counted = [MofNCompleteColumn()] if counts else []
+    columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), *counted, TimeElapsedColumn()]
+    with Progress(*columns, console=stderr(), transient=True) as progress:
+        yield progress

@@ -146,6 +146,8 @@ def _loses(
 
 def _runs(setting: Setting, configuration: Configuration) -> str:
     found = runtime_problems(setting, configuration)
+    if not found and configuration.expert_replicas and setting.routing is None:
+        return "The built-in runtime cannot run it: a trace must say which experts have copies (--routing)."
     if not found:
         return "The built-in runtime can run it."
     return f"The built-in runtime cannot run it: {found[0].rule.replace('the built-in runtime', 'it')}."

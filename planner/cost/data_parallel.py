@@ -105,10 +105,10 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
     after = _with_sums(configuration, after, seen, held)
     gathers, late_s = [known[key][0] for key in keys], _late_s(configuration, after) if after else ()
     if costs.shared.total:  # gathered with a rank's first stage, reduced after everything else
-        slowest = setting.used(configuration)
+        slowest, firsts = setting.used(configuration), _firsts(configuration)
         gather_s, reduce_s = _collectives_s(slowest, configuration, costs.shared, 1)
         reduce_s += _copies_s(slowest, configuration, costs.shared)
-        gathers = [each + gather_s * (stage in _firsts(configuration)) for stage, each in enumerate(gathers)]
+        gathers = [each + gather_s * (stage in firsts) for stage, each in enumerate(gathers)]
         late_s = tuple(each + reduce_s for each in late_s or (0.0,) * configuration.mesh.pp)
     return replace(
         pipeline,

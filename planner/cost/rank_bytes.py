@@ -102,15 +102,21 @@ class RankBytes:
 
     def _parts(self, contents: Contents) -> tuple[int, int, int, int, int, int, int]:
         """The bytes of `memory`, in its order."""
-        setting, shard = self.setting, owned(contents.held, self.configuration)
-        activations, logits, passing = max(self._moments(contents), key=sum)
+        shard = owned(contents.held, self.configuration)
+        moments = self._moments(contents)
+        activations, logits, passing = max(moments, key=sum) if len(moments) > 1 else moments[0]
         buffers = passing + self._buffers + self._zero_buffers(shard)
         comes_and_goes = activations + logits + buffers
         fragments = self._keeps.fragments * comes_and_goes + self._late_gathers
         resident = self._resident(contents.held, shard)
         passes = round(activations), round(logits), round(buffers)
-        room = setting.memory_limit_bytes - setting.context_bytes - sum(resident) - sum(passes)
+        room = self._limit - sum(resident) - sum(passes)
         return (*resident, *passes, round(min(fragments, max(STUCK * comes_and_goes, room))))
+
+    @cached_property
+    def _limit(self) -> int:
+        """Bytes of the device that the context leaves."""
+        return self.setting.memory_limit_bytes - self.setting.context_bytes
 
     def _held(self, layers: Sequence[range], first: bool, last: bool) -> Held:
         """Parameters that do not come and go."""
@@ -153,17 +159,18 @@ class RankBytes:
     def _layers_backward(self, contents: Contents) -> Moment:
         """While the largest layer goes backward, recomputed first where that was chosen. The logits of its microbatch
         are gone by then; GPipe still holds those of the others."""
-        activations = contents.kept + (self._costs.largest.activation_bytes if contents.full else 0.0)
-        return Moment(activations, self._waiting_logits(contents.last), self._layer_passing)
-
-    def _waiting_logits(self, last: bool) -> float:
+        (again, passing), logits = self._layer, 0.0
         if self._spread:
-            return self._waiting * self._softmax
-        return self._other_losses * self._softmax if last else 0.0
+            logits = self._waiting * self._softmax
+        elif contents.last:
+            logits = self._other_losses * self._softmax
+        return Moment(contents.kept + (again if contents.full else 0.0), logits, passing)
 
     @cached_property
-    def _layer_passing(self) -> float:
-        return self._costs.largest.transient_bytes + self._weight_gradients
+    def _layer(self) -> tuple[float, float]:
+        """Activations of the largest layer, and what passes while it goes backward."""
+        largest = self._costs.largest
+        return largest.activation_bytes, largest.transient_bytes + self._weight_gradients
 
     @cached_property
     def _loss(self) -> tuple[float, float]:

@@ -15,8 +15,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..plan import Breakdown, Prediction
 from .setting import Setting
 from .step import MEASURED
@@ -64,6 +62,8 @@ class Risk:
         return self._factor(min(*highs, *measured, math.inf), 0.0)
 
     def _factor(self, high: float, share: float) -> float:
+        import numpy as np  # which takes a while, and few plans are judged by their risk
+
         logits = [_logit(each) for each in QUANTILES]
         quantile = float(np.interp(_logit(self.probability), logits, list(QUANTILES.values())))
         return math.exp(math.log(high) * quantile * (STILL + MORE * min(MOST, share)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ..configuration import Configuration, Recompute
 from ..simulate.work import Work
 from .balance import counts_s
@@ -18,11 +20,7 @@ reduce-scatter, and in the backward the inputs gathered once more."""
 
 def stage_times(setting: Setting, configuration: Configuration) -> Work:
     """The pipeline alone: one microbatch through every virtual stage, exposed communication inside a layer included."""
-    places = configuration.placement
-    stages = [
-        _stage_s(setting.at(configuration, places[stage]), configuration, stage)
-        for stage in range(len(configuration.stage_layers))
-    ]
+    stages = list(_stages_s(setting, configuration))
     forward, backward, inputs, weights = zip(*stages, strict=True)
     return Work(
         forward,
@@ -35,18 +33,18 @@ def stage_times(setting: Setting, configuration: Configuration) -> Work:
     )
 
 
-def _stage_s(setting: Setting, configuration: Configuration, stage: int) -> tuple[float, float, float, float]:
-    """Forward, backward, and the halves of the latter, of one virtual stage."""
-    costs, layers = setting.costs(configuration), configuration.layer_range(stage)
-    choice = configuration.recompute[configuration.rank_of(stage)]
-    return range_s(setting, configuration, layers, choice, ends_of(costs, stage, len(configuration.stage_layers)))
-
-
-def range_s(
-    setting: Setting, configuration: Configuration, layers: range, choice: Recompute, ends: list[Block]
-) -> tuple[float, float, float, float]:
-    """The same of a stage of these layers and end blocks, whatever the configuration says of either."""
-    return StageSeconds(setting, configuration, choice, ends).of(layers.start, layers.stop)
+def _stages_s(setting: Setting, configuration: Configuration) -> Iterator[tuple[float, float, float, float]]:
+    """Forward, backward, and the halves of the latter, of every virtual stage."""
+    known: dict[tuple[Setting, Recompute, bool, bool], StageSeconds] = {}
+    last, start = len(configuration.stage_layers) - 1, 0
+    for stage, (rank, count) in enumerate(zip(configuration.placement, configuration.stage_layers, strict=True)):
+        seen, choice = setting.at(configuration, rank), configuration.recompute[rank]
+        key = seen, choice, stage == 0, stage == last
+        if key not in known:
+            ends = ends_of(seen.costs(configuration), stage, last + 1)
+            known[key] = StageSeconds(seen, configuration, choice, ends)
+        yield known[key].of(start, start + count)
+        start += count
 
 
 class StageSeconds:
@@ -73,22 +71,27 @@ class StageSeconds:
 
     def of(self, start: int, stop: int) -> tuple[float, float, float, float]:
         """Forward, backward, and the halves of the latter, of layers start..stop-1."""
+        return next(self.growing(start, stop))
+
+    def growing(self, start: int, first: int) -> Iterator[tuple[float, float, float, float]]:
+        """The same of layers start..first-1, then of one more, and so on to the last layer."""
         forwards, backwards, exposed, exposed_back, weights = self._sums
-        setting, again, rings_s = self._setting, self._again, (stop - start) * self._rings * self._latency_s
-        host_s, alone_s = _host_s(setting, start, stop), _waits_s(setting, start, stop)
-        counted_s = self._counted_s(start, stop)
-        forward_s = forwards[stop] - forwards[start] + self._forward_s + self._chunks_s + counted_s
-        backward_s = backwards[stop] - backwards[start] + self._backward_s
-        waits_s = counted_s + exposed[stop] - exposed[start] + self._waits_s
-        back_s = exposed_back[stop] - exposed_back[start] + self._waits_back_s
-        weight_s = weights[stop] - weights[start]
-        extra_s = (again - 1) * alone_s
-        return (
-            _issued(forward_s, waits_s, host_s, rings_s) + alone_s,
-            _issued(backward_s, back_s, again * host_s, again * rings_s) + extra_s,
-            _issued(backward_s - weight_s, back_s, again * host_s, again * rings_s) + extra_s,
-            weight_s,
-        )
+        again, rings, latency_s, setting = self._again, self._rings, self._latency_s, self._setting
+        for stop in range(first, len(forwards)):
+            host_s, alone_s = _host_s(setting, start, stop), _waits_s(setting, start, stop)
+            rings_s, counted_s = (stop - start) * rings * latency_s, self._counted_s(start, stop)
+            forward_s = forwards[stop] - forwards[start] + self._forward_s + self._chunks_s + counted_s
+            backward_s = backwards[stop] - backwards[start] + self._backward_s
+            waits_s = counted_s + exposed[stop] - exposed[start] + self._waits_s
+            back_s = exposed_back[stop] - exposed_back[start] + self._waits_back_s
+            weight_s, extra_s = weights[stop] - weights[start], (again - 1) * alone_s
+            host_back_s, rings_back_s = again * host_s, again * rings_s
+            yield (
+                _issued(forward_s, waits_s, host_s, rings_s) + alone_s,
+                _issued(backward_s, back_s, host_back_s, rings_back_s) + extra_s,
+                _issued(backward_s - weight_s, back_s, host_back_s, rings_back_s) + extra_s,
+                weight_s,
+            )
 
     def _counted_s(self, start: int, stop: int) -> float:
         """Until ranks have told each other what their routers chose."""
@@ -99,7 +102,9 @@ class StageSeconds:
 def _issued(device_s: float, waits_s: float, host_s: float, rings_s: float) -> float:
     """Seconds of one direction: its compute, or the host's time to issue it where that is longer, and the
     communication that nothing hides."""
-    return max(max(device_s - waits_s, host_s) + waits_s, host_s + rings_s)
+    busy_s = device_s - waits_s
+    busy_s = (host_s if host_s > busy_s else busy_s) + waits_s
+    return max(busy_s, host_s + rings_s)
 
 
 def _host_s(setting: Setting, start: int, stop: int) -> float:

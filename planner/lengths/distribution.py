@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 from statistics import NormalDist
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from ...schema import Frozen
 
-Integers = NDArray[np.int64]
+if TYPE_CHECKING:  # imported where numbers are drawn: jobs whose sequences are all as long do without
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .integers import Integers
 
 MOST = 10**12
 """Tokens, more than any sequence has: what follows from them stays a number of 64 bits."""
@@ -58,6 +60,8 @@ class Histogram(Frozen):
 
     def at(self, uniform: NDArray[np.float64]) -> Integers:
         """The quantiles at numbers of [0, 1)."""
+        import numpy as np
+
         ends = np.cumsum(np.array(self.counts, dtype=np.float64)) / sum(self.counts)
         places = np.minimum(np.searchsorted(ends, uniform, side="right"), len(self.lengths) - 1)
         return np.array(self.lengths, dtype=np.int64)[places]
@@ -101,6 +105,8 @@ class Lognormal(Frozen):
 
     def at(self, uniform: NDArray[np.float64]) -> Integers:
         """The quantiles at numbers of (0, 1)."""
+        import numpy as np
+
         normal = np.array([_NORMAL.inv_cdf(each) for each in uniform])
         return np.clip(np.rint(self.median * np.exp(self.sigma * normal)), 1, MOST).astype(np.int64)
 
@@ -121,5 +127,7 @@ Lengths = Annotated[
 
 def sample(lengths: Histogram | Lognormal, count: int, seq_len: int, seed: int, step: int = 0) -> Integers:
     """Lengths of the sequences of one step, [count], none above seq_len. Equal seeds and steps give equal lengths."""
+    import numpy as np
+
     uniform = np.random.default_rng([seed, step]).random(count)
     return np.minimum(lengths.at(np.clip(uniform, 1e-12, 1 - 1e-12)), seq_len)

@@ -17,8 +17,9 @@ from ..schedule import build
 from ..simulate.engine import StepTime, step_time
 from ..simulate.work import Work
 from .bound import lower_bound_s
-from .distribution import Integers, sample
+from .distribution import sample
 from .instance import Instance
+from .integers import Integers
 from .packing import packed
 from .prices import Prices, multiple_of
 from .solve import Solution, solve

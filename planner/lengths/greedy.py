@@ -18,8 +18,8 @@ import numpy as np
 
 from .assignment import Pack, timed
 from .bound import Line, lines
-from .distribution import Integers
 from .instance import Floats, Instance
+from .integers import Integers
 
 
 @dataclass(slots=True)

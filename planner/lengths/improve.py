@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .assignment import Assignment, assemble, timed
-from .distribution import Integers
 from .instance import Floats, Instance
+from .integers import Integers
 
 MOST_CHANGES = 200
 SMALLEST = 1e-5

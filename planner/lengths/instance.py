@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .distribution import Integers
+from .integers import Integers
 
 Floats = NDArray[np.float64]
 

@@ -23,8 +23,8 @@ from ..cost.sharding import sharding_of
 from ..cost.stage import chunks_s, ends_of, stage_times
 from ..model import Layer
 from ..sequence import local_tokens
-from .distribution import Integers
 from .instance import Floats, Instance
+from .integers import Integers
 
 LENGTHS, TOKENS = 128, 48
 """How many sequence lengths, and numbers of tokens, are priced."""

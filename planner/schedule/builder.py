@@ -22,9 +22,12 @@ class Held(NamedTuple):
 
     def covers(self, other: Held) -> bool:
         """Whether another rank never holds more than this one can."""
-        return self.losses >= other.losses and all(
-            any(mine[0] >= each[0] and mine[1] >= each[1] for mine in self.moments) for each in other.moments
-        )
+        if self.losses < other.losses:
+            return False
+        for backward, weight in other.moments:
+            if not any(mine[0] >= backward and mine[1] >= weight for mine in self.moments):
+                return False
+        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +35,9 @@ class Builder:
     """One schedule. A file of `builders/` makes one of these, called SCHEDULE, and nothing else names it.
 
     `make(ranks, microbatches, chunks)` lists the actions; `chunks` are the virtual stages of a rank. `held`, where
-    there is a closed form, says what one rank holds: `held(ranks, microbatches, chunks, rank)`; `held_spread` says the
-    same where the vocabulary is spread over two ranks or more, and `waiting` of how many microbatches a rank then has
-    logits, at most, whose gradients are not there yet (0: nobody knows without playing it).
+    there is a closed form, says what one rank holds: `held(ranks, microbatches, chunks, rank)`, or None where it does
+    not go; `held_spread` says the same where the vocabulary is spread over two ranks or more, and `waiting` of how many
+    microbatches a rank then has logits, at most, whose gradients are not there yet (0: it has to be played).
     """
 
     name: str
@@ -44,8 +47,8 @@ class Builder:
     whole_groups: bool = False  # microbatches in multiples of ranks
     splits: bool = False  # backward in two halves
     place: Callable[[int, int], Placement] = loop
-    held: Callable[[int, int, int, int], Held] | None = None
-    held_spread: Callable[[int, int, int, int], Held] | None = None
+    held: Callable[[int, int, int, int], Held | None] | None = None
+    held_spread: Callable[[int, int, int, int], Held | None] | None = None
     waiting: int = 0
     searched: bool = True  # whether a plan that nobody pinned may have it
 

@@ -65,9 +65,8 @@ def held(name: str, ranks: int, microbatches: int, chunks: int, rank: int) -> He
     """What one rank holds at its fullest moments: by closed form, else from the actions themselves, of which as many
     microbatches as the pipeline has stages show all that more of them would hold (a rhythm repeats)."""
     builder = table()[name]
-    if builder.held is not None:
-        return builder.held(ranks, microbatches, chunks, rank)
-    return _held(name, ranks, min(microbatches, ranks * chunks), chunks, rank)
+    closed = builder.held and builder.held(ranks, microbatches, chunks, rank)
+    return closed or _held(name, ranks, min(microbatches, ranks * chunks), chunks, rank)
 
 
 @lru_cache(maxsize=4096)
@@ -144,9 +143,11 @@ def _held_spread(name: str, ranks: int, microbatches: int, chunks: int, in_fligh
     few = min(microbatches, 2 * ranks * chunks)
     if held(name, ranks, few, chunks, 0) != held(name, ranks, microbatches, chunks, 0):
         few = microbatches
-    closed = table()[name].held_spread
-    if closed is not None and ranks > 1 and not in_flight:
-        return closed(ranks, few, chunks, rank)
+    builder = table()[name]
+    if builder.held_spread and ranks > 1 and not in_flight:
+        closed = builder.held_spread(ranks, few, chunks, rank)
+        if closed is not None:
+            return closed
     return held_by(spread(name, ranks, few, chunks, in_flight), rank)
 
 

@@ -19,8 +19,6 @@ from .ranks import Ranks
 
 TOLERANCE = 1e-4
 """Relative, of the threshold: the bound is lower by as much at the most."""
-LOOK_AHEAD = 4
-"""Ranks between two looks at whether those that follow can take the rest."""
 _ROUNDING = 1 - 1e-11
 
 
@@ -106,18 +104,7 @@ class Bottleneck:
                 return None
             found.append((layers, choice))
             start += layers
-            looks = self.limited and (rank < LOOK_AHEAD or rank % LOOK_AHEAD == 0)
-            if looks and not self._in_time(rank + 1, start, limit_s):
-                return None
         return found if start == ranks.layers else None
-
-    def _in_time(self, first: int, start: int, limit_s: float) -> bool:
-        """Whether ranks from `first` on had the time for all layers from `start` on, if they had room."""
-        ranks = self.ranks
-        for rank in range(first, ranks.count):
-            left = ranks.count - rank - 1
-            start += self.take(rank, start, ranks.layers - start - left, limit_s, limited=False)[0]
-        return start == ranks.layers
 
     def take(
         self,
@@ -142,9 +129,7 @@ class Bottleneck:
             if layers <= best or layers < needed:
                 break
             if self.limited and limited:
-                if needed > best and not among.has_room(rank, start, needed, choice):
-                    continue
-                layers = among.with_room(rank, start, layers, choice)
+                layers = among.with_room(rank, start, layers, choice, needed if needed > best else 0)
             if layers > best:
                 best, chosen = layers, choice
         return best, chosen
@@ -181,7 +166,7 @@ def crowded_s(ranks: Ranks) -> float:
     found, middle = [0.0], 1
     for among, count in ranks.kinds:
         layers = -(-count // ranks.count)
-        roomy = (choice for choice in among.choices if among.with_room(middle, 0, layers, choice) == layers)
+        roomy = (choice for choice in among.choices if among.has_room(middle, 0, layers, choice))
         busy = (among.alone_s(layers, choice) for choice in roomy)
         found.append(ranks.recipe.microbatches * next(busy, math.inf))
     return max(found) * _ROUNDING

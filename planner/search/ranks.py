@@ -22,7 +22,6 @@ from ..schedule import CUSTOM
 from ..schedule.table import splits
 from .rooms import Rooms
 
-
 Seconds = list[float]
 """By number of layers; they never fall, and those of no layers at all are below any limit."""
 Known = dict[tuple[int, bool, bool, Recompute, bool], Seconds]
@@ -44,7 +43,8 @@ class Ranks:
     ):
         self.setting, self.recipe = setting, recipe
         self.lightest = lightest or recipe  # what memory is asked of
-        self.choices = _saving(setting, recipe, choices)
+        self.costs = setting.costs(recipe)
+        self.choices = _saving(self.costs, choices)
         self.count, self.places = recipe.mesh.pp, recipe.placement
         self.plain = self.places == tuple(range(self.count))  # one stage a rank, in their order
         self.layers = len(setting.architecture.layers)
@@ -54,10 +54,6 @@ class Ranks:
         self._alike = setting.architecture.alike
         self._known: Known = {} if known is None else known  # of recipes that share out a microbatch alike
         self._seconds: dict[tuple[int, int, Recompute], Seconds] = {}
-
-    @cached_property
-    def costs(self) -> ModelCosts:
-        return self.setting.costs(self.recipe)
 
     @cached_property
     def hop_s(self) -> float:
@@ -128,9 +124,8 @@ class Ranks:
         key = start, first, last, choice, self.halves
         if key not in self._known:
             ends = ([self.costs.embedding] if first else []) + ([self.costs.head] if last else [])
-            of, passes_s = StageSeconds(self.setting, self.recipe, choice, ends).of, self.passes_s
-            stages = (of(start, stop) for stop in range(start + 1, self.layers + 1))
-            self._known[key] = [-math.inf, *(self._least_s(*stage) + passes_s for stage in stages)]
+            stages = StageSeconds(self.setting, self.recipe, choice, ends).growing(start, start + 1)
+            self._known[key] = [-math.inf, *(self._least_s(*stage) + self.passes_s for stage in stages)]
         return self._known[key]
 
     def _least_s(self, forward: float, backward: float, inputs: float, weights: float) -> float:
@@ -198,11 +193,11 @@ class Ranks:
 
     @cached_property
     def _rooms(self) -> Rooms:
-        return Rooms(self.setting, self.lightest, self.count)
+        return Rooms(self.setting, self.lightest)
 
-    def with_room(self, rank: int, start: int, layers: int, choice: Recompute) -> int:
-        """The most of so many layers from `start` on that a rank can hold."""
-        return self._rooms.most(rank, self._alike[start], layers, choice)
+    def with_room(self, rank: int, start: int, layers: int, choice: Recompute, needed: int = 0) -> int:
+        """The most of so many layers from `start` on that a rank can hold; fewer than `needed` are as good as none."""
+        return self._rooms.most(rank, self._alike[start], layers, choice, needed)
 
     def has_room(self, rank: int, start: int, layers: int, choice: Recompute) -> bool:
         """Whether a rank can hold so many layers from `start` on."""
@@ -218,8 +213,8 @@ class Ranks:
         return [(among, layers.count(kind)) for among, kind in zip(alone, kinds, strict=True)]
 
 
-def _saving(setting: Setting, recipe: Configuration, choices: tuple[Recompute, ...]) -> tuple[Recompute, ...]:
+def _saving(costs: ModelCosts, choices: tuple[Recompute, ...]) -> tuple[Recompute, ...]:
     """Selective recomputation of what no kernel keeps saves nothing, and takes time."""
-    if len(choices) > 1 and setting.costs(recipe).selective_is_idle:
+    if len(choices) > 1 and costs.selective_is_idle:
         return tuple(choice for choice in choices if choice != "selective")
     return choices

@@ -96,16 +96,15 @@ class _Rooms:
     def __init__(self, setting: Setting, configuration: Configuration):
         self._setting, self._configuration = setting, configuration
         self._ends = configuration.placement[0], configuration.placement[-1]
-        self._fit: dict[tuple[Recompute, tuple[object, ...]], list[Held]] = {}
-        self._unfit: dict[tuple[Recompute, tuple[object, ...]], list[Held]] = {}
+        self._layers = _layers_of_ranks(setting, configuration)
+        self._fit: dict[tuple[Recompute, tuple[int, ...]], list[Held]] = {}
+        self._unfit: dict[tuple[Recompute, tuple[int, ...]], list[Held]] = {}
         self._bytes = RankBytes(setting, configuration)
 
     def fits(self, rank: int, choice: Recompute) -> bool:
         if rank in self._ends:
             return self._ask(rank, choice)
-        layers = self._setting.architecture.layers
-        ranges = (self._configuration.layer_range(stage) for stage in self._configuration.stages_of(rank))
-        key = choice, tuple(layers[each.start : each.stop] for each in ranges)
+        key = choice, self._layers[rank]
         fit, unfit = self._fit.setdefault(key, []), self._unfit.setdefault(key, [])
         held = held_of(self._configuration, rank)
         if any(other.covers(held) for other in fit):
@@ -125,6 +124,17 @@ class _Rooms:
     def _ask(self, rank: int, choice: Recompute) -> bool:
         contents = self._bytes.contents_of(self._configuration, rank, choice)
         return self._bytes.total(contents) <= self._setting.memory_limit_bytes
+
+
+def _layers_of_ranks(setting: Setting, configuration: Configuration) -> list[tuple[int, ...]]:
+    """By rank, of each of its stages where equal kinds of layers begin and how many it has: ranks of which both are
+    equal have equal layers."""
+    alike, start = setting.architecture.alike, 0
+    found: list[tuple[int, ...]] = [()] * configuration.mesh.pp
+    for rank, count in zip(configuration.placement, configuration.stage_layers, strict=True):
+        found[rank] = (*found[rank], alike[start], count)
+        start += count
+    return found
 
 
 MOST_SPLITS = 200

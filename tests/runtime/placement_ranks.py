@@ -28,6 +28,8 @@ def train_and_compare(plan: Plan, steps: int, folder: Path) -> tuple[list[str], 
     losses = training.steps(0, steps)
     named, unequal = dict(training.model.named_parameters()), []
     for name, order in training.model.orders.items():
+        if name not in named:  # of another stage
+            continue
         slots = [each for each in slots_by_expert(order) if len(each) > 1]
         assert slots  # or there is nothing to compare
         for tensor in (named[name].detach(), *_moments(training, name).values()):

@@ -20,11 +20,17 @@ STEPS = 30
 
 @pytest.mark.parametrize(
     "options",
-    [{"dp": 4, "zero": 1, **placed(MIXTRAL, 2, 4)}, {"dp": 4, "zero": 3, "microbatch": 1, **placed(MIXTRAL, 4, 8)}],
-    ids=["ep2 zero 1", "ep4 zero 3"],
+    [
+        {"dp": 4, "zero": 1, **placed(MIXTRAL, 2, 4)},
+        {"dp": 4, "zero": 3, "microbatch": 1, **placed(MIXTRAL, 4, 8)},
+        {"dp": 2, "offload": 1.0, **placed(MIXTRAL, 2, 4)},
+        {"pp": 2, "dp": 2, "precision": "bf16", **placed(MIXTRAL, 2, 4)},
+    ],
+    ids=["ep2 zero 1", "ep4 zero 3", "ep2 states on the host", "pp2 ep2 bf16"],
 )
 def test_replicas_are_equal_to_the_last_bit_after_many_steps(options: dict[str, Any], tmp_path: Path) -> None:
-    found = run_ranks(4, placement_ranks.train_and_compare, make_plan(MIXTRAL, **options), STEPS, tmp_path)
+    plan = make_plan(MIXTRAL, **options)
+    found = run_ranks(plan.configuration.mesh.world, placement_ranks.train_and_compare, plan, STEPS, tmp_path)
     for unequal, losses in found:
         assert unequal == []
         assert losses[-1] < losses[0] - 0.5

@@ -16,6 +16,7 @@ from meshwright.runtime.blocks.shape import read_shape
 from meshwright.runtime.checks import problems
 from meshwright.runtime.parallel.expert.copies import Box, _pairs
 from meshwright.runtime.parallel.expert.table import SlotTable, slot_table
+from meshwright.runtime.placement import domain_of
 from meshwright.runtime.recipe import Recipe
 from meshwright.runtime.replica_checks import capacity_problems
 from meshwright.runtime.slots import layer_orders, orders_of
@@ -138,6 +139,13 @@ def test_orders_are_those_of_layers_with_experts() -> None:
     names = {f"model.layers.{layer}.mlp.experts.{name}_proj" for layer in (0, 2) for name in ("gate", "up", "down")}
     assert orders_of(plan, read_shape(QWEN2_MOE)).keys() == names
     assert orders_of(make_plan(QWEN2_MOE, dp=2, ep=2), read_shape(QWEN2_MOE)) == {}
+
+
+def test_near_is_what_the_fast_fabric_joins() -> None:
+    plan = make_plan(MIXTRAL, dp=4, ep=4, nodes=2)
+    assert [domain_of(plan, rank) for rank in range(4)] == [(0, 0), (0, 0), (0, 1), (0, 1)]
+    turned = make_plan(MIXTRAL, dp=4, ep=4, nodes=2, rank_map=(2, 0, 3, 1))
+    assert [domain_of(turned, rank) for rank in range(4)] == [(0, 1), (0, 0), (0, 1), (0, 0)]
 
 
 def test_what_does_not_run_is_refused() -> None:

@@ -6,7 +6,7 @@ and weight gradient take equally long, and no rank holds more than the first one
 
 from __future__ import annotations
 
-from ..builder import Builder
+from ..builder import Builder, Held
 from ..placement import vee
 from ..schedule import Schedule
 from ..spelling import spell
@@ -28,6 +28,21 @@ def zero_bubble_v(ranks: int, microbatches: int) -> Schedule:
     return Schedule("zb-v", ranks, 2 * ranks, microbatches, tuple(rows), vee(ranks, 2 * ranks))
 
 
+def _held(ranks: int, microbatches: int, chunks: int, rank: int, drawn: int = 0) -> Held | None:
+    """Where microbatches fill the V: it is full of forwards, or of one less and one that waits for its weight gradient;
+    and a lower rank puts more weight gradients off at the end."""
+    if microbatches < 2 * ranks - 1:
+        return None
+    full = 2 * ranks + drawn
+    late = [(ranks - 2 + rank - each, 2 + each) for each in range(2 * rank)]
+    return Held(((full, 0), (full - 1, 1), *late), 0 if rank else 1 + drawn)
+
+
+def _held_spread(ranks: int, microbatches: int, chunks: int, rank: int) -> Held | None:
+    """With one forward more: a second one would never end."""
+    return _held(ranks, microbatches, chunks, rank, drawn=1)
+
+
 SCHEDULE = Builder(
     name="zb-v",
     source="arXiv:2401.10241, section 6; arXiv:2405.15362",
@@ -35,5 +50,7 @@ SCHEDULE = Builder(
     chunks=range(2, 3),
     splits=True,
     place=vee,
+    held=_held,
+    held_spread=_held_spread,
     waiting=1,
 )

@@ -26,6 +26,7 @@ from meshwright.planner.plan import Plan, load_plan
 from meshwright.planner.search.request import Request
 from meshwright.planner.search.search import find_plan
 from meshwright.planner.simulate.simulation import simulate
+from meshwright.runtime.checks import problems
 
 PINS = ["dp=16", "tp=1", "cp=1", "microbatch=1", "zero=1", "schedule=1f1b", "recompute=full"]
 
@@ -92,6 +93,15 @@ def test_without_a_trace_the_plan_says_that_routing_is_taken_as_balanced():
     found = find_plan(ask(None, "ep=16"))
     assert (found.placement, found.routing) == (None, None)
     assert any("taken as balanced" in each for each in found.why)
+
+
+def test_copies_of_nobody_knows_what_are_said_not_to_run(trace):
+    """As the launcher says it: which experts have copies is for a trace to say."""
+    unknown, known = (find_plan(ask(given, "ep=16", "expert_replicas=16")) for given in (None, trace))
+    assert any("cannot run it: a trace must say which experts have copies" in each for each in unknown.why)
+    assert any("The built-in runtime can run it." in each for each in known.why)
+    assert [problem.field for problem in problems(unknown, 16)] == ["expert_replicas"]
+    assert problems(known, 16) == []
 
 
 def test_copies_are_proposed_only_where_they_pay(trace):

@@ -1,0 +1,78 @@
+"""What ranks have room for, and how long they take, against whole configurations that are priced one by one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshwright.planner.configuration import Configuration
+from meshwright.planner.cost.footprint import rank_memory
+from meshwright.planner.cost.setting import Setting
+from meshwright.planner.cost.stage import stage_times
+from meshwright.planner.pins import Pins
+from meshwright.planner.search.ranks import Ranks
+from meshwright.planner.search.rooms import Rooms
+from meshwright.planner.search.space import recipes, shares
+
+from .small import requests_of
+
+LAYERS = 9
+CHOICES = ("none", "selective", "full")
+SCHEDULES = [("1f1b", 1), ("gpipe", 1), ("zb-h1", 1), ("interleaved", 2), ("zb-v", 2)]
+
+
+def _recipe(schedule: str, vpp: int, memory: float, spread: bool) -> tuple[Setting, Configuration]:
+    setting = requests_of("llama-3.1-8b", layers=LAYERS, devices=4, memory=memory).setting()
+    pins = Pins(pp=4, tp=1, schedule=schedule, vpp=vpp, microbatch=1, zero=0, spread_vocabulary=spread)
+    return setting, next(recipes(setting, pins, next(shares(setting, pins))))
+
+
+def _with(recipe: Configuration, rank: int, start: int, layers: int, choice: str) -> Configuration:
+    """Of one rank so many layers from `start` on, evenly over its stages."""
+    counts, stages = [0] * len(recipe.placement), recipe.stages_of(rank)
+    counts[0] = start if stages[0] else 0
+    few, more = divmod(layers, len(stages))
+    for place, stage in enumerate(stages):
+        counts[stage] = few + (place < more)
+    return replace(recipe, stage_layers=tuple(counts), recompute=(choice,) * recipe.mesh.pp)  # type: ignore[arg-type]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(SCHEDULES), st.sampled_from([0.15, 0.25, 0.4]), st.booleans(), st.data())
+def test_rooms_are_those_of_whole_configurations(
+    schedule: tuple[str, int], memory: float, spread: bool, data: st.DataObject
+) -> None:
+    """Whatever was asked before."""
+    setting, recipe = _recipe(*schedule, memory, spread)
+    rooms = Rooms(setting, recipe)
+    for _ in range(12):
+        rank, layers = data.draw(st.integers(0, 3)), data.draw(st.integers(1, LAYERS))
+        choice, needed = data.draw(st.sampled_from(CHOICES)), data.draw(st.integers(0, layers))
+        fit = [
+            rank_memory(setting, _with(recipe, rank, 0, each, choice), rank).total <= setting.memory_limit_bytes
+            for each in range(1, layers + 1)
+        ]
+        most = rooms.most(rank, 0, layers, choice, needed)
+        assert most == sum(fit) or (most < needed and sum(fit) < needed)
+        assert rooms.fits(rank, 0, layers, choice) == fit[-1]
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
+@pytest.mark.parametrize("spread", [False, True])
+def test_seconds_are_those_of_whole_configurations(schedule: str, spread: bool) -> None:
+    setting, recipe = _recipe(schedule, 1, 1.0, spread)
+    ranks = Ranks(setting, recipe, CHOICES)
+    for rank, choice in ((rank, choice) for rank in range(4) for choice in ranks.choices):
+        start = 0 if rank == 0 else rank
+        for layers in range(1, LAYERS - start + 1):
+            counts = [0] * 4
+            counts[0], counts[rank] = start, layers
+            work = stage_times(setting, replace(recipe, stage_layers=tuple(counts), recompute=(choice,) * 4))
+            back_s = work.backward_s[rank]
+            if ranks.halves:
+                back_s = min(back_s, work.input_s[rank] + work.weight_s[rank])
+            whole_s = work.forward_s[rank] + back_s + ranks.passes_s
+            assert ranks.busy_s(rank, start, choice, layers) == pytest.approx(whole_s, rel=1e-12)
