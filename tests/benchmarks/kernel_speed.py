@@ -30,8 +30,13 @@ from meshwright.kernels.registry import KERNELS
 from meshwright.units import parse_rate
 
 TARGETS = {
-    "norm": (88, 70), "merge": (88, None), "glu": (88, 88), "rotary": (80, 80), "permute": (80, 80), "adamw": (88, None),
-}  # fmt: skip
+    "norm": (88, 70),
+    "merge": (88, None),
+    "glu": (88, 88),
+    "rotary": (80, 80),
+    "permute": (80, 80),
+    "adamw": (88, None),
+}
 """Percent of the measured copy that forward and backward should reach on an H200."""
 
 
