@@ -90,6 +90,7 @@ def plan(
     top: options.Top = 5,
     runnable: options.Runnable = False,
     framework: options.Framework = "meshwright",
+    routing: options.Routing = None,
     clusters: options.Clusters = None,
     picture: options.Picture = None,
     contingency: options.Contingency = 0,
@@ -105,9 +106,8 @@ def plan(
     names = which_clusters(cluster, clusters, given)
     job = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value, "optimizer": optimizer}
     asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
-    asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk}
+    asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk, "routing": routing}
     requests = read_requests(model, names, job | {"lengths": lengths}, pin or [], schedule_file, **asked)
-    _check_outputs(picture, out)
     if clusters is None:
         _plan(next(iter(requests.values())), contingency, explain, out, json)
     else:
@@ -116,6 +116,7 @@ def plan(
 
 def _plan(request: Request, contingency: int, explain: bool, out: Path | None, json: bool) -> None:
     """One plan for one cluster."""
+    _check_outputs(None, out)
     from .display.progress import explaining, preparing, searching
     from .planner.contract import plan_json
     from .planner.search.choose import choose
@@ -152,6 +153,7 @@ def _show_plan(console: Console, found: Plan, why: Explanation | None) -> None:
 
 def _compare_clusters(requests: dict[str, Request], picture: Path | None, out: Path | None, json: bool) -> None:
     """The best plan on parts of each cluster; where to write is checked before, since it takes its time."""
+    _check_outputs(picture, out)
     from .display.pareto import show_pareto
     from .display.progress import searching
     from .planner.search.pareto import pareto

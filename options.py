@@ -54,6 +54,10 @@ ScheduleFile = Annotated[
 Top = Annotated[int, typer.Option(help="How many runners-up to keep.")]
 Runnable = Annotated[bool, typer.Option("--runnable", help="Only plans that launch executes today.")]
 Framework = Annotated[str, typer.Option(help="What executes the layers, for the price: megatron-core, ...")]
+Routing = Annotated[
+    Path | None,
+    typer.Option(help="What experts tokens chose: a JSONL file, routing/ of a run, or .npz; experts are placed by it."),
+]
 Risk = Annotated[
     float | None,
     typer.Option(help="Probability, e.g. 0.9, with which step time and memory must hold; default: as predicted."),

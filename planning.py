@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +12,8 @@ from .errors import InputError, Problem, gather
 
 if TYPE_CHECKING:
     from .clusters.schema import Cluster
+    from .planner.experts.routing import Routing
+    from .planner.plan import ModelSpec
     from .planner.search.request import Request
 
 Parsed = TypeVar("Parsed")
@@ -51,11 +54,31 @@ def read_requests(
     )
     pinned = listing(pinned, listed) if listed else pinned
     asked |= {"model": spec, "job": work, "pins": pinned, "framework": executed.name}
-    asked |= {"tokens": count, "deadline_s": deadline_s}
+    asked |= {"tokens": count, "deadline_s": deadline_s, "routing": _routing(spec, asked.get("routing"))}
     return {
         name: Request(cluster=cluster, **asked)
         for name, cluster in zip(_names(clusters, machines), machines, strict=True)
     }
+
+
+def _routing(model: ModelSpec, path: Path | None) -> Routing | None:
+    """A trace of the model's routing: of a run's folder that in routing/. Raises InputError with every line that is
+    wrong."""
+    if path is None:
+        return None
+    from .planner.experts.routing import Routing
+    from .planner.experts.trace import Routed
+    from .planner.experts.trace_file import read_trace
+    from .planner.families import architecture
+
+    try:
+        routed = Routed.of(architecture(model))
+    except InputError as error:
+        raise InputError(
+            "--routing", [replace(each, field="--routing", value=path) for each in error.problems]
+        ) from None
+    inside = path / "routing"
+    return Routing.of(read_trace(inside if inside.is_dir() else path, routed), path.name, routed.groups)
 
 
 def _names(texts: Sequence[str], clusters: Sequence[Cluster]) -> list[str]:

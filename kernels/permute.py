@@ -1,6 +1,7 @@
-"""Tokens to the order of their experts and back: the plain reference, stable and the same in every run.
+"""Tokens to the order of their experts and back, stable and the same in every run.
 
-All directions only gather, forward and backward: an index_add would sum in whatever order threads arrive on a GPU.
+The plain reference only gathers, forward and backward: an index_add would sum in whatever order threads arrive on a
+GPU. The Triton programs write each row from one place, and add up in the order of the choices.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from . import expect
+from .switch import runs_fast
 
 _NOWHERE = -1
 
@@ -33,9 +37,20 @@ class Permutation:
 
 def sort_by_expert(experts: Tensor, count: int) -> Permutation:
     """The permutation for the choices `experts` int64 [tokens, top_k], each below `count`: in each expert by token."""
+    expect.dtype("sort_by_expert", "experts", experts, torch.int64)
+    tokens, choices = experts.shape
+    if runs_fast("sort_by_expert", experts, tokens=tokens, choices=choices, experts=count):
+        from .fast.permute import sort
+
+        return Permutation(*sort(experts, count), choices)
+    return Permutation(*sort_reference(experts, count), choices)
+
+
+def sort_reference(experts: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Order, inverse and counts of `Permutation` in plain PyTorch."""
     flat = experts.flatten()
     order = flat.argsort(stable=True)
-    return Permutation(order, _inverse(order), _histogram(flat, count), experts.shape[-1])
+    return order, _inverse(order), _histogram(flat, count)
 
 
 def slots_by_expert(experts: Tensor, priority: Tensor, count: int, capacity: int) -> Permutation:
@@ -56,7 +71,7 @@ def slots_by_expert(experts: Tensor, priority: Tensor, count: int, capacity: int
 
 def permute(tokens: Tensor, to: Permutation) -> Tensor:
     """Tokens [tokens, hidden] copied to the rows [rows, hidden] of their choices; zeros to rows without a pair."""
-    return _gather(tokens, to.order, to.inverse, to.choices, to.gaps)
+    return _spread(tokens, to.order, to.inverse, to.choices, to.gaps)
 
 
 def unpermute(rows: Tensor, weights: Tensor, to: Permutation) -> Tensor:
@@ -64,13 +79,56 @@ def unpermute(rows: Tensor, weights: Tensor, to: Permutation) -> Tensor:
 
     Sums are taken in the wider of both types; returns [tokens, hidden] in that of the rows.
     """
-    pairs = restore(rows, to).view(*weights.shape, rows.shape[-1])
-    return (pairs * weights.unsqueeze(-1)).sum(1).to(rows.dtype)
+    rows_of = to.inverse.view(weights.shape)
+    if _runs_fast("unpermute", rows, len(weights), weights.shape[1], len(to.counts)):
+        from .fast.permute import collect_rows
+
+        return collect_rows(rows, weights, rows_of, to.gaps)
+    return _weighted(restore(rows, to), weights, rows.dtype)
 
 
 def restore(rows: Tensor, to: Permutation) -> Tensor:
     """Rows [rows, hidden] in the order of the pairs [pairs, hidden]; zeros for pairs without a row."""
-    return _gather(rows, to.inverse, to.order, 1, to.gaps)
+    return _spread(rows, to.inverse, to.order, 1, to.gaps)
+
+
+def spread_reference(tokens: Tensor, rows_of: Tensor, rows: int, gaps: bool) -> Tensor:
+    """Tokens [tokens, hidden] copied to the rows that int64 `rows_of` [tokens, choices] names, in plain PyTorch; no two
+    are equal. `gaps`: some rows have no token and become zeros, some choices have no row (below zero)."""
+    return _gather(tokens, _sources(rows_of, rows), rows_of.flatten(), rows_of.shape[-1], gaps)
+
+
+def collect_reference(rows: Tensor, weights: Tensor, rows_of: Tensor, gaps: bool) -> Tensor:
+    """The sum of the rows [rows, hidden] that `rows_of` [tokens, choices] names, each times its weight, in plain
+    PyTorch: [tokens, hidden]."""
+    pairs = _gather(rows, rows_of.flatten(), _sources(rows_of, len(rows)), 1, gaps)
+    return _weighted(pairs, weights, rows.dtype)
+
+
+def _weighted(pairs: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pairs [tokens x choices, hidden] times their weights, added up over the choices."""
+    return (pairs.view(*weights.shape, pairs.shape[-1]) * weights.unsqueeze(-1)).sum(1).to(dtype)
+
+
+def _sources(rows_of: Tensor, rows: int) -> Tensor:
+    """Which pair goes to each row; nowhere where none does."""
+    flat = rows_of.flatten()
+    spare = torch.where(flat < 0, rows, flat)
+    found = torch.full((rows + 1,), _NOWHERE, device=flat.device)
+    return found.scatter_(0, spare, torch.arange(len(flat), device=flat.device))[:rows]
+
+
+def _spread(x: Tensor, index: Tensor, back: Tensor, choices: int, gaps: bool) -> Tensor:
+    """x[index // choices], where `back` [len(x) x choices] says to which rows each of `x` goes."""
+    if _runs_fast("permute", x, len(x), choices, 1):
+        from .fast.permute import spread_rows
+
+        return spread_rows(x, back.view(len(x), choices), len(index), gaps)
+    return _gather(x, index, back, choices, gaps)
+
+
+def _runs_fast(name: str, x: Tensor, tokens: int, choices: int, experts: int) -> bool:
+    return runs_fast(name, x, tokens=tokens, choices=choices, experts=max(1, experts), width=x.shape[-1])
 
 
 def _inverse(order: Tensor) -> Tensor:

@@ -18,6 +18,9 @@ ScheduleName = str
 Recompute = Literal["none", "selective", "full"]
 CpAlgorithm = Literal["ring", "ulysses", "usp", "token-ring", "allgather"]
 OffloadTo = Literal["cpu", "nvme"]
+Dispatch = Literal["copies", "ranks", "nodes"]
+"""What is sent when tokens go to their experts: a copy for each expert, for each rank that a token visits, or for each
+node (domain of the fast fabric), which passes it on inside (a hierarchical, 2-D all-to-all)."""
 
 Module = Literal["core_attn", "layernorm", "mlp", "moe", "moe_act", "mla_up_proj"]
 """What selective recomputation can give up (Megatron-Core's `--recompute-modules`)."""
@@ -45,6 +48,15 @@ class Mesh:
     def edp(self) -> int:
         """Replicas of each expert shard."""
         return self.dp * self.cp * self.tp // (self.ep * self.etp)
+
+    def ep_per_node(self, domain_devices: int) -> int:
+        """Ranks of an ep group in each domain of so many devices that the fast fabric joins; ep where it lies in one,
+        and 1 where it does not cross domains evenly."""
+        block = self.ep * self.etp
+        if domain_devices % block == 0:
+            return self.ep
+        whole = block % domain_devices == 0 and domain_devices % self.etp == 0
+        return domain_devices // self.etp if whole else 1
 
     def rank(self, pp: int, dp: int, cp: int, tp: int) -> int:
         """Global rank of a coordinate: tp varies fastest, pp slowest (Megatron's and torchtitan's order)."""
@@ -80,6 +92,9 @@ class Configuration:
     logits_chunks: int = 1  # parts of a sequence in which logits and loss are computed
     spread_vocabulary: bool = False  # embedding and head over all pipeline ranks
     shares: tuple[int, ...] = ()  # microbatches of each dp rank, `microbatches` being the most of them; (): all alike
+    dispatch: Dispatch = "copies"  # what is sent when tokens go to their experts
+    dispatch_chunks: int = 1  # parts of a microbatch whose dispatch, experts and combine run overlapped
+    expert_replicas: int = 0  # slots beyond one for each expert, equally many on each ep rank
 
     def layer_range(self, stage: int) -> range:
         """Indices of the layers of one virtual stage."""
@@ -126,6 +141,7 @@ class Configuration:
 LEVERS = (
     "zero", "sp", "recompute", "recompute_operations", "dp_replicate", "offload", "offload_to", "swap_layers",
     "cp_algorithm", "cp_ulysses", "logits_chunks", "spread_vocabulary", "shares",
+    "dispatch", "dispatch_chunks", "expert_replicas",
 )  # fmt: skip
 """Fields that a Plan and a Configuration have in common under the same names, beside the mesh and the schedule."""
 

@@ -14,12 +14,24 @@ from .cost.setting import Setting
 from .cost.step import price
 from .families import architecture
 from .frameworks.framework import framework
-from .legality import problems
+from .legality import placement_problems, problems
 from .legality.fields import in_plan
 from .lengths.predict import predict
 from .plan import Contingency, Plan, Prediction
+from .search.visits import reported_visits
 
-FIELDS = ("mesh", "schedule", "stage_layers", "microbatch", *LEVERS, "rank_map", "mix", "expected")
+FIELDS = (
+    "mesh",
+    "schedule",
+    "stage_layers",
+    "microbatch",
+    *LEVERS,
+    "placement",
+    "routing",
+    "rank_map",
+    "mix",
+    "expected",
+)
 """Of a plan, what depends on how many devices there are."""
 _SOURCE = "plan: contingency: fields"
 
@@ -50,8 +62,12 @@ def contingency_plan(plan: Plan, lost: str | Mapping[str, int]) -> Plan:
     made = _read(data, found)
     executed = framework(made.framework)
     shape = architecture(made.model)
-    setting = Setting(shape, cluster, made.job, framework=executed, every_device=False, rank_map=made.rank_map)
-    if wrong := problems(setting, made.configuration):
+    kept, visits = (shape, cluster, made.job), reported_visits(made.routing)
+    setting = Setting(*kept, framework=executed, every_device=False, rank_map=made.rank_map, routing=visits)
+    wrong = problems(setting, made.configuration)
+    if made.placement is not None:
+        wrong += placement_problems(setting, made.configuration, made.placement)
+    if wrong:
         raise InputError(_SOURCE, list(map(in_plan, wrong)))
     return made.model_copy(update={"predicted": _predicted(setting, made)})
 

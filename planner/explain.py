@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..units import format_bytes
+from ..units import format_bytes, format_seconds
 from .configuration import Configuration, Mesh
+from .cost.balance import counts_s
 from .cost.setting import Setting
 from .explain_mapping import mapping_words
 from .goal import Objective
@@ -94,7 +95,29 @@ def _devices(setting: Setting, configuration: Configuration) -> list[str]:
         found.append("Embedding and output layer are spread over all pipeline ranks.")
     if configuration.dp_replicate > 1:
         found.append(f"ZeRO shards inside each of {configuration.dp_replicate} copies.")
-    return found + placed(setting, configuration)
+    return found + _experts(setting, configuration) + placed(setting, configuration)
+
+
+SENT = {"copies": "each of its experts", "ranks": "each rank that it visits", "nodes": "each node that it visits"}
+
+
+def _experts(setting: Setting, configuration: Configuration) -> list[str]:
+    """How tokens reach their experts, and what that is based on."""
+    if not setting.has_experts or not setting.framework.experts.planned:
+        return []
+    found, parts = [], configuration.dispatch_chunks
+    if configuration.mesh.ep > 1:
+        overlap = f", in {parts} parts of a microbatch that overlap" if parts > 1 else ""
+        found.append(f"A token is sent once to {SENT[configuration.dispatch]}{overlap}.")
+        if configuration.expert_replicas:
+            slots = configuration.expert_replicas // configuration.mesh.ep
+            found.append(f"Every ep rank has {slots} more experts than its share: copies of those in demand.")
+        if setting.routing is None:
+            found.append("Routing is taken as balanced; --routing takes it from a trace.")
+    counts = counts_s(setting, configuration, setting.architecture.layers) / configuration.mesh.pp
+    if whole := configuration.microbatches * counts:
+        found.append(f"Counts for a balancing loss over the global batch take {format_seconds(whole)} of a step.")
+    return found
 
 
 def _loses(
@@ -123,6 +146,8 @@ def _loses(
 
 def _runs(setting: Setting, configuration: Configuration) -> str:
     found = runtime_problems(setting, configuration)
+    if not found and configuration.expert_replicas and setting.routing is None:
+        return "The built-in runtime cannot run it: a trace must say which experts have copies (--routing)."
     if not found:
         return "The built-in runtime can run it."
     return f"The built-in runtime cannot run it: {found[0].rule.replace('the built-in runtime', 'it')}."

@@ -117,6 +117,7 @@ class Moe:
     shared_gate: bool = False
     groups: int = 1  # group-limited routing: experts stand in `groups`, a token uses `top_groups`
     top_groups: int = 1
+    router_bias: bool = False  # balances experts without a loss (arXiv:2408.15664)
 
     def router_parameters(self, hidden: int) -> int:
         return hidden * self.experts + (hidden if self.shared_gate else 0)

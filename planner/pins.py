@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, get_args
 
 from ..errors import InputError, Problem, did_you_mean
-from .configuration import LEVERS, CpAlgorithm, Module, OffloadTo, Recompute, ScheduleName
+from .configuration import LEVERS, CpAlgorithm, Dispatch, Module, OffloadTo, Recompute, ScheduleName
 from .schedule.csv_file import cells_of
 from .schedule.name import CUSTOM
 from .schedule.schedule import Schedule
@@ -42,6 +42,9 @@ class Pins:
     logits_chunks: int | None = None
     spread_vocabulary: bool | None = None
     shares: tuple[int, ...] | None = None
+    dispatch: Dispatch | None = None
+    dispatch_chunks: int | None = None
+    expert_replicas: int | None = None
 
     def given(self) -> dict[str, Any]:
         """The pinned fields by name."""
@@ -174,6 +177,7 @@ def _fraction(written: str) -> float | Problem:
 
 _DEGREES = (
     "pp", "vpp", "dp", "cp", "tp", "ep", "etp", "microbatch", "dp_replicate", "cp_ulysses", "logits_chunks",
+    "dispatch_chunks",
 )  # fmt: skip
 
 _READERS: dict[str, Reader] = {
@@ -190,4 +194,6 @@ _READERS: dict[str, Reader] = {
     "cp_algorithm": _word("cp_algorithm", get_args(CpAlgorithm)),
     "spread_vocabulary": _truth("spread_vocabulary"),
     "shares": _counts("shares"),
+    "dispatch": _word("dispatch", get_args(Dispatch)),
+    "expert_replicas": _whole("expert_replicas", 0),
 }

@@ -20,6 +20,7 @@ from .configuration import (
     CORE,
     Configuration,
     CpAlgorithm,
+    Dispatch,
     Mesh,
     Module,
     OffloadTo,
@@ -27,6 +28,8 @@ from .configuration import (
     ScheduleName,
     levers,
 )
+from .experts.planned import ExpertPlacement
+from .experts.routing_report import RoutingReport
 from .families.spec import ModelSpec as ModelSpec
 from .frameworks.framework import DEFAULT, FrameworkName
 from .goal import AtRisk, Goal, Objective, Training
@@ -240,6 +243,11 @@ class Plan(Frozen):
     logits_chunks: int = Field(1, ge=1)
     spread_vocabulary: bool = False
     shares: tuple[int, ...] = ()  # microbatches of each dp rank where they differ
+    dispatch: Dispatch = "copies"
+    dispatch_chunks: int = Field(1, ge=1)
+    expert_replicas: int = Field(0, ge=0)
+    placement: ExpertPlacement | None = None  # of experts; None: expert e in slot e
+    routing: RoutingReport | None = None  # the trace that experts were placed by; None: taken as balanced
     rank_map: tuple[int, ...] = ()  # the device of each logical rank; (): in their order
     mix: Mix | None = None  # groups for sequences of different lengths, where the job has lengths
     predicted: Prediction
@@ -283,13 +291,25 @@ class Plan(Frozen):
     @property
     def fingerprint(self) -> str:
         """Hash of what determines the training run: model, job and configuration."""
-        judged = {"framework", "predicted", "expected", "proof", "goal", "training", "at_risk", "why", "runners_up"}
+        judged = {
+            "framework",
+            "predicted",
+            "expected",
+            "proof",
+            "goal",
+            "training",
+            "at_risk",
+            "why",
+            "runners_up",
+            "routing",
+        }
         judged |= {"contingency", "cluster", "rank_map"} | (set() if self.mix else {"mix"})
         parts = self.model_dump(mode="json", exclude=judged)
         if self.job.lengths is None:  # as before there were any
             del parts["job"]["lengths"]
-        if not self.shares:
-            del parts["shares"]
+        for name in ("shares", "dispatch", "dispatch_chunks", "expert_replicas", "placement"):  # likewise
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del parts[name]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:

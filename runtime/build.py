@@ -30,6 +30,7 @@ from .parallel.data import shard_unit
 from .parallel.expert.control import ExpertControl, expert_blocks
 from .parallel.expert.replicas import spread_experts
 from .parallel.expert.sharding import shard_moe
+from .parallel.expert.table import slot_table
 from .parallel.mixed import Mixed
 from .parallel.offload.shards import set_window, swap_shards
 from .parallel.offload.window import Window
@@ -38,6 +39,8 @@ from .parallel.recompute import recompute_layer, recompute_operations
 from .parallel.spread.ends import Ends
 from .parallel.tensor import TensorAxis, shard_layer
 from .parallel.vocabulary import shard_ends
+from .placement import domain_of
+from .slots import Order, layer_orders, orders_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -66,8 +69,10 @@ def build_model(
         tied=(configuration.placement[0], configuration.placement[-1]) if shape.tied_embeddings else None,
         dp_replicate=configuration.dp_replicate,
         cp_ulysses=configuration.cp_ulysses,
+        ep_per_node=ep_per_node(plan),
         spread_vocabulary=configuration.spread_vocabulary,
         mixed=() if plan.mix is None else plan.mix.degrees,
+        replicas=plan.expert_replicas > 0,
     )
     builder = Builder(plan, shape, meshes, device, seed, compiler, rounds_of(plan, meshes, device))
     parts = {stage: builder.part(stage) for stage in configuration.stages_of(meshes.pp_rank)}
@@ -80,6 +85,14 @@ def build_model(
         blocks = expert_blocks(parts.values())
         model.experts = ExpertControl(blocks, shape.moe, experts, meshes, plan.schedule.microbatches, device)
     return model
+
+
+def ep_per_node(plan: Plan) -> int:
+    """Neighbours of ep in one node, of a plan that sends tokens to nodes; else 1."""
+    if plan.dispatch != "nodes":
+        return 1
+    nodes = [domain_of(plan, rank) for rank in range(0, plan.mesh.ep * plan.mesh.etp, plan.mesh.etp)]
+    return nodes.count(nodes[0])
 
 
 def rounds_of(plan: Plan, meshes: Meshes, device: torch.device) -> Rounds | None:
@@ -117,10 +130,11 @@ class Builder:
             part.model.embed_tokens = part.lm_head = None
         self._cut(part)
         names = {parameter: name for name, parameter in named([part], self.shape)}
+        orders = orders_of(self.plan, self.shape)
         alone: set[nn.Parameter] = set()  # parameters that no data parallelism touches
         for unit in (*part.model.layers.values(), part):
             std, norm = self.shape.initializer_range, self.shape.unit_norm
-            materialise(unit, names, self._home(unit), seed=self.seed, std=std, norm=norm)
+            materialise(unit, names, self._home(unit), seed=self.seed, std=std, norm=norm, orders=orders)
             self._dress(unit, alone, root=unit is part)
         self._swap(part)
         return part
@@ -154,15 +168,25 @@ class Builder:
                 assert isinstance(layer, Layer)
                 shard_layer(layer, axis)
             shard_ends(part, axis)
-        for layer in part.model.layers.values():
+        orders = layer_orders(self.plan, self.shape)
+        for number, layer in part.model.layers.items():
             if isinstance(layer.mlp, Moe):
-                shard_moe(layer.mlp, self.meshes, axis)
+                self._spread(layer.mlp, orders.get(int(number)), axis)
         if self.rounds is not None:
             self.rounds.spread(part)
         elif self.place is not None:
             self.place.spread(part)
         if part.lm_head is not None and self.plan.logits_chunks > 1:
             chunk_loss(part.lm_head, self.plan.logits_chunks)
+
+    def _spread(self, moe: Moe, order: Order | None, axis: TensorAxis | None) -> None:
+        """Share out one block of experts, whose slots hold them in `order`."""
+        if order is not None:
+            assert self.meshes.ep is not None  # or there is nothing to place
+            group = self.meshes.ep.get_group()
+            nodes = [domain_of(self.plan, rank) for rank in dist.get_process_group_ranks(group)]
+            moe.experts.to_slots = slot_table(order, nodes, group.rank(), self.device)
+        shard_moe(moe, self.meshes, axis, order, sent=self.plan.dispatch, chunks=self.plan.dispatch_chunks)
 
     @property
     def sequence(self) -> Zigzag:

@@ -1,6 +1,7 @@
 """Save and restore through torch.distributed.checkpoint, across any change of the mesh.
 
-Tensors are stored under the model's global names, so stages may be cut and sharded otherwise on return.
+Tensors are stored under the model's global names, so stages may be cut and sharded otherwise on return, and experts
+placed otherwise.
 A save goes to a fresh folder `step-N.tmp` from a snapshot, while training goes on; when all ranks have written,
 each records the hashes of its own files, and rank 0 publishes the folder by renaming it.
 """
@@ -39,6 +40,9 @@ from .manifest import (
     set_aside,
 )
 from .metadata import Reader
+from .parallel.expert.copies import Copies
+from .slot_planner import SlotLoadPlanner, SlotSavePlanner
+from .slots import Order, Orders
 
 _POLL_S = 0.05
 _STATES = ("exp_avg", "exp_avg_sq")  # AdamW's, arXiv:1711.05101
@@ -50,6 +54,12 @@ class NamedParameters(Protocol):
     def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...
 
     def named_buffers(self) -> Iterator[tuple[str, torch.Tensor]]: ...
+
+    @property
+    def orders(self) -> Orders: ...
+
+    @property
+    def copies(self) -> Copies | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +97,13 @@ class Checkpointer:
         """Snapshot now, write in the background. Waits for the save before. Raises RunError when that one failed."""
         self.wait()
         temporary = self._root / f"{folder_name(position.step)}.tmp"
-        written = async_save(self._state(), storage_writer=FileSystemWriter(temporary), process_group=self._group)
+        state = self._state()
+        if self._model.copies is not None:  # only one of them is written
+            self._model.copies.check(lambda name: [state[each] for each in _names_of(name)])
+        written = async_save(
+            state, storage_writer=FileSystemWriter(temporary), planner=SlotSavePlanner(self._orders()),
+            process_group=self._group,
+        )  # fmt: skip
         self._pending = self._finisher.submit(self._finish, written, temporary, position)
 
     def wait(self) -> None:
@@ -138,7 +154,8 @@ class Checkpointer:
     def _load(self, folder: Path) -> Position:
         manifest = read_manifest(folder)
         try:
-            load(self._state(), storage_reader=Reader(folder), process_group=self._group)
+            planner = SlotLoadPlanner(self._orders())
+            load(self._state(), storage_reader=Reader(folder), planner=planner, process_group=self._group)
         except (Exception, CheckpointException) as error:
             raise UnrecoverableError(f"checkpoint {folder.name} does not fit this model: {error}") from error
         for state in self._optimizer.state.values():
@@ -153,6 +170,10 @@ class Checkpointer:
             moments = self._optimizer.state[parameter] or _no_steps(self._optimizer, parameter)
             state |= {f"optimizer.{name}.{key}": moments[key] for key in _STATES}
         return state
+
+    def _orders(self) -> dict[str, Order]:
+        """Of stacked experts and their states, by their names in the state."""
+        return {each: order for name, order in self._model.orders.items() for each in _names_of(name)}
 
     def _from_rank_0(self, names: list[str]) -> list[str]:
         shared = [names]
@@ -190,6 +211,11 @@ class Checkpointer:
             files |= {name: FileRecord(**record) for name, record in json.loads(note.read_text()).items()}
             note.unlink()
         return files
+
+
+def _names_of(name: str) -> list[str]:
+    """What the state has of a parameter."""
+    return [f"model.{name}", *(f"optimizer.{name}.{key}" for key in _STATES)]
 
 
 def _no_steps(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -10,13 +10,14 @@ from ..errors import InputError, Problem
 from ..planner.cost.setting import Setting
 from ..planner.families import architecture
 from ..planner.families.registry import FAMILIES
+from ..planner.legality import placement_problems, runtime_problems
 from ..planner.legality import problems as illegal
-from ..planner.legality import runtime_problems
 from ..planner.legality.fields import in_plan
 from ..planner.lengths.predict import mix_problems
 from ..planner.plan import Plan
 from ..planner.rank_map import problems as map_problems
 from .config_checks import config_problems
+from .replica_checks import replica_problems
 
 
 def problems(plan: Plan, world_size: int) -> list[Problem]:
@@ -46,6 +47,8 @@ def _configuration(plan: Plan) -> Iterator[Problem]:
         return
     for problem in illegal(setting, plan.configuration) + runtime_problems(setting, plan.configuration):
         yield in_plan(problem)
+    wrong = [] if plan.placement is None else placement_problems(setting, plan.configuration, plan.placement)
+    yield from wrong or replica_problems(plan)
 
 
 def _mix(plan: Plan) -> Iterator[Problem]:

@@ -24,6 +24,7 @@ from .blocks.transformer import EMBEDDING
 from .files import sync_folder, write_text
 from .model import ParallelModel
 from .names import Piece, pieces, stored_sizes
+from .slots import slots_by_expert
 
 SHARD_BYTES = 5 * 10**9  # transformers' own default for save_pretrained
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -70,6 +71,7 @@ class Outgoing:
         states = chain(model.named_parameters(), model.named_buffers())
         self._states = {name: tensor for name, tensor in states if not _is_written_elsewhere(name, model)}
         self._pieces = pieces(model.shape, self._states)
+        self._slots = {name: slots_by_expert(order) for name, order in model.orders.items()}
         sizes = stored_sizes(model.shape, {name: tuple(tensor.shape) for name, tensor in self._states.items()})
         dtypes = {name: self._dtype(own) for name, own in self._pieces.items()}
         self.sizes_bytes = {name: math.prod(size) * dtypes[name].itemsize for name, size in sizes.items()}
@@ -90,13 +92,16 @@ class Outgoing:
                 self._gathered[each] = self._gather(each, self._dtype(own))
         if not self.writes:
             return None
-        parts = [self._gathered[piece.parameter] for piece in own]
-        parts = [
-            part if piece.source.expert is None else part[piece.source.expert]
-            for part, piece in zip(parts, own, strict=True)
-        ]
+        parts = [self._part(piece) for piece in own]
         whole = torch.cat(parts) if len(parts) > 1 else parts[0]
         return (whole.T if own[0].source.transposed else whole).contiguous().clone()
+
+    def _part(self, piece: Piece) -> torch.Tensor:
+        """Of an expert with replicas, the first."""
+        whole, expert = self._gathered[piece.parameter], piece.source.expert
+        if expert is None:
+            return whole
+        return whole[self._slots[piece.parameter][expert][0] if piece.parameter in self._slots else expert]
 
     def _gather(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         tensor = self._states[name].detach()

@@ -13,6 +13,8 @@ from torch.distributed.tensor import DTensor
 from . import compat
 from .shards import local
 
+_WHOLE: Mapping[nn.Parameter, Tensor] = {}
+
 
 @torch.no_grad()
 def local_gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
@@ -35,22 +37,36 @@ def add_up(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> None
 
 
 @torch.no_grad()
-def clip(shares: Mapping[nn.Parameter, float], max_norm: float) -> Tensor:
+def clip(
+    shares: Mapping[nn.Parameter, float], max_norm: float, counted: Mapping[nn.Parameter, Tensor] = _WHOLE
+) -> Tensor:
     """Scale all gradients so that their norm over the whole model is at most `max_norm`; return the norm before.
 
     `shares` says for each parameter what fraction of this rank's square counts: replicas of one value
-    on k ranks count 1/k each (see `share`). One scalar is exchanged, unless every rank has the whole model.
+    on k ranks count 1/k each (see `share`). Of stacked weights in `counted` only the matrices with a 1 there count.
+    One scalar is exchanged, unless every rank has the whole model.
     """
     parameters = [parameter for parameter in shares if parameter.grad is not None]
     gradients = local_gradients(parameters)
     device = max(gradients, key=lambda gradient: gradient.is_cuda).device  # those of swapped layers are on the host
-    norms = torch.stack([norm.to(device) for norm in torch._foreach_norm(gradients, 2.0, dtype=torch.float32)])
+    norms = torch.stack([norm.to(device) for norm in _norms(parameters, gradients, counted)])
     square = _square(norms, [shares[parameter] for parameter in parameters])
     norm = square.sqrt()
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     for place in {gradient.device for gradient in gradients}:
         torch._foreach_mul_([gradient for gradient in gradients if gradient.device == place], factor.to(place))
     return norm
+
+
+def _norms(
+    parameters: list[nn.Parameter], gradients: list[Tensor], counted: Mapping[nn.Parameter, Tensor]
+) -> list[Tensor]:
+    norms = list(torch._foreach_norm(gradients, 2.0, dtype=torch.float32))
+    for index, parameter in enumerate(parameters):
+        if parameter in counted:
+            each = torch.linalg.vector_norm(gradients[index].flatten(1), dim=1, dtype=torch.float32)
+            norms[index] = torch.linalg.vector_norm(each * counted[parameter])
+    return norms
 
 
 def _square(norms: Tensor, shares: list[float]) -> Tensor:

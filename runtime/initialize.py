@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
 from .shards import local
+from .slots import Orders
+
+_IN_ORDER: Orders = {}
 
 
 def full_tensor(name: str, size: torch.Size, *, seed: int, std: float, norm: float = 1.0) -> Tensor:
@@ -41,11 +44,13 @@ def materialise(
     seed: int | None,
     std: float,
     norm: float = 1.0,
+    orders: Orders = _IN_ORDER,
 ) -> None:
     """Give every meta parameter of `module` its initial value on `device`; of a sharded one only this rank's part.
 
     `names` maps each parameter to its global name. Shared parameters stay shared. Buffers begin at zero. Without a
-    `seed` nothing is computed: memory is taken for values that will be loaded.
+    `seed` nothing is computed: memory is taken for values that will be loaded. An expert has the same weights in
+    whatever slots `orders` puts it.
     """
     made: dict[nn.Parameter, nn.Parameter] = {}
     for owner in module.modules():
@@ -55,7 +60,9 @@ def materialise(
                     if seed is None:
                         value = torch.empty_like(local(parameter), device=device)
                     else:
-                        value = _part(names[parameter], parameter, seed=seed, std=std, norm=norm).to(device)
+                        name = names[parameter]
+                        order = orders.get(name, range(len(parameter)))
+                        value = _part(name, parameter, order, seed=seed, std=std, norm=norm).to(device)
                     made[parameter] = nn.Parameter(_as_shard(value, parameter))
                 setattr(owner, key, made[parameter])
         for key, buffer in list(owner.named_buffers(recurse=False)):
@@ -63,12 +70,15 @@ def materialise(
                 setattr(owner, key, torch.zeros_like(buffer, device=device))
 
 
-def _part(name: str, like: nn.Parameter, *, seed: int, std: float, norm: float) -> Tensor:
-    """What this rank holds of the initial value of `like`: all of it, or a part along every axis of its mesh."""
+def _part(name: str, like: nn.Parameter, order: Sequence[int], *, seed: int, std: float, norm: float) -> Tensor:
+    """What this rank holds of the initial value of `like`: all of it, or a part along every axis of its mesh.
+
+    Of stacked matrices, `order` are the experts that they belong to.
+    """
     shards = _shards(like)
-    if like.ndim == 3 and 0 in shards:
-        first, length = shards.pop(0)
-        part = _experts(name, like.shape, range(first, first + length), seed=seed, std=std)
+    if like.ndim == 3:
+        first, length = shards.pop(0, (0, len(like)))
+        part = _experts(name, like.shape, order[first : first + length], seed=seed, std=std)
     else:
         part = full_tensor(name, like.shape, seed=seed, std=std, norm=norm)
     for dim, (first, length) in shards.items():

@@ -27,10 +27,12 @@ class Meshes:
 
     `data`, over which dense parameters are sharded and their gradients averaged, is dp x cp in one axis, or with
     hybrid sharding in two: ("replicate", "shard"). `expert_data` is what the shards of experts are replicated over;
-    it is None too where experts are not sharded (ep and etp 1): they are then as dense parameters are. `cp_ring` x
-    `cp_heads` are the ranks of cp as usp has them. `vocabulary` is pp x tp in one axis, where embedding and head are
-    spread over it, and `passes` the groups of their collectives (`parallel/spread`), by name. `mixed`: this rank's
-    aligned group of each degree, where groups are formed anew in every microbatch.
+    it is None too where experts are not sharded (ep and etp 1): they are then as dense parameters are. `holders` are
+    the ranks of edp x ep in one axis, where experts have replicas among them. `cp_ring` x `cp_heads` are the ranks of
+    cp as usp has them, `ep_nodes` x `ep_inside` those of ep where tokens are sent to nodes: the ranks of equal place in
+    each, and those of one. `vocabulary` is pp x tp in one axis, where embedding and head are spread over it, and
+    `passes` the groups of their collectives (`parallel/spread`), by name. `mixed`: this rank's aligned group of each
+    degree, where groups are formed anew in every microbatch.
     """
 
     degrees: Mesh
@@ -43,9 +45,12 @@ class Meshes:
     cp_heads: DeviceMesh | None = None
     ep: DeviceMesh | None = None
     etp: DeviceMesh | None = None
+    ep_nodes: DeviceMesh | None = None
+    ep_inside: DeviceMesh | None = None
     vocabulary: DeviceMesh | None = None
     data: DeviceMesh | None = None
     expert_data: DeviceMesh | None = None
+    holders: DeviceMesh | None = None
     ends: dist.ProcessGroup | None = None  # first and last stage at this coordinate, if embeddings are tied across them
     passes: Mapping[str, dist.ProcessGroup] = field(default_factory=dict)
     mixed: Mapping[int, dist.ProcessGroup] = field(default_factory=dict)  # of each degree, where groups change
@@ -121,15 +126,18 @@ def build_meshes(
     tied: tuple[int, int] | None = None,
     dp_replicate: int = 1,
     cp_ulysses: int = 1,
+    ep_per_node: int = 1,
     spread_vocabulary: bool = False,
     mixed: tuple[int, ...] = (),
+    replicas: bool = False,
 ) -> Meshes:
     """Meshes over all ranks of the default process group, whose timeout every group gets.
 
     A single process needs no group. `tied` names the pipeline ranks of the first and the last stage, where these tie
-    their embeddings, which asks for a group if they are two;
-    `dp_replicate` copies of a group shard in hybrid sharding; `cp_ulysses` neighbours of cp share out heads in usp;
-    `mixed` are the degrees of groups that are formed anew in every microbatch.
+    their embeddings, which asks for a group if they are two; `dp_replicate` copies of a group shard in hybrid sharding;
+    `cp_ulysses` neighbours of cp share out heads in usp; `ep_per_node` neighbours of ep are in one node, where tokens
+    are sent to nodes (1: they are not); `mixed` are the degrees of groups that are formed anew in every microbatch;
+    `replicas`: experts lie on several ranks of ep.
     """
     rank = dist.get_rank() if dist.is_initialized() else 0
     if degrees.world == 1:
@@ -140,13 +148,11 @@ def build_meshes(
         found |= _product(world, degrees, cp_ulysses)
     found["data"] = _data(world, found, degrees, dp_replicate)
     if degrees.ep * degrees.etp > 1:
-        folded = _axes(world, {axis: getattr(degrees, axis) for axis in EXPERT})
-        found |= {"ep": folded["ep"], "etp": folded["etp"], "expert_data": folded["edp"]}
+        found |= _folded(world, degrees, ep_per_node, replicas)
     ends = _ends(degrees, rank, tied) if tied and tied[0] != tied[1] and not spread_vocabulary else None
     if spread_vocabulary:
         found["vocabulary"] = _vocabulary(world, degrees)
-    passes = _passes(degrees, rank) if spread_vocabulary else {}
-    lanes = _mixed(degrees, rank, mixed)
+    passes, lanes = _passes(degrees, rank) if spread_vocabulary else {}, _mixed(degrees, rank, mixed)
     groups = [group for mesh in found.values() if mesh is not None for group in mesh.get_all_groups()]
     groups += [*passes.values(), *lanes.values(), *([] if ends is None else [ends])]
     all_groups = tuple(dict.fromkeys(groups))
@@ -162,11 +168,30 @@ def _axes(world: DeviceMesh, sizes: Mapping[str, int]) -> dict[str, DeviceMesh |
     return {axis: view[axis] if axis in above_one else None for axis in sizes}
 
 
+def _folded(world: DeviceMesh, degrees: Mesh, ep_per_node: int, replicas: bool) -> dict[str, DeviceMesh | None]:
+    """The ranks as experts see them; the holders of replicas have the same part of the width of experts."""
+    view = _axes(world, {axis: getattr(degrees, axis) for axis in EXPERT})
+    found = {"ep": view["ep"], "etp": view["etp"], "expert_data": view["edp"]}
+    if ep_per_node > 1:
+        found |= _nodes(view["ep"], degrees.ep // ep_per_node, ep_per_node)
+    if replicas:
+        sizes = {"pp": degrees.pp, "holders": degrees.edp * degrees.ep, "etp": degrees.etp}
+        found["holders"] = view["ep"] if degrees.edp == 1 else _axes(world, sizes)["holders"]
+    return found
+
+
 def _product(world: DeviceMesh, degrees: Mesh, cp_ulysses: int) -> dict[str, DeviceMesh | None]:
     """The ranks of cp as rings of groups that share out heads."""
     sizes = {"before": degrees.pp * degrees.dp, "cp_ring": degrees.cp // cp_ulysses, "cp_heads": cp_ulysses}
     view = _axes(world, {**sizes, "tp": degrees.tp})
     return {axis: view[axis] for axis in ("cp_ring", "cp_heads")}
+
+
+def _nodes(ep: DeviceMesh | None, nodes: int, inside: int) -> dict[str, DeviceMesh | None]:
+    """The ranks of ep as nodes: two groups of each rank beside its ep group."""
+    assert ep is not None
+    view = compat.unflatten(ep, {"ep_nodes": nodes, "ep_inside": inside})
+    return {axis: view[axis] for axis in ("ep_nodes", "ep_inside")}
 
 
 def _data(

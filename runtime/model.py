@@ -18,9 +18,11 @@ from .blocks.transformer import EMBEDDING, HEAD, Transformer
 from .mesh import Meshes
 from .parallel.batch import Batch
 from .parallel.expert.control import ExpertControl
+from .parallel.expert.copies import copies_of
 from .parallel.mixed import Mixed
 from .parallel.tensor import partial_parameters
 from .parallel.twin import twin_of
+from .slots import orders_of
 
 
 class Executor(Protocol):
@@ -36,7 +38,8 @@ class ParallelModel:
     """The virtual stages of this rank.
 
     `parts` are the stages as modules; parameters, of any mesh, carry the global names of the Hugging Face
-    checkpoint, and shards are DTensors that know the whole. `layout` keeps of whole sequences what this rank trains on.
+    checkpoint, and shards are DTensors that know the whole; `orders` says which experts stacked weights have where.
+    `layout` keeps of whole sequences what this rank trains on.
     Made by `build.build_model`.
     """
 
@@ -44,6 +47,7 @@ class ParallelModel:
         self, plan: Plan, shape: Shape, parts: list[nn.Module], meshes: Meshes, layout: Layout, executor: Executor
     ):
         self.plan = plan
+        self.orders = orders_of(plan, shape)
         self._layout = layout
         self.shape = shape
         self.parts = parts
@@ -55,6 +59,9 @@ class ParallelModel:
         self._parameters: dict[str, nn.Parameter] = {}
         for name, parameter in named(parts, shape):
             self._parameters.setdefault(name, parameter)  # a twin's copy comes after it
+        holders = None if meshes.holders is None else meshes.holders.get_group()
+        self.copies = copies_of(self._parameters, self.orders, holders, meshes.degrees.ep)
+        self._counted = {} if self.copies is None else self.copies.counted()
         self._partial = [p for part in parts for p in partial_parameters(part)]
         # Shared out over all ranks of a pipeline, not only of a stage.
         self.spread = {EMBEDDING, HEAD} & self._parameters.keys() if plan.spread_vocabulary else set[str]()
@@ -122,7 +129,7 @@ class ParallelModel:
 
     def clip_grad_norm(self, max_norm: float) -> Tensor:
         """Clip the gradient of the whole model to `max_norm`; returns its norm before, equal on all ranks."""
-        return gradients.clip(self._shares, max_norm)
+        return gradients.clip(self._shares, max_norm, self._counted)
 
     def _complete_gradients(self) -> None:
         missing = [name for name, parameter in self._parameters.items() if parameter.grad is None]
@@ -134,6 +141,8 @@ class ParallelModel:
             gradients.add_up(self._partial, self.meshes.tp.get_group())
         if self.meshes.ends is not None:
             gradients.add_up([self._parameters[EMBEDDING]], self.meshes.ends)
+        if self.copies is not None:
+            self.copies.add_up()
 
     def _global_mean(self, loss: Tensor) -> Tensor:
         """The mean over the ranks with other tokens; ranks without the last stage have added zero."""

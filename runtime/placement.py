@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Literal
 
+from ..clusters.topology import domain_devices
 from ..planner.plan import Plan
 
 
@@ -44,12 +45,25 @@ def devices_of_nodes(plan: Plan) -> list[int]:
     return list(Counter(_place(plan, device)[:2] for device in sorted(plan.rank_map)).values())
 
 
+def domain_of(plan: Plan, rank: int) -> tuple[int, int]:
+    """Node group of the device of a rank, and which of its domains: devices that the fast fabric joins, mostly those of
+    a node."""
+    group, device = _in_group(plan, plan.rank_map[rank] if plan.rank_map else rank)
+    return group, device // domain_devices(plan.cluster.node_groups[group])
+
+
 def _place(plan: Plan, device: int) -> tuple[int, int, int]:
     """Node group, node and device in the node, of the number of a device."""
+    group, left = _in_group(plan, device)
+    return group, *divmod(left, plan.cluster.node_groups[group].devices_per_node)
+
+
+def _in_group(plan: Plan, device: int) -> tuple[int, int]:
+    """Node group, and number in it, of a device."""
     group, left = 0, device
     while left >= plan.cluster.node_groups[group].num_devices:
         group, left = group + 1, left - plan.cluster.node_groups[group].num_devices
-    return group, *divmod(left, plan.cluster.node_groups[group].devices_per_node)
+    return group, left
 
 
 def workers_per_node(plan: Plan, nnodes: int) -> int:

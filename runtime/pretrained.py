@@ -35,21 +35,22 @@ def load_pretrained(model: ParallelModel, folder: Path) -> int:
     weights = Weights(folder)
     with torch.no_grad():
         for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-            _fill(tensor, list(sources(model.shape, name)), weights)
+            found = list(sources(model.shape, name))
+            _fill(tensor, [found[expert] for expert in model.orders.get(name, range(len(found)))], weights)
     return weights.read_bytes
 
 
 def _fill(tensor: Tensor, found: list[Source], weights: Weights) -> None:
-    """Read the box of the whole tensor that this rank has, piece by piece."""
+    """Read the box of the whole tensor that this rank has, piece by piece; stacked matrices are `found` by slot."""
     first, size = compat.own_box(tensor)
     own = local(tensor)
     if own.numel() == 0:
         return
-    for source in found:
+    for slot, source in enumerate(found):
         if source.expert is None:
             own.copy_(_read(source, first, size, weights))
-        elif first[0] <= source.expert < first[0] + size[0]:
-            own[source.expert - first[0]].copy_(_read(source, first[1:], size[1:], weights))
+        elif first[0] <= slot < first[0] + size[0]:
+            own[slot - first[0]].copy_(_read(source, first[1:], size[1:], weights))
 
 
 def _read(source: Source, first: tuple[int, ...], size: tuple[int, ...], weights: Weights) -> Tensor:

@@ -12,6 +12,7 @@ from .blocks.shape import read_shape
 from .config_checks import dropout_problems
 from .manifest import complete_checkpoints
 from .recipe import Recipe
+from .replica_checks import capacity_problems
 from .run_folder import RunFolder
 
 
@@ -19,6 +20,7 @@ def recipe_problems(plan: Plan, recipe: Recipe, run: RunFolder) -> list[Problem]
     """Dropout that does not run, layers that cannot be compiled, experts that are not there, and pretrained weights
     that are not those of the model; a run that has checkpoints needs these no more."""
     found = recipe.expert_problems(read_moe(plan.model.config))
+    found += capacity_problems(plan, recipe)
     found += dropout_problems(plan.model.config) if recipe.dropout else []
     found += compile_problems(plan) if recipe.compile else []
     found += lengths_problems(plan, recipe) if plan.job.lengths is not None else []

@@ -11,6 +11,7 @@ from typing import Any
 import torch.distributed as dist
 
 from ..clusters.topology import Topology
+from ..kernels.switch import described
 from ..planner.families import architecture
 from ..planner.plan import Plan
 from .checkpoint import Position, Restored
@@ -88,6 +89,7 @@ class Report:
             "first_loss": losses[0],
             "final_loss": losses[-1],
             "recent_loss": mean(losses[-RECENT_STEPS:]),
+            "kernels": described(),
             "measured_step_time_s": measured,
             "predicted_step_time_s": self._plan.predicted.step_time_s,
             "tokens_per_s": self._plan.job.tokens_per_step / measured if measured else None,

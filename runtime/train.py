@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from ..errors import InputError, UnrecoverableError
 from ..kernels.dropout import draw
+from ..kernels.switch import use_kernels
 from ..planner.families import architecture
 from ..planner.plan import Plan
 from .assign import Assigner
@@ -87,6 +88,7 @@ def _model(run: RunFolder, plan: Plan, recipe: Recipe, device: torch.device) -> 
     pretrained = recipe.init_from
     seed = recipe.seed if pretrained is None else None
     compiler = INDUCTOR if recipe.compile else None
+    use_kernels(recipe.kernels)
     model = build_model(plan, device, seed=seed, experts=recipe.experts or DEFAULT, compiler=compiler)
     if pretrained is not None and not complete_checkpoints(run.checkpoints):
         load_pretrained(model, Path(pretrained))

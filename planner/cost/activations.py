@@ -67,6 +67,7 @@ class Shape:
     keeps: Keeps
     fp8: bool = False
     on_cpu: bool = True
+    load: float = 1.0  # rows of the busiest ep rank over the mean, where a trace says it
 
     @property
     def tokens(self) -> float:
@@ -156,8 +157,8 @@ def _experts(moe: Moe, hidden: int, shape: Shape) -> dict[str, float]:
 
 
 def routed_tokens(moe: Moe, shape: Shape) -> float:
-    """Tokens that the experts of one rank receive, when all of them receive equally many."""
-    return shape.own * moe.top_k * shape.sharding.etp
+    """Tokens that the experts of one rank receive, when all of them receive equally many; of the busiest by a trace."""
+    return shape.own * moe.top_k * shape.sharding.etp * shape.load
 
 
 def worst_routing_bytes(layer: Layer, shape: Shape) -> float:

@@ -214,8 +214,9 @@ def _without(whole: Block, kept: Block) -> Block:
 def _layer_block(layer: Layer, shape: Shape, rates: Rates, groups: Groups, modules: tuple[Module, ...]) -> Block:
     sharding, seq_len = shape.sharding, shape.seq_len
     held, kept = layer_parameters(layer, sharding), layer_kept(layer, shape)
-    compute = accumulated(layer_compute(layer, sharding, seq_len, rates), rates, held.total, held.dense)
-    exchange = layer_exchange(layer, sharding, seq_len, rates, groups, compute)
+    load = groups.visits.load if groups.visits else None
+    compute = accumulated(layer_compute(layer, sharding, seq_len, rates, load), rates, held.total, held.dense)
+    exchange = layer_exchange(layer, sharding, seq_len, rates, groups, compute, hides=not shape.on_cpu)
     repeated = sum(module_s(layer, sharding, seq_len, rates, module) for module in set(modules))
     return Block(
         compute=compute,

@@ -32,6 +32,7 @@ class Compute:
     attention_forward_s: float = 0.0
     attention_backward_s: float = 0.0
     weight_s: float = 0.0  # of the backward, what a schedule that splits it can put off: gradients of weights
+    experts_s: tuple[float, float] = (0.0, 0.0)  # products of routed experts, forward and backward, in the totals
 
 
 def attention_matmuls(attention: Attention, hidden: int, sharding: Sharding, seq_len: int) -> list[Matmul]:
@@ -85,7 +86,25 @@ def layer_matmuls(layer: Layer, sharding: Sharding, seq_len: int) -> list[Matmul
     if moe.shared:
         found += mlp_matmuls(moe.shared, hidden, tokens, sharding.tp)
     routed = routed_tokens(moe, sharding, seq_len)
-    return found + mlp_matmuls(moe.expert, hidden, routed, sharding.etp, moe.experts / sharding.ep)
+    slots = (moe.experts + sharding.expert_replicas) / sharding.ep
+    return found + mlp_matmuls(moe.expert, hidden, routed, sharding.etp, slots)
+
+
+def routed_s(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates) -> float:
+    """Products of a layer's routed experts on a rank with the mean load, forward."""
+    moe = layer.ffn
+    assert isinstance(moe, Moe)
+    slots = (moe.experts + sharding.expert_replicas) / sharding.ep
+    found = mlp_matmuls(moe.expert, layer.hidden, routed_tokens(moe, sharding, seq_len), sharding.etp, slots)
+    return sum(_in_parts_s(rates, each, sharding.dispatch_chunks) for each in found)
+
+
+def routed_launches_s(sharding: Sharding, rates: Rates) -> float:
+    """Of the element-wise kernels around them: router, permutations, activation; each part has its own."""
+    return ROUTED_KERNELS * sharding.dispatch_chunks * rates.launch_s
+
+
+ROUTED_KERNELS = 6
 
 
 def layer_elementwise_bytes(layer: Layer, sharding: Sharding, seq_len: int, element: int) -> float:
@@ -115,13 +134,16 @@ def _activation(mlp: Mlp, tokens: float) -> float:
     return tokens * mlp.width * (3 if mlp.gated else 2)
 
 
-def layer_compute(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates) -> Compute:
-    """One layer on one microbatch, recomputation not included."""
+def layer_compute(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, load: float | None = None) -> Compute:
+    """One layer on one microbatch, recomputation not included; `load` is that of the busiest ep rank over the mean,
+    where a trace says it."""
     found = layer_matmuls(layer, sharding, seq_len)
-    skew = imbalance(layer.ffn, sharding.ep, rates.routing.spread) if isinstance(layer.ffn, Moe) else 1.0
-    matmuls = sum(matmul_s(rates, matmul) * (skew if matmul.routed else 1.0) for matmul in found)
+    if load is None:
+        load = imbalance(layer.ffn, sharding.ep, rates.routing.spread) if isinstance(layer.ffn, Moe) else 1.0
+    times = [_in_parts_s(rates, each, sharding.dispatch_chunks) * (load if each.routed else 1.0) for each in found]
+    matmuls, routed = sum(times), sum(time for time, each in zip(times, found, strict=True) if each.routed)
     moved = layer_elementwise_bytes(layer, sharding, seq_len, rates.element_bytes)
-    kernels = layer.norms + 4 + (6 if layer.moe else 0)
+    kernels = layer.norms + 4 + (ROUTED_KERNELS * sharding.dispatch_chunks if layer.moe else 0)
     forward = elementwise_s(rates, moved, kernels)
     core, core_backward = core_s(layer.attention, sharding, seq_len, rates)
     cast, cast_backward = _casts_s(rates, found)
@@ -130,8 +152,17 @@ def layer_compute(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates) 
         backward_s=2 * matmuls + ELEMENTWISE_BACKWARD * forward + core_backward + cast_backward,
         attention_forward_s=core,
         attention_backward_s=core_backward,
-        weight_s=sum(matmul_s(rates, matmul) for matmul in found if not matmul.routed),
+        weight_s=sum(time for time, each in zip(times, found, strict=True) if not each.routed),
+        experts_s=(routed, 2 * routed),
     )
+
+
+def _in_parts_s(rates: Rates, matmul: Matmul, parts: int) -> float:
+    """One product; that of routed experts in so many parts one after another: each is launched, and its groups are
+    smaller."""
+    if parts == 1 or not matmul.routed:
+        return matmul_s(rates, matmul)
+    return parts * matmul_s(rates, replace(matmul, m=matmul.m / parts))
 
 
 def _casts_s(rates: Rates, matmuls: list[Matmul]) -> tuple[float, float]:

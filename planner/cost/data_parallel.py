@@ -15,7 +15,7 @@ from ...clusters.topology import GroupPaths
 from ..configuration import Configuration
 from ..simulate.work import Work
 from .blocks import ModelCosts
-from .communication import all_gather_s, all_reduce_s, reduce_scatter_s
+from .communication import all_gather_s, all_reduce_s, point_to_point_s, reduce_scatter_s
 from .memory import Held
 from .offload import adamw_s, of_ends, swap_s, update_s
 from .setting import Setting
@@ -94,16 +94,15 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
     pieces = tuple(max(1, layers) for layers in configuration.stage_layers)
     seen = [setting.stage_at(configuration, rank) for rank in configuration.placement]
     keys = [(view, each.dense, each.expert, layers) for view, each, layers in zip(seen, held, pieces, strict=True)]
-    known = {
-        key: _collectives_s(key[0], configuration, each, key[3])
-        for key, each in dict(zip(keys, held, strict=True)).items()
-    }
+    each_once = dict(zip(keys, held, strict=True))
+    known = {key: _collectives_s(key[0], configuration, each, key[3]) for key, each in each_once.items()}
     optimizers, offloads = _after_s(setting, configuration, _with_shared(configuration, held, costs.shared))
     reductions = [known[key][1] for key in keys]
     copies = [_copies_s(view, configuration, each) for view, each in zip(seen, held, strict=True)]
     if configuration.zero == 1:
         reductions = [each + between for each, between in zip(reductions, copies, strict=True)]
     after = reductions if late else copies if configuration.zero > 1 and any(copies) else []
+    after = _with_sums(configuration, after, seen, held)
     gathers, late_s = [known[key][0] for key in keys], _late_s(configuration, after) if after else ()
     if costs.shared.total:  # gathered with a rank's first stage, reduced after everything else
         slowest, firsts = setting.used(configuration), _firsts(configuration)
@@ -157,6 +156,29 @@ def _copies_s(setting: Setting, configuration: Configuration, held: Held) -> flo
         return 0.0
     between = setting.group(configuration.mesh.tp * size, copies)
     return all_reduce_s(between, _wire_bytes(setting) * held.dense / size) * setting.execution.network
+
+
+def _with_sums(configuration: Configuration, after: list[float], seen: list[Setting], held: list[Held]) -> list[float]:
+    """What follows the last backward, by stage, with the sums over copies of experts."""
+    if configuration.expert_replicas == 0:
+        return after
+    sums = [replicas_s(view, configuration, each.expert) for view, each in zip(seen, held, strict=True)]
+    return [each + more for each, more in zip(after or [0.0] * len(sums), sums, strict=True)]
+
+
+def replicas_s(setting: Setting, configuration: Configuration, expert: float) -> float:
+    """Seconds in which the copies of experts add up their gradients, after data parallelism has, `expert` parameters
+    being all that a rank has of experts: each of two slots of an expert sends the other what ZeRO leaves it, in fp32
+    and over the slower links of ep."""
+    mesh, replicas = configuration.mesh, configuration.expert_replicas
+    experts = max(layer.moe.experts for layer in setting.kinds if layer.moe)
+    sent = GRADIENT_BYTES * expert * 2 * replicas / (experts + replicas)
+    group = setting.group(mesh.etp, mesh.ep)
+    path = group.outer or group.inner
+    if path is None:
+        return 0.0
+    shared = mesh.edp if configuration.zero else 1
+    return point_to_point_s(path, sent / shared) * setting.execution.network
 
 
 def _wire_bytes(setting: Setting) -> int:

@@ -8,9 +8,10 @@ from ...clusters.topology import GroupPaths
 from ..frameworks.framework import Experts
 from ..model import Attention, Layer, Moe
 from .communication import all_gather_s, all_reduce_s, reduce_scatter_s
-from .compute import Compute
+from .compute import Compute, routed_launches_s, routed_s
 from .context import Exposed, Links, blocks_of, exposed
-from .dispatch import dispatch_s, imbalance
+from .dispatch import CHOICE_BYTES, Visits, arriving, balanced, dispatch_s, imbalance, transfers_s
+from .overlap import Parts, exposed_s
 from .rates import Rates
 from .sharding import Sharding
 
@@ -23,6 +24,7 @@ class Groups:
     cp: Links
     ep: GroupPaths
     etp: GroupPaths
+    visits: Visits | None = None  # what a trace of routing says of ep; None: routing is balanced
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +49,33 @@ class Exchange:
 
 
 def layer_exchange(
-    layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups, compute: Compute
+    layer: Layer,
+    sharding: Sharding,
+    seq_len: int,
+    rates: Rates,
+    groups: Groups,
+    compute: Compute,
+    hides: bool = True,
 ) -> Exchange:
     """Communication of one layer. Tensor- and expert-parallel collectives are exposed: their neighbours in the
-    layer need the result, unless another microbatch computes beside the latter. The ring of context parallelism runs
-    beside attention."""
+    layer need the result, unless another microbatch, or another part of it, computes beside the latter, where links
+    work beside compute (`hides`). The ring of context parallelism runs beside attention."""
     element_bytes = rates.element_bytes
     activation = sharding.tokens(seq_len) * layer.hidden * element_bytes
     tp = region_s(groups.tp, activation, sharding.sp) * _tp_regions(layer)
-    ep = 0.0
-    if isinstance(layer.ffn, Moe):
+    ep = ep_backward = 0.0
+    if isinstance(layer.ffn, Moe) and rates.routing.planned:
+        tokens = sharding.tokens(seq_len) / sharding.sequence_split
+        parts = _parts(layer, layer.ffn, tokens, sharding, groups, element_bytes)
+        ep, ep_backward = (exposed_s(parts, each_s, rates.steal, hides) for each_s in compute.experts_s)
+    elif isinstance(layer.ffn, Moe):
         skew = imbalance(layer.ffn, sharding.ep, rates.routing.spread)
         ep = skew * rates.dispatch * _experts_s(layer.ffn, activation, sharding, groups, rates.routing)
         if rates.routing.overlaps:
             ep = max(0.0, ep - (compute.forward_s + compute.backward_s) / 2)
+        ep_backward = ep
     cp = _context(layer.attention, sharding, seq_len, element_bytes, groups.cp, compute)
-    return Exchange(tp, tp, cp.forward_s, cp.backward_s, ep, ep, cp_again_s=cp.again_s)
+    return Exchange(tp, tp, cp.forward_s, cp.backward_s, ep, ep_backward, cp_again_s=cp.again_s)
 
 
 def region_s(tp: GroupPaths, activation_bytes: float, sp: bool) -> float:
@@ -86,6 +99,52 @@ def _experts_s(moe: Moe, activation_bytes: float, sharding: Sharding, groups: Gr
     gathered = own * moe.top_k * sharding.etp
     beside = all_gather_s(groups.etp, gathered) + reduce_scatter_s(groups.etp, gathered)
     return 2 * dispatch_s(moe, groups.ep, own, routing.dispatch) + beside
+
+
+def experts_s(
+    layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups, hides: bool
+) -> tuple[float, float]:
+    """Seconds of a layer's routed experts with their dispatch, forward and backward: all of its time that depends on
+    how tokens are sent."""
+    products, launches, parts = _routed(layer, sharding, seq_len, rates, groups)
+    forward, backward = (
+        each * (products + launches) + exposed_s(parts, each * products, rates.steal, hides) for each in (1, 2)
+    )
+    return forward, backward
+
+
+def least_s(
+    layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups, hides: bool
+) -> tuple[float, float]:
+    """No more than `experts_s` in any number of parts, of a sharding with one part: products of a part are no faster,
+    and each link is busy as long."""
+    products, launches, parts = _routed(layer, sharding, seq_len, rates, groups)
+    if not hides:
+        return experts_s(layer, sharding, seq_len, rates, groups, hides)
+    busy = max(2 * parts.between_s, parts.inside_s + parts.back_s)
+    forward, backward = (max(each * products, busy) + each * launches for each in (1, 2))
+    return forward, backward
+
+
+def _routed(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups) -> tuple[float, float, Parts]:
+    """Seconds of the products and launches of routed experts, forward, and what is sent for them."""
+    assert isinstance(layer.ffn, Moe)
+    load = groups.visits.load if groups.visits else 1.0
+    products, launches = load * routed_s(layer, sharding, seq_len, rates), routed_launches_s(sharding, rates)
+    tokens = sharding.tokens(seq_len) / sharding.sequence_split
+    return products, launches, _parts(layer, layer.ffn, tokens, sharding, groups, rates.element_bytes)
+
+
+def _parts(layer: Layer, moe: Moe, tokens: float, sharding: Sharding, groups: Groups, element_bytes: int) -> Parts:
+    """Dispatch of the parts of a microbatch, `tokens` of a rank, as the plan has it. Expert-tensor ranks gather what
+    they compute together after the transfer, and scatter sums before the way back."""
+    visits = groups.visits or balanced(moe, groups.ep)
+    row, each = layer.hidden * element_bytes, tokens / sharding.dispatch_chunks
+    beside = 0 if sharding.dispatch == "copies" else CHOICE_BYTES * moe.top_k / 2  # the mean of there and back
+    between_s, inside_s = transfers_s(moe, groups.ep, each * (row + beside), sharding.dispatch, visits)
+    gathered = each * row * arriving(moe, groups.ep, sharding.dispatch, visits) * sharding.etp
+    there, back = all_gather_s(groups.etp, gathered), reduce_scatter_s(groups.etp, gathered)
+    return Parts(sharding.dispatch_chunks, between_s, inside_s + there, inside_s + back)
 
 
 def _context(

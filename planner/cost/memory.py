@@ -72,7 +72,8 @@ def layer_parameters(layer: Layer, sharding: Sharding) -> Held:
     if isinstance(ffn, Mlp):
         return Held(dense + ffn.matmul_parameters(hidden) / sharding.tp + ffn.other_parameters(hidden))
     shared = ffn.shared_parameters(hidden) / sharding.tp + ffn.router_parameters(hidden)
-    return Held(dense + shared, layer.expert_parameters / (sharding.ep * sharding.etp))
+    copies = 1 + sharding.expert_replicas / ffn.experts
+    return Held(dense + shared, copies * layer.expert_parameters / (sharding.ep * sharding.etp))
 
 
 def _attention_parameters(attention: Attention, hidden: int, sharding: Sharding) -> float:
@@ -92,5 +93,5 @@ def logits_bytes(vocab: int, sharding: Sharding, seq_len: int, each: int) -> flo
 
 def largest_gradient(layer: Layer, held: Held, sharding: Sharding) -> float:
     """Parameters of one buffer per shape of weight: all dense weights of a layer, and one of its experts."""
-    experts = layer.ffn.experts / sharding.ep if not isinstance(layer.ffn, Mlp) else 1.0
-    return held.dense + held.expert / experts
+    slots = (layer.ffn.experts + sharding.expert_replicas) / sharding.ep if not isinstance(layer.ffn, Mlp) else 1.0
+    return held.dense + held.expert / slots

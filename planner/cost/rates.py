@@ -44,6 +44,7 @@ class Rates:
     experts: float = 1.0  # share of the matmul rate that grouped matmuls of experts reach
     dispatch: float = 1.0  # time of expert dispatch over the links' own
     routing: Experts = BALANCED
+    steal: float = 0.0  # share of compute lost while a collective is in flight
     cast_bytes: float = 4.0  # per element of an operand that is narrower than 16 bits
     sixteen_bit: Rates | None = None  # of what stays in 16 bits where the layers' matmuls are in 8
 
@@ -88,6 +89,7 @@ def device_rates(
         experts=costs.experts,
         dispatch=costs.dispatch,
         routing=framework.experts,
+        steal=costs.steal,
         cast_bytes=CAST_BYTES.get(operand, 0.0),
         sixteen_bit=device_rates(device, "bf16", framework) if precision == "fp8" else None,
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -29,6 +30,7 @@ from .activations import Shape
 from .blocks import ModelCosts, model_costs
 from .communication import ALONE, slowed
 from .context import Links
+from .dispatch import Visits
 from .exchange import Groups
 from .rates import ORIGIN_RANK, Rates, cluster_device, device_rates
 from .sharding import Sharding, sharding_of
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 
 Alike = tuple[Sharding, tuple[Module, ...], Groups, Rates, bool]
 """What the costs of a model depend on beside the model."""
+
+VisitsOf = Callable[["Setting", Sharding, GroupPaths], Visits | None]
+"""What a trace of routing says of an ep group under a sharding; None: routing is taken as balanced."""
 
 
 def replica_devices(mesh: Mesh) -> int:
@@ -60,6 +65,7 @@ class Setting:
     narrow: Dtype | None = None  # what the layers' matmuls run in where that is narrower than the job's precision
     rank_map: tuple[int, ...] = ()  # the device of each rank; (): all that can be used, in their order
     any_order: bool = False  # links as in the best order of the nodes
+    routing: VisitsOf | None = None  # None: balanced
     ranks: range | None = None  # of a view: the devices that it is of
     replica: int | None = None  # the block of a stage's devices that `at` looks at, where its devices differ
     _whole: Setting | None = field(default=None, repr=False)  # that a view is of
@@ -91,7 +97,7 @@ class Setting:
         """The same with ranks on other devices, and no prices yet; `wiring` is the cluster's, where somebody has it."""
         kept = self.architecture, self.cluster, self.job, self.every_device, self.framework, self.narrow
         known = [] if wiring is None else [wiring]
-        return Setting(*kept, rank_map, any_order, _wiring=known, _alike=self.whole._alike)
+        return Setting(*kept, rank_map, any_order, self.routing, _wiring=known, _alike=self.whole._alike)
 
     @cached_property
     def node_groups(self) -> tuple[NodeGroup, ...]:
@@ -312,7 +318,7 @@ class Setting:
 
     def groups(self, sharding: Sharding) -> Groups:
         """Groups that a layer communicates in: tp fastest, then cp; experts fold the same ranks, etp fastest."""
-        execution = self.execution
+        execution, ep = self.execution, self.group(sharding.etp, sharding.ep)
         return Groups(
             tp=slowed(self.group(1, sharding.tp), execution.tensor, execution.network),
             cp=Links(
@@ -320,12 +326,19 @@ class Setting:
                 heads=self.group(sharding.tp, sharding.cp_ulysses),
                 ring=self.group(sharding.tp * sharding.cp_ulysses, sharding.cp // sharding.cp_ulysses),
             ),
-            ep=self.group(sharding.etp, sharding.ep),
+            ep=ep,
             etp=self.group(1, sharding.etp),
+            visits=self._visits(sharding, ep),
         )
+
+    def _visits(self, sharding: Sharding, ep: GroupPaths) -> Visits | None:
+        if self.routing is None or ep.size == 1 or not self.has_experts or not self.framework.experts.planned:
+            return None
+        return self.routing(self, sharding, ep)
 
     def shape(self, sharding: Sharding) -> Shape:
         """One microbatch under a sharding, as the framework keeps it."""
+        visits = self._visits(sharding, self.group(sharding.etp, sharding.ep))
         return Shape(
             sharding=sharding,
             seq_len=self.job.seq_len,
@@ -333,6 +346,7 @@ class Setting:
             keeps=self.framework.keeps,
             fp8=self.job.precision == "fp8",
             on_cpu=self.device.kind == "cpu",
+            load=visits.load if visits else 1.0,
         )
 
     def costs(self, configuration: Configuration) -> ModelCosts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..configuration import Configuration, CpAlgorithm
+from ..configuration import Configuration, CpAlgorithm, Dispatch
 from ..sequence import local_tokens
 
 
@@ -21,6 +21,9 @@ class Sharding:
     etp: int = 1
     microbatch: int = 1
     spread: int = 1  # pipeline ranks that share out embedding and head, beside those of tp
+    dispatch: Dispatch = "copies"
+    dispatch_chunks: int = 1
+    expert_replicas: int = 0
 
     @property
     def sequence_split(self) -> int:
@@ -59,4 +62,7 @@ def sharding_of(configuration: Configuration) -> Sharding:
         etp=mesh.etp,
         microbatch=configuration.microbatch,
         spread=mesh.pp if configuration.spread_vocabulary else 1,
+        dispatch=configuration.dispatch,
+        dispatch_chunks=configuration.dispatch_chunks,
+        expert_replicas=configuration.expert_replicas,
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ..configuration import Configuration, Recompute
 from ..simulate.work import Work
+from .balance import counts_s
 from .blocks import Block, ModelCosts
 from .communication import ALONE, pipeline_transfer_s
 from .setting import Setting
@@ -65,6 +66,7 @@ class StageSeconds:
         self._waits_s = sum(block.exchange.forward_s for block in ends)
         self._waits_back_s = sum(block.exchange.backward_s for block in ends)
         self._setting, (self._rings, self._latency_s) = setting, _rings(setting, configuration)
+        self._configuration = configuration
         self._again = 2 if choice == "full" else 1  # the host issues the forward once more
 
     def of(self, start: int, stop: int) -> tuple[float, float, float, float]:
@@ -77,10 +79,10 @@ class StageSeconds:
         again, rings, latency_s, setting = self._again, self._rings, self._latency_s, self._setting
         for stop in range(first, len(forwards)):
             host_s, alone_s = _host_s(setting, start, stop), _waits_s(setting, start, stop)
-            rings_s = (stop - start) * rings * latency_s
-            forward_s = forwards[stop] - forwards[start] + self._forward_s + self._chunks_s
+            rings_s, counted_s = (stop - start) * rings * latency_s, self._counted_s(start, stop)
+            forward_s = forwards[stop] - forwards[start] + self._forward_s + self._chunks_s + counted_s
             backward_s = backwards[stop] - backwards[start] + self._backward_s
-            waits_s = exposed[stop] - exposed[start] + self._waits_s
+            waits_s = counted_s + exposed[stop] - exposed[start] + self._waits_s
             back_s = exposed_back[stop] - exposed_back[start] + self._waits_back_s
             weight_s, extra_s = weights[stop] - weights[start], (again - 1) * alone_s
             host_back_s, rings_back_s = again * host_s, again * rings_s
@@ -90,6 +92,11 @@ class StageSeconds:
                 _issued(backward_s - weight_s, back_s, host_back_s, rings_back_s) + extra_s,
                 weight_s,
             )
+
+    def _counted_s(self, start: int, stop: int) -> float:
+        """Until ranks have told each other what their routers chose."""
+        layers = self._setting.architecture.layers[start:stop] if self._setting.has_experts else ()
+        return counts_s(self._setting, self._configuration, layers) if layers else 0.0
 
 
 def _issued(device_s: float, waits_s: float, host_s: float, rings_s: float) -> float:

@@ -17,6 +17,7 @@ from ..plan import Breakdown, Prediction
 from ..schedule import build
 from ..simulate.engine import StepTime, busy_s, step_time, total_s
 from ..simulate.work import Slowness, Work
+from .balance import counts_s
 from .blocks import ModelCosts
 from .data_parallel import with_data_parallelism
 from .footprint import Peak, fits_host, peaks, worst_routing_bytes
@@ -123,6 +124,7 @@ def _breakdown(setting: Setting, configuration: Configuration, busy: tuple[float
     rank, microbatches = max(range(len(busy)), key=busy.__getitem__), configuration.microbatches
     costs = setting.at(configuration, rank).costs(configuration)
     tp, cp, ep = (microbatches * each for each in _exchanged(costs, configuration, rank))
+    ep += microbatches * _counts_s(setting, configuration, rank)
     waiting = max(0.0, step.pipeline_s - busy[rank])
     transfers = min(waiting, step.transfers_s)
     return Breakdown(
@@ -136,6 +138,13 @@ def _breakdown(setting: Setting, configuration: Configuration, busy: tuple[float
         optimizer=step.optimizer_s,
         offload=step.offload_s,
     )
+
+
+def _counts_s(setting: Setting, configuration: Configuration, rank: int) -> float:
+    """Of one microbatch on one rank, to balance experts."""
+    ranges = [configuration.layer_range(stage) for stage in configuration.stages_of(rank)]
+    layers = [setting.architecture.layers[index] for each in ranges for index in each]
+    return counts_s(setting.at(configuration, rank), configuration, layers)
 
 
 def _exchanged(costs: ModelCosts, configuration: Configuration, rank: int) -> tuple[float, float, float]:

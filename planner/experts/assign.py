@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .counts import Counts
 from .layout import Layout, node_sizes
 from .levels import levelled
-from .metrics import traffic_of
+from .metrics import traffic_of, visits_of
 from .polish import polished
 from .prices import Prices, between_nodes_s, inside_nodes_s
 from .swaps import dealt, improved, starts
@@ -32,9 +32,14 @@ _STARTS = {64: 12, 128: 6}
 _FEW_STARTS = 3
 """Starts by number of experts: a run takes about the square of it, and large layers gain less from another."""
 
+_MORE_STARTS = {3: 40, 4: 40}
+"""Starts by number of nodes, of up to 64 experts: two halves have few local optima, many small parts cost much."""
+
 _TRIAL_TOKENS = 4096
 _POLISH_TOKENS = 6144
 _POLISH_EXPERTS = 96
+_COMPARED, _COMPARED_TOKENS, _POLISHED = 8, 16_384, 3
+"""Of the placements that pairs of experts call best so many are compared by visits, and the best of them polished."""
 
 
 def assignments(
@@ -49,8 +54,9 @@ def assignments(
     if prices.dispatch == "copies":
         ladder, together = (1.0,), np.zeros_like(together)
     for weight in ladder:
-        known = _nodes(counts, layout, together, variation, weight, known)
-        nodes = known if prices.dispatch == "copies" else _polished_nodes(counts, layout, known, variation, weight)
+        found = _nodes(counts, layout, together, variation, weight, known)
+        known = found[0]
+        nodes = known if prices.dispatch == "copies" else _polished_nodes(counts, layout, found, variation, weight)
         yield from _ranks(counts, layout, prices, nodes, together - np.float32(weight) * variation, variation)
 
 
@@ -62,9 +68,10 @@ def _nodes(
     weight: float,
     known: Ints | None,
 ) -> Ints:
-    """Node [experts] of each expert, from several starts, or from what the last rung of the ladder found."""
+    """[found, experts]: node of each expert, the best first, from several starts, or from what the last rung of the
+    ladder found."""
     if layout.nodes == 1:
-        return np.zeros(layout.experts, np.intp)
+        return np.zeros((1, layout.experts), np.intp)
     weights = together - np.float32(weight) * variation
     sizes = node_sizes(layout)
     unit = units_of(layout)
@@ -75,11 +82,13 @@ def _nodes(
         begin = known[None, ::unit]
     elif blocks is None:
         load = counts.load.reshape(-1, unit).sum(1)
-        begin = starts(sizes, load, _number_of_starts(layout.experts))
+        begin = starts(sizes, load, _number_of_starts(layout.experts, layout.nodes))
     else:
         begin = np.repeat(np.arange(layout.nodes), sizes)[None]
     parts, value = improved(weights, begin, layout.nodes, None if blocks is None else blocks[::unit])
-    return np.repeat(parts[int(value.argmax())], unit)
+    # starts that end alike have equal values; those of the largest come first
+    different = np.unique(value, return_index=True)[1][::-1]
+    return np.repeat(parts[different], unit, axis=1)
 
 
 def nodes_from_starts(counts: Counts, sizes: Ints, weight: float = LADDER[0]) -> Ints:
@@ -90,8 +99,9 @@ def nodes_from_starts(counts: Counts, sizes: Ints, weight: float = LADDER[0]) ->
     return np.asarray(parts[int(value.argmax())])
 
 
-def _number_of_starts(experts: int) -> int:
-    return next((count for most, count in _STARTS.items() if experts <= most), _FEW_STARTS)
+def _number_of_starts(experts: int, nodes: int = 2) -> int:
+    few = next((count for most, count in _STARTS.items() if experts <= most), _FEW_STARTS)
+    return max(few, _MORE_STARTS.get(nodes, 0)) if experts <= min(_STARTS) else few
 
 
 def units_of(layout: Layout) -> int:
@@ -112,13 +122,21 @@ def summed(weights: NDArray[np.float32], unit: int) -> NDArray[np.float32]:
     return np.asarray(weights.reshape(size, unit, size, unit).sum((1, 3)))
 
 
-def _polished_nodes(counts: Counts, layout: Layout, nodes: Ints, variation: NDArray[np.float32], weight: float) -> Ints:
+def _polished_nodes(counts: Counts, layout: Layout, found: Ints, variation: NDArray[np.float32], weight: float) -> Ints:
+    """Of the `found` nodes [found, experts], the best first by pairs, the best by visits."""
     if layout.nodes == 1 or layout.experts > _POLISH_EXPERTS or units_of(layout) > 1:
-        return nodes
-    step = -(-counts.tokens // _POLISH_TOKENS)
+        return np.asarray(found[0])
     # a pair kept together saves about 1/top_k of a visit: the penalty is weighed by that, as in the steps before
     penalty = np.float32(weight / counts.top_k / 2) * variation
-    return polished(counts.choices[:, ::step], nodes, layout.nodes, penalty, blocks_of(layout))
+    sample, trial = (counts.choices[:, :: -(-counts.tokens // most)] for most in (_COMPARED_TOKENS, _POLISH_TOKENS))
+
+    def cost(nodes: Ints) -> float:
+        inside = nodes[:, None] == nodes[None, :]
+        return float(visits_of(nodes, sample, layout.nodes).sum() + penalty[inside].sum())
+
+    best = sorted(found[:_COMPARED], key=cost)[:_POLISHED] if len(found) > 1 else found
+    done = [polished(trial, nodes, layout.nodes, penalty, blocks_of(layout)) for nodes in best]
+    return min(done, key=cost) if len(done) > 1 else done[0]
 
 
 def _ranks(

@@ -7,31 +7,39 @@ visits at least as many nodes as the lower convex hull over all such counts says
 convex, so the mean of visits is at least the hull at the mean of pairs (Jensen), and the mean of pairs inside equal
 parts is at most what the largest eigenvalues allow (Donath and Hoffman 1973; on the complement of the constant vector,
 Falkner, Rendl and Wolkowicz 1994), for every diagonal added to the matrix: a few steps of a subgradient choose it.
+A thorough proof looks at every token by itself instead of the mean: fractional_bound.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import group_bound
 from .counts import Counts
+from .fractional_bound import fractional_visits
 from .layout import Layout, node_sizes
 from .metrics import floor_s
 from .prices import Prices
 from .trace import Floats, Ints
 
+Proof = Literal["quick", "thorough"]
 
-def layer_bound_s(counts: Counts, layout: Layout, prices: Prices, pairs_inside: float | None = None) -> float:
-    """Seconds of one microbatch. `pairs_inside` nodes of a placement, a token, guides the subgradient."""
+
+def layer_bound_s(
+    counts: Counts, layout: Layout, prices: Prices, pairs_inside: float | None = None, proof: Proof = "quick"
+) -> float:
+    """Seconds of one microbatch. `pairs_inside` nodes of a placement, a token, guides the subgradient; a thorough
+    proof goes through all tokens once more (fractional_bound.py)."""
     busiest = busiest_load(counts.load, layout)
     if prices.dispatch == "copies":
         exchange = _copies_s(counts, layout, prices, busiest)
     else:
-        exchange = _visits_s(counts, layout, prices, pairs_inside)
+        exchange = _visits_s(counts, layout, prices, pairs_inside, proof)
     return floor_s(busiest, exchange, layout, prices)
 
 
@@ -66,7 +74,7 @@ def _copies_s(counts: Counts, layout: Layout, prices: Prices, busiest: float) ->
     return max(outer, inner)
 
 
-def _visits_s(counts: Counts, layout: Layout, prices: Prices, pairs_inside: float | None) -> float:
+def _visits_s(counts: Counts, layout: Layout, prices: Prices, pairs_inside: float | None, proof: Proof) -> float:
     """What comes into all links, over their number: the busiest takes at least that."""
     share = float(layout.share.max())
     nodes = 0.0
@@ -75,30 +83,40 @@ def _visits_s(counts: Counts, layout: Layout, prices: Prices, pairs_inside: floa
         if prices.dispatch == "nodes":
             return between_s
     elif layout.nodes > 1:
-        nodes = least_visits(counts, node_sizes(layout), layout.replicas > 0, pairs_inside)
+        nodes = least_visits(counts, node_sizes(layout), layout.replicas, pairs_inside, proof)
     if prices.dispatch == "nodes":
-        inner = 1 - 1 / min(layout.ranks_per_node)
-        return (
-            max(nodes * (1 - share) * prices.outer_s, _rank_visits(counts, layout) * inner * prices.inner_s)
-            / layout.ranks
-        )
-    ranks = max(nodes, _rank_visits(counts, layout))
+        inner = _rank_visits(counts, layout, prices, proof) * (1 - 1 / min(layout.ranks_per_node))
+        return max(nodes * (1 - share) * prices.outer_s, inner * prices.inner_s) / layout.ranks
+    ranks = max(nodes, _rank_visits(counts, layout, prices, proof))
     inner = max(0.0, float(layout.share.min()) - 1 / layout.ranks)
     return ranks * max((1 - share) * prices.outer_s, inner * prices.inner_s) / layout.ranks
 
 
-def _rank_visits(counts: Counts, layout: Layout) -> float:
-    """Ranks that a token visits at least, by their slots alone."""
+def _rank_visits(counts: Counts, layout: Layout, prices: Prices, proof: Proof) -> float:
+    """Ranks that a token visits at least; where links between nodes decide, by their slots alone."""
+    if layout.ranks > 1 and (layout.nodes == 1 or prices.dispatch == "ranks"):
+        return least_visits(counts, np.asarray(layout.slots), layout.replicas, None, proof)
     return -(-counts.top_k // max(layout.slots))
 
 
-def least_visits(counts: Counts, sizes: Ints, replicas: bool, pairs_inside: float | None = None) -> float:
+def least_visits(
+    counts: Counts, sizes: Ints, replicas: int = 0, pairs_inside: float | None = None, proof: Proof = "quick"
+) -> float:
     """Parts of the given sizes that a token visits at least, in the mean over tokens."""
-    hull = np.array(visits_hull(counts.top_k, len(sizes), int(sizes.max())))
-    if replicas:  # copies of an expert may lie in every part that they help
-        return float(hull[-1, 1])
-    inside = most_inside(counts.together, sizes, pairs_inside)
-    return float(np.interp(inside, hull[:, 0], hull[:, 1]))
+    hull = np.array(visits_hull(counts.top_k, len(sizes), int(sizes.max())), np.float64)
+    together = np.pad(counts.together, (0, replicas))  # places of further copies are empty at first
+    inside = most_inside(together, sizes, pairs_inside) + _further(counts.together, sizes, replicas)
+    least = float(np.interp(inside, hull[:, 0], hull[:, 1]))
+    if proof == "quick" or len(set(sizes.tolist())) > 1:
+        return least
+    return max(least, fractional_visits(counts.choices, counts.experts, len(sizes), hull, replicas))
+
+
+def _further(together: NDArray[np.float64], sizes: Ints, replicas: int) -> float:
+    """Pairs, a token, that further copies bring together at most: each expert with those it meets most often."""
+    others = min(int(sizes.max()) - 1, len(together))
+    most = np.sort(together, axis=1)[:, len(together) - others :].sum(1)
+    return float(np.sort(np.repeat(most, len(sizes) - 1))[::-1][:replicas].sum())
 
 
 @lru_cache(maxsize=64)

@@ -39,8 +39,12 @@ class Counts:
 def counted(choices: Ints, experts: int, window: int) -> Counts:
     """Of `choices` [top_k, tokens], with windows of so many tokens; a rest is left out, and fewer tokens are one."""
     windows = windowed(choices, experts, window)
-    load = np.bincount(choices.ravel(), minlength=experts) / choices.shape[1]
-    return Counts(choices, experts, load, windows, pairs(choices, experts))
+    return Counts(choices, experts, expert_load(choices, experts), windows, pairs(choices, experts))
+
+
+def expert_load(choices: Ints, experts: int) -> NDArray[np.float64]:
+    """[experts]: choices of each a token."""
+    return np.asarray(np.bincount(choices.ravel(), minlength=experts) / choices.shape[1])
 
 
 def windowed(choices: Ints, experts: int, window: int) -> NDArray[np.float64]:

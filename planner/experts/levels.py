@@ -10,17 +10,19 @@ from .trace import Floats, Ints
 _EXCHANGES = 64
 
 
-def levelled(load: Floats, windows: Floats, ranks: Ints, parents: Ints, cost: Floats | None = None) -> Ints:
-    """Ranks [experts] after exchanges of experts of equal `parents` [experts], each of which lowers the largest load of
-    a rank, half of it over all tokens and half in windows (their mean). Of those the best is made, or with `cost`
-    [experts, experts] the one that lowers it most less its cost."""
+def levelled(
+    load: Floats, windows: Floats, ranks: Ints, parents: Ints, cost: Floats | None = None, most: int = _EXCHANGES
+) -> Ints:
+    """Ranks [experts] after up to `most` exchanges of experts of equal `parents` [experts], each of which lowers the
+    largest load of a rank, half of it over all tokens and half in windows (their mean). Of those the best is made, or
+    with `cost` [experts, experts] the one that lowers it most less its cost."""
     ranks = ranks.copy()
     count = int(ranks.max()) + 1
     rows = np.concatenate([load[None], windows])
     weight = np.full(len(rows), 0.5 / len(windows))
     weight[0] = 0.5
     held = rows @ np.eye(count)[ranks]
-    for _ in range(_EXCHANGES):
+    for _ in range(most):
         found = _best(rows, weight, held, ranks, parents, cost)
         if found is None:
             break

@@ -77,8 +77,9 @@ def replicated(counts: Counts, layout: Layout, prices: Prices, window: int) -> H
     rival = eplb(counts.load, layout)
     turns = layer_metrics(targets_of(rival, trial, replace(layout, split="even")), layout, prices, each)
     limits = [turns[name] for name in ("imbalance", "window_imbalance")]
+    full = sum(map(len, rival)) == sum(layout.slots)  # it may give one expert two copies on a rank
     found = [
-        rival,
+        *([rival] if full else []),
         *(hosts for weight in _LOAD_WEIGHTS for hosts in _candidates(counts, trial, layout, weight, limits, each)),
     ]
     return min(found, key=lambda hosts: _judged(targets_of(hosts, trial, layout), layout, prices, each, limits))

@@ -30,6 +30,7 @@ class _Defaults:
     top_groups: int
     vocab: int
     positions: int
+    router_bias: bool = False
 
 
 _V2 = _Defaults(
@@ -61,6 +62,7 @@ _V3 = _Defaults(
     top_groups=4,
     vocab=129280,
     positions=4096,
+    router_bias=True,
 )
 
 
@@ -126,6 +128,7 @@ def _experts(fields: Fields, defaults: _Defaults, *, grouped: bool, mlp_bias: bo
         shared=Mlp(width=shared * width, gated=True, bias=mlp_bias) if shared else None,
         groups=groups,
         top_groups=top_groups,
+        router_bias=defaults.router_bias,
     )
 
 

@@ -102,6 +102,11 @@ class Experts(Frozen):
         description="a copy for each expert (all-to-all), or one for each rank and each NVLink domain that a token "
         "visits (DeepEP, HybridEP)",
     )
+    planned: bool = Field(
+        default=False,
+        description="a plan says what is sent, in how many parts and to how many copies of an expert, and `dispatch` "
+        "and `overlaps` say nothing",
+    )
     overlaps: bool = Field(
         default=False,
         description="beside the compute of another microbatch (Megatron's overlap_moe_expert_parallel_comm)",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ...errors import Problem
 from ..configuration import Configuration
 from ..cost.setting import Setting
-from . import batch, experts, layout, pipeline, runtime, sequence, shares, zero
+from . import batch, dispatch, experts, layout, pipeline, runtime, sequence, shares, zero
 from .rule import Rule
 
 RULES: tuple[Rule, ...] = (
@@ -18,9 +18,10 @@ RULES: tuple[Rule, ...] = (
     *sequence.RULES,
     *zero.RULES,
     *experts.RULES,
+    *dispatch.RULES,
 )
 
-RUNTIME_RULES: tuple[Rule, ...] = (*runtime.RUNTIME_RULES, *shares.RUNTIME_RULES)
+RUNTIME_RULES: tuple[Rule, ...] = (*runtime.RUNTIME_RULES, *shares.RUNTIME_RULES, *dispatch.RUNTIME_RULES)
 
 
 def problems(setting: Setting, configuration: Configuration) -> list[Problem]:

@@ -194,7 +194,8 @@ def _more_nodes(setting: Setting, pins: Pins, runnable: bool) -> str:
     for power in range(1, 7):
         nodes = groups[0].nodes << power
         larger = setting.cluster.model_copy(update={"node_groups": (groups[0].model_copy(update={"nodes": nodes}),)})
-        wider = Setting(setting.architecture, larger, setting.job, setting.every_device, setting.framework)
+        kept = setting.job, setting.every_device, setting.framework
+        wider = Setting(setting.architecture, larger, *kept, routing=setting.routing)
         if _any_fits(wider, pins, runnable):
             return f"{nodes} nodes instead of {groups[0].nodes}"
     return ""

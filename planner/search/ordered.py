@@ -129,7 +129,8 @@ def _even(setting: Setting) -> Setting | None:
         if faster or node.fabric_factor > 1:
             return None
     cluster = setting.cluster.model_copy(update={"exceptions": Exceptions()})
-    return Setting(setting.architecture, cluster, setting.job, setting.every_device, setting.framework, setting.narrow)
+    kept = setting.job, setting.every_device, setting.framework, setting.narrow
+    return Setting(setting.architecture, cluster, *kept, routing=setting.routing)
 
 
 def _with_even(

@@ -2,7 +2,7 @@
 
 Early ranks of 1F1B hold more microbatches, so that one choice for all ranks either wastes time or does not fit. With
 equal layers, rank r with k layers under choice c has a time t(k, c) and a memory; the program picks one (k, c) for each
-rank, with all layers placed, so that the slowest rank is fastest. Solved by HiGHS through PuLP.
+rank, with all layers placed, so that the slowest rank is fastest. Solved through PuLP (`solver.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from ..configuration import Configuration, Recompute
 from ..cost.footprint import rank_peak
 from ..cost.setting import Setting
 from ..cost.stage import stage_times
+from .solver import solve_to_proof
 
 CHOICES: tuple[Recompute, ...] = ("none", "full")
 REACH = 4  # layers above or below the even share that a rank may take
@@ -92,7 +93,6 @@ def solve(options: list[list[Option]], layers: int) -> tuple[Option, ...] | None
     for row in pairs:
         problem += pulp.lpSum(pick for _, pick in row) == 1
         problem += pulp.lpSum(option.time_s / unit * pick for option, pick in row) <= slowest
-    problem.solve(pulp.HiGHS(msg=False, timeLimit=TIME_LIMIT_S, threads=1))
-    if problem.sol_status != pulp.LpSolutionOptimal:  # `status` says Optimal at the time limit too
+    if not solve_to_proof(problem, TIME_LIMIT_S):
         return None
     return tuple(max(row, key=lambda each: each[1].value())[0] for row in pairs)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from ...clusters.schema import Cluster
 from ...errors import InputError, Problem
 from ..cost.risk import GREATEST, LEAST, Risk
-from ..cost.setting import Setting
+from ..cost.setting import Setting, VisitsOf
+from ..experts.routing import Routing
 from ..families import architecture
 from ..frameworks.framework import DEFAULT, framework
 from ..goal import Goal, Objective
@@ -18,6 +19,7 @@ from ..pins import Pins
 from ..plan import ModelSpec
 from .objective import Measure
 from .resources import MEMORY
+from .visits import sampled_visits
 
 Progress = Callable[[int, int], None]
 """Is told how much is done, and of how much."""
@@ -40,6 +42,8 @@ class Request:
     deadline_s: float | None = None  # for the whole run, without failures
     risk: float | None = None  # probability with which step time and memory hold
     rank_map: tuple[int, ...] = ()  # the device of each rank; (): to be found
+    routing: Routing | None = None  # of the model's experts; None: taken as balanced
+    visits: VisitsOf | None = None  # what it says of the plan that was chosen
 
     @property
     def goal(self) -> Goal:
@@ -67,6 +71,7 @@ class Request:
             every_device=self.objective not in ("cost", "energy"),
             framework=framework(self.framework),
             rank_map=self.rank_map,
+            routing=self.visits or (None if self.routing is None else sampled_visits(self.routing)),
         )
 
     def measure(self, setting: Setting) -> Measure:
@@ -88,6 +93,9 @@ def _options(request: Request) -> Iterator[Problem]:
         yield Problem("--gap", request.gap, "must be at least 0 and below 1", "--gap 0.01")
     if request.top < 0:
         yield Problem("--top", request.top, "must be 0 or more", "--top 0")
+    if request.routing is not None and not framework(request.framework).experts.planned:
+        rule = f"{request.framework} is priced as its measured runs were, whatever their routing"
+        yield Problem("--routing", request.routing.source, rule, "without --framework")
     if request.risk is not None and not LEAST <= request.risk <= GREATEST:
         rule = f"must be a probability from {LEAST:g} to {GREATEST:g}: beyond, too few runs were measured"
         yield Problem("--risk", request.risk, rule, "--risk 0.9")

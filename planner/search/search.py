@@ -19,6 +19,7 @@ from .objective import best_of_each_mesh
 from .ordered import Searched, in_best_order
 from .plainer import plainer
 from .request import Progress, Request, check
+from .routed import settled
 from .tree import Tree
 
 
@@ -34,7 +35,8 @@ def find_plan(request: Request, progress: Progress | None = None) -> Plan:
         return find_mix(request, progress)
     started = time.perf_counter()
     check(request)
-    found = in_best_order(request, lambda setting: searched(request, setting, progress))
+    made = settled(request, in_best_order(request, lambda setting: searched(request, setting, progress)))
+    found = made.found
     best, lower = found.ranked[0], min(found.lower, found.ranked[0].value)
     proof = Proof(
         candidates=found.candidates,
@@ -45,7 +47,7 @@ def find_plan(request: Request, progress: Progress | None = None) -> Plan:
         orders=found.orders,
         seconds=time.perf_counter() - started,
     )
-    return plan_of(request, found.setting, best, list(found.ranked[1 : request.top + 1]), proof)
+    return made.plan(plan_of(made.request, found.setting, best, list(found.ranked[1 : request.top + 1]), proof))
 
 
 def searched(request: Request, setting: Setting, progress: Progress | None = None) -> Searched:

@@ -22,6 +22,7 @@ from ..schedule.builder import Builder
 from ..schedule.name import CUSTOM
 from ..schedule.table import custom, table
 from ..sequence import local_tokens
+from . import dispatch
 from .context import choices
 from .partition import even_split
 
@@ -36,25 +37,36 @@ from 8k tokens on)."""
 def candidates(setting: Setting, pins: Pins) -> Iterator[Configuration]:
     """All recipes in a fixed order, with even stages, all ranks recomputing nothing or all, and the loss in chunks
     where that is worthwhile; not all are legal."""
+    for shared in listed_shares(setting, pins):
+        yield from below(setting, pins, shared)
+
+
+def listed_shares(setting: Setting, pins: Pins) -> Iterator[Configuration]:
+    """Those of `shares` that are listed: microbatches that are powers of two."""
+    return shares(setting, pins, every=pins.microbatch is not None or bool(pins.actions))
+
+
+def below(setting: Setting, pins: Pins, shared: Configuration) -> Iterator[Configuration]:
+    """The candidates of one share."""
     choices = tuple(each for each in recomputations(pins) if each != "selective") or recomputations(pins)
-    for shared in shares(setting, pins):
-        mesh, chunks = shared.mesh, logits_chunks(setting, pins, shared)
-        if (pins.microbatch is None and shared.microbatch.bit_count() > 1 and not pins.actions) or (
-            pins.etp is None and mesh.etp not in (1, mesh.tp)
-        ):
-            continue  # each costs as much as any other here, and few are worth it
-        for recipe, choice in product(recipes(setting, pins, shared), choices):
-            if recipe.zero == 1 and recipe.dp_replicate > 1 and pins.dp_replicate is None:
-                continue
-            yield replace(recipe, recompute=(choice,) * recipe.mesh.pp, logits_chunks=chunks)
+    chunks = logits_chunks(setting, pins, shared)
+    for recipe, choice in product(recipes(setting, pins, shared), choices):
+        if recipe.zero == 1 and recipe.dp_replicate > 1 and pins.dp_replicate is None:
+            continue
+        yield replace(recipe, recompute=(choice,) * recipe.mesh.pp, logits_chunks=chunks)
 
 
-def shares(setting: Setting, pins: Pins) -> Iterator[Configuration]:
-    """Every mesh and way to share out a microbatch over it, as the first recipe below it."""
+def shares(setting: Setting, pins: Pins, every: bool = True) -> Iterator[Configuration]:
+    """Every mesh and way to share out a microbatch over it, as the first recipe below it; of every size, or of those
+    that are powers of two."""
+    known: dispatch.Known = {}
     for world in worlds(setting):
         for mesh in meshes(setting, pins, world):
-            for microbatch in _microbatches(setting, pins, mesh):
-                yield from _shares(setting, pins, mesh, microbatch)
+            sizes = _microbatches(setting, pins, mesh)
+            for microbatch in sizes if every else [size for size in sizes if size.bit_count() == 1]:
+                for shared in _shares(setting, pins, mesh, microbatch):
+                    for choice in dispatch.choices(setting, pins, shared, known):
+                        yield replace(shared, **choice._asdict())
 
 
 def worlds(setting: Setting) -> list[int]:

@@ -11,11 +11,13 @@ from ...clusters.schema import Cluster, NodeGroup
 from ...clusters.topology import Topology
 from ..configuration import Configuration
 from ..cost.setting import Setting
+from ..experts.routing_report import RoutingReport
 from ..families import ModelSpec, architecture
 from ..frameworks.framework import DEFAULT, framework
 from ..job import Job
 from ..lengths.mix import Mix
 from ..plan import Plan
+from ..search.visits import reported_visits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,7 @@ class Scenario:
     framework: str = DEFAULT  # what the step is priced as
     mix: Mix | None = None  # groups for sequences of different lengths, where the job has lengths
     rank_map: tuple[int, ...] = ()  # the device of each rank; (): in their order
+    routing: RoutingReport | None = None  # None: taken as balanced
 
     @classmethod
     def of(cls, plan: Plan) -> Scenario:
@@ -41,13 +44,15 @@ class Scenario:
             framework=plan.framework,
             mix=plan.mix,
             rank_map=plan.rank_map,
+            routing=plan.routing,
         )
 
     @property
     def setting(self) -> Setting:
         """What the step is priced in."""
-        executed = framework(self.framework)
-        return Setting(architecture(self.model), self.cluster, self.job, framework=executed, rank_map=self.rank_map)
+        executed, visits = framework(self.framework), reported_visits(self.routing)
+        kept = architecture(self.model), self.cluster, self.job
+        return Setting(*kept, framework=executed, rank_map=self.rank_map, routing=visits)
 
     @property
     def devices_used(self) -> tuple[tuple[NodeGroup, int], ...]:

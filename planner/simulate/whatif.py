@@ -22,6 +22,8 @@ from ...errors import InputError, Problem
 from ..configuration import Configuration, Mesh, Recompute
 from ..cost.setting import Setting
 from ..families import architecture
+from ..frameworks.framework import framework
+from ..legality import placement_problems
 from ..legality import problems as illegal
 from ..legality.fields import in_plan
 from ..model import Architecture
@@ -30,6 +32,7 @@ from ..rank_map import kept
 from ..rank_map import problems as map_problems
 from ..search.partition import even_split
 from ..search.shares import fair_shares, replica_times
+from ..search.visits import routing_problems
 from .draft import Draft
 from .scenario import Scenario
 
@@ -58,9 +61,15 @@ def apply_settings(plan: Plan, settings: Sequence[str]) -> Scenario:
 def _check(plan: Plan, configuration: Configuration, source: str, every_device: bool = False) -> None:
     """Raise InputError with every rule that a configuration of the plan's model, cluster and job breaks."""
     rank_map = kept(plan.cluster, plan.rank_map, configuration.mesh.world)
-    setting = Setting(_shape(plan), plan.cluster, plan.job, every_device=every_device, rank_map=rank_map)
+    executed = framework(plan.framework)
+    setting = Setting(_shape(plan), plan.cluster, plan.job, every_device, executed, rank_map=rank_map)
     _check_precision(setting)
-    if broken := illegal(setting, configuration):
+    broken = illegal(setting, configuration)
+    if plan.placement is not None:
+        broken += placement_problems(setting, configuration, plan.placement)
+    if plan.routing is not None:
+        broken += routing_problems(setting, configuration, plan.routing)
+    if broken:
         raise InputError(source, map(in_plan, broken))
 
 

@@ -23,6 +23,11 @@ def is_stacked(name: str) -> bool:
     return _HERE.fullmatch(name) is not None
 
 
+def stacked_names(layer: int) -> list[str]:
+    """The parameters of the runtime that hold the weights of all experts of a layer."""
+    return [f"model.layers.{layer}.mlp.experts.{matrix}" for matrix in _MIXTRAL]
+
+
 def hub_name(name: str, moe: MoeShape | None, expert: int | None = None) -> str:
     """What a checkpoint calls the runtime's parameter `name`; of a stacked one, its `expert`."""
     mixtral = moe is not None and moe.hub_block == _MIXTRAL_BLOCK

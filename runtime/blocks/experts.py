@@ -19,6 +19,9 @@ Compute = Callable[[Tensor, Tensor], Tensor]
 Dispatch = Callable[[Tensor, Tensor, Tensor, Compute], Tensor]
 """Tokens [tokens, hidden], weights and experts [tokens, top_k] to the weighted sums [tokens, hidden]."""
 
+ToSlots = Callable[[Tensor], Tensor]
+"""Experts int64 [tokens, top_k] to the slots where they lie."""
+
 Activate = Callable[[Tensor, Tensor], Tensor]
 """Gate and up to what goes down, element by element."""
 
@@ -26,7 +29,8 @@ Activate = Callable[[Tensor, Tensor], Tensor]
 class Experts(nn.Module):
     """Weights are stacked: one grouped product serves all experts, and sharding them is sharding dimension 0.
 
-    `dispatch` brings tokens to their experts and back; expert parallelism replaces it.
+    `dispatch` brings tokens to their experts and back; expert parallelism replaces it. `count` matrices are stacked:
+    one an expert, or one a slot, where `to_slots` says in which slots experts lie.
     """
 
     def __init__(self, hidden: int, shape: MoeShape, activation: str):
@@ -37,9 +41,11 @@ class Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(shape.experts, hidden, shape.width))
         self.activate: Activate = partial(gated, name=activation)
         self.dispatch: Dispatch = self.dispatch_here
+        self.to_slots: ToSlots | None = None
 
     def forward(self, tokens: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
-        return self.dispatch(tokens, weights, experts, self.compute)
+        slots = experts if self.to_slots is None else self.to_slots(experts)
+        return self.dispatch(tokens, weights, slots, self.compute)
 
     def compute(self, rows: Tensor, counts: Tensor) -> Tensor:
         """down(activation(gate(x)) * up(x)) of every row with the weights of its expert."""

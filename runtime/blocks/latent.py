@@ -64,7 +64,7 @@ class LatentAttention(nn.Module):
         whole = up(x)
         heads = whole.view(x.shape[0], x.shape[1], -1, self.head_dim).transpose(1, 2)
         plain, placed = heads.split((self.latent.nope_dim, self.latent.rope_dim), dim=-1)
-        return torch.cat((plain, *self.rotary.turn(placed)), dim=-1)
+        return torch.cat((plain, self.rotary.turn(placed)[0]), dim=-1)
 
     def _compressed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The latent of keys and values [batch, seq_len, kv_rank], and the key of all heads [batch, seq_len,
@@ -75,7 +75,7 @@ class LatentAttention(nn.Module):
     def _key_value(self, compressed: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
         """[batch, heads, seq_len, nope_dim + rope_dim], [batch, heads, seq_len, value_dim]."""
         latent = self.latent
-        (placed,) = self.rotary.turn(shared.unsqueeze(1))
+        placed, _ = self.rotary.turn(shared.unsqueeze(1))
         both = self.kv_b_proj(compressed)
         heads = both.view(both.shape[0], both.shape[1], -1, latent.nope_dim + self.value_dim).transpose(1, 2)
         plain, value = heads.split((latent.nope_dim, self.value_dim), dim=-1)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ...kernels.rotary import rotary_tables, rotate, rotate_pairs
+from ...kernels.rotary import rotary, rotary_tables
 from .positions import Positions
 from .rope import Llama3Scaling, Rope, YarnScaling
 
@@ -20,11 +20,12 @@ class Rotary:
         self.positions = positions
         self._tables: dict[tuple[int, torch.device, torch.dtype, int], tuple[Tensor, Tensor]] = {}
 
-    def turn(self, *heads: Tensor) -> list[Tensor]:
-        """Heads [batch, heads, seq_len, width] turned by the positions of this rank's seq_len tokens."""
-        cos, sin = self.tables(heads[0].shape[2], heads[0].device, heads[0].dtype)
-        kernel = rotate_pairs if self.rope.interleaved else rotate
-        return [kernel(each, cos, sin) for each in heads]
+    def turn(self, query: Tensor, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Heads [batch, heads, seq_len, width] of queries and keys (None: there are none, and none come out) turned by
+        the positions of this rank's seq_len tokens."""
+        cos, sin = self.tables(query.shape[2], query.device, query.dtype)
+        keys = query.detach()[:, :0] if key is None else key
+        return rotary(query, keys, cos, sin, pairs=self.rope.interleaved)
 
     def tables(self, seq_len: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines, [seq_len, rope.width] each, at the positions of this rank's `seq_len` tokens."""

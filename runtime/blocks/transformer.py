@@ -44,8 +44,8 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, documents: Tensor | None = None, draws: Tensor | None = None) -> Tensor:
         mixed: Tensor = self.attention_dropout(self.self_attn(self.input_layernorm(x), documents), draws)
         if self.pre_feedforward_layernorm is None or self.post_feedforward_layernorm is None:
-            x = x + mixed
-            written: Tensor = self.mlp(self.post_attention_layernorm(x))
+            normed, x = self.post_attention_layernorm(mixed, x)
+            written: Tensor = self.mlp(normed)
         else:
             x = x + self.post_attention_layernorm(mixed)
             written = self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))

@@ -24,7 +24,7 @@ from torch.distributed.tensor import Placement, Replicate, Shard, distribute_ten
 
 from ..blocks.linear import Linear, project
 from ..blocks.mlp import Mlp
-from ..blocks.norm import Norm, normalise
+from ..blocks.norm import Norm, add_normalise, normalise
 from ..blocks.transformer import Layer
 from ..shards import local
 from .sequence import Boundary, sum_everywhere
@@ -119,8 +119,11 @@ class WholeNorm(Sharded):
         self.bias = axis.parameter(norm.bias, Replicate())
         self.partial = ("weight", "bias") if partial else ()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return normalise(x, local(self.weight), optional(self.bias), self.eps, self.kind)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        weight, bias = local(self.weight), optional(self.bias)
+        if residual is not None:
+            return add_normalise(x, residual, weight, bias, self.eps, self.kind)
+        return normalise(x, weight, bias, self.eps, self.kind)
 
 
 class ColumnNorm(Sharded):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from workers import MAX_NORM, OPTIMIZER, WEIGHT_DECAY, batches, full, own_sequences
+from workers import MAX_NORM, OPTIMIZER, WEIGHT_DECAY, batches, full, own_sequences, whole
 
 from meshwright.planner.configuration import Mesh
 from meshwright.planner.plan import Plan
@@ -44,7 +44,7 @@ def train(
         if step == 0:
             for name, parameter in model.named_parameters():
                 assert parameter.grad is not None
-                difference = full(parameter.grad) - expected[name]
+                difference = whole(model, name, parameter.grad) - expected[name]
                 errors[name] = (difference.abs().max() / expected[name].abs().max()).item()
         norms.append(model.clip_grad_norm(MAX_NORM).item())
         optimizer.step()

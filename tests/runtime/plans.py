@@ -56,11 +56,14 @@ LLAMA: dict[str, Any] = {
 }
 
 
+NICS: dict[str, Any] = {"nics": {"kind": "ethernet", "count": 1, "rate": "1 GB/s", "latency": "1 us"}}
+
+
 @cache
-def cluster(devices: int) -> Cluster:
-    """One node of that many CPU devices."""
-    node = {**CLUSTER["node_groups"][0], "devices_per_node": devices}
-    return Cluster.model_validate({**CLUSTER, "node_groups": [node]})
+def cluster(devices: int, nodes: int = 1) -> Cluster:
+    """So many nodes that share so many CPU devices."""
+    node = {**CLUSTER["node_groups"][0], "nodes": nodes, "devices_per_node": devices // nodes}
+    return Cluster.model_validate({**CLUSTER, "node_groups": [node if nodes == 1 else {**node, **NICS}]})
 
 
 @cache
@@ -102,15 +105,17 @@ def make_plan(
     stage_layers: tuple[int, ...] | None = None,
     recompute: Recompute = "none",
     precision: Precision = "fp32",
+    nodes: int = 1,
     **levers: Any,
 ) -> Plan:
-    """A plan of `global_batch` sequences for as many devices as its mesh has, with layers spread evenly (the first
-    stages get what is left over) and ZeRO 1 where there are replicas. `levers` as in configuration.LEVERS."""
+    """A plan of `global_batch` sequences for as many devices as its mesh has, on `nodes` nodes, with layers spread
+    evenly (the first stages get what is left over) and ZeRO 1 where there are replicas. `levers` as in
+    configuration.LEVERS."""
     stages, layers = pp * vpp, config.get("num_hidden_layers") or config["n_layer"]
     even = tuple(layers // stages + (stage < layers % stages) for stage in range(stages))
     return Plan(
         model=ModelSpec(name="test", config=config),
-        cluster=cluster(pp * dp * cp * tp),
+        cluster=cluster(pp * dp * cp * tp, nodes),
         job=Job(seq_len=seq_len, global_batch=global_batch, precision=precision),
         mesh=MeshDegrees(pp=pp, dp=dp, cp=cp, tp=tp, ep=ep, etp=etp),
         schedule=ScheduleChoice(

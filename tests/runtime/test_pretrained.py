@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from expert_placements import placed
 from families import DENSE, GPT2, LATENT, QWEN2
 from harness import run_ranks
 from moe_families import FAMILIES
@@ -47,6 +48,12 @@ MESHES: list[dict[str, Any]] = [
 TOKENS = torch.randint(0, 251, (2, 32), generator=torch.Generator().manual_seed(1))
 
 
+def moe_meshes(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """And experts in other slots, where no groups forbid it some of them twice."""
+    replicas = 0 if "n_group" in config else 2
+    return [*MOE_MESHES, {"dp": 4, "zero": 1, **placed(config, 2, replicas)}]
+
+
 def save(config: dict[str, Any], folder: Path, **options: Any) -> PreTrainedModel:
     """A random model, written by transformers."""
     settings = AutoConfig.for_model(**config, attn_implementation="eager")
@@ -71,7 +78,7 @@ def test_weights_go_into_every_mesh_and_out_again(family: str, tmp_path: Path) -
     assert check_pretrained(theirs, config) == []
     with torch.no_grad():
         expected = model(tokens).logits
-    plans = [make_plan(config, **options) for options in (MOE_MESHES if family in MOE else MESHES)]
+    plans = [make_plan(config, **options) for options in (moe_meshes(config) if family in MOE else MESHES)]
     for found in zip(*run_ranks(4, load_everywhere, plans, theirs, tokens, tmp_path), strict=True):
         for logits, read, held in found:
             assert read == held

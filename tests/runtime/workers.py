@@ -43,6 +43,12 @@ def full(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def whole(model: ParallelModel, name: str, tensor: Tensor) -> Tensor:
+    """A parameter or its gradient, stacked experts in their order and once each. Every rank of its mesh calls this."""
+    found, order = full(tensor), model.orders.get(name)
+    return found if order is None else found[[order.index(expert) for expert in range(max(order) + 1)]]
+
+
 def own_sequences(model: ParallelModel, batch: Tensor) -> Tensor:
     """The part of a global batch that this rank's data-parallel coordinate trains on."""
     return batch.split(model.plan.configuration.local_batches)[model.meshes.dp_rank]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ....kernels.merge import merge
+from ....kernels.merge import merge_into
 from ...blocks.attend import Scoring, attend, attend_backward
 from .tiles import Sight, Tile, View
 
@@ -47,8 +47,7 @@ class Merged:
 
     def add(self, rows: slice, output: Tensor, lse: Tensor) -> None:
         """What some rows saw in one more block."""
-        both = merge(self.output[:, :, rows], self.lse[:, :, rows], output, lse)
-        self.output[:, :, rows], self.lse[:, :, rows] = both
+        merge_into(self.output[:, :, rows], self.lse[:, :, rows], output, lse)
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Output, in the dtype of the queries, and log-sum-exp."""

@@ -14,7 +14,7 @@ from ...blocks.moe_shape import MoeShape
 from ...expert_recipe import ExpertRecipe
 from ...mesh import Meshes
 from .balance import BalancingLoss, RouterZLoss, Scale, move_bias
-from .dispatch import Capacity
+from .dispatch import Capacity, Dropless
 from .load import Load, add_up
 from .sharding import groups_of
 
@@ -43,7 +43,10 @@ class ExpertControl:
         for load, moe in zip(self._loads, blocks.values(), strict=True):
             moe.regulators = (*moe.regulators, load, *self._regulators(load.layer, scale))
             if recipe.capacity_factor is not None:
-                moe.experts.dispatch = Capacity(shape.experts, groups_of(meshes), recipe.capacity_factor, recipe.drop)
+                dropless = moe.experts.dispatch
+                if not isinstance(dropless, Dropless):  # all experts are here
+                    dropless = Dropless(moe.experts.count, groups_of(meshes))
+                moe.experts.dispatch = Capacity(dropless, recipe.capacity_factor, recipe.drop)
         self.step_counts: Tensor | None = None
 
     @property

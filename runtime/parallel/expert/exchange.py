@@ -1,7 +1,8 @@
-"""Exchange: rows to the ranks that hold their experts, and back."""
+"""Exchange: a copy of a token for each of its experts, to the ranks that hold these, and back."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,14 +11,22 @@ from torch import Tensor
 
 from ....kernels.permute import Permutation, permute, restore, sort_by_expert
 from ... import compat
+from ...blocks.experts import Compute
+from .transfer import Parts, Way, transferred
 
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """The ranks that experts are shared out over (`ep`), and those that share out every one of them (`etp`)."""
+    """The ranks that experts are shared out over (`ep`), and those that share out every one of them (`etp`).
+
+    Where ep goes over nodes: `nodes` are the ranks of equal place in each, `inside` those of ep in this node; the rank
+    of ep is then that of nodes x size of inside + that of inside.
+    """
 
     ep: dist.ProcessGroup | None
     etp: dist.ProcessGroup | None
+    nodes: dist.ProcessGroup | None = None
+    inside: dist.ProcessGroup | None = None
 
     @property
     def ep_size(self) -> int:
@@ -42,41 +51,52 @@ class Exchange:
     gathered: list[int]  # from each rank of etp
     to: Permutation  # from the order of arrival to that of the experts
 
-    def there(self, rows: Tensor) -> Tensor:
-        """This rank's rows [rows, hidden], expert after expert, to those that arrive here, expert after expert."""
+    def way(self, rows: Tensor, compute: Compute) -> Way:
+        """This rank's rows [rows, hidden], expert after expert, to what experts make of them."""
         if self.groups.ep is not None:
-            rows = compat.all_to_all(rows, self.received, self.sent, self.groups.ep)
+            rows = yield from transferred(rows, Parts(self.groups.ep, self.sent, self.received))
         if self.groups.etp is not None:
-            # An all-gather of unequal parts, which gloo does not have: every rank sends all it has to all.
-            copies, own = self.groups.etp.size(), len(rows)
-            rows = compat.all_to_all(rows.repeat(copies, 1), self.gathered, [own] * copies, self.groups.etp)
-        return permute(rows, self.to)
-
-    def back(self, rows: Tensor) -> Tensor:
-        """The way of `there` in the other direction."""
-        rows = restore(rows, self.to)
+            rows = yield from gathered_over(rows, self.groups.etp, self.gathered)
+        rows = restore(compute(permute(rows, self.to), self.to.counts), self.to)
         if self.groups.etp is not None:
-            copies, own = self.groups.etp.size(), sum(self.received)
-            rows = compat.all_to_all(rows, [own] * copies, self.gathered, self.groups.etp)
-            rows = rows.view(copies, own, rows.shape[-1]).sum(0)
+            rows = yield from summed_over(rows, self.groups.etp, self.gathered)
         if self.groups.ep is not None:
-            rows = compat.all_to_all(rows, self.sent, self.received, self.groups.ep)
+            rows = yield from transferred(rows, Parts(self.groups.ep, self.received, self.sent))
         return rows
 
 
-def plan_exchange(counts: Tensor, groups: Groups) -> Exchange:
-    """The exchange for `counts` int64 [experts], this rank's rows for every expert of the model.
+def gathered_over(rows: Tensor, group: dist.ProcessGroup, gathered: list[int]) -> Way:
+    """The rows of all ranks, `gathered` of each: an all-gather of unequal parts, which gloo does not have. Every rank
+    sends all it has to all."""
+    sent = [len(rows)] * group.size()
+    return transferred(rows.repeat(group.size(), *(1,) * (rows.ndim - 1)), Parts(group, sent, gathered))
+
+
+def summed_over(rows: Tensor, group: dist.ProcessGroup, gathered: list[int]) -> Way:
+    """The way of `gathered_over` in the other direction: of a rank's own rows the sum of what all ranks have."""
+    own = gathered[group.rank()]
+    parts = yield from transferred(rows, Parts(group, gathered, [own] * group.size()))
+    return parts.view(group.size(), own, rows.shape[-1]).sum(0)
+
+
+def plan_exchanges(counts: Sequence[Tensor], groups: Groups) -> list[Exchange]:
+    """The exchange of each chunk for its `counts` int64 [slots], this rank's rows for every slot of all ranks.
 
     Ranks tell each other their counts; the host waits for them once, for it must know how much to receive.
     """
-    ep, etp = groups.ep_size, groups.etp_size
-    own = counts.view(ep, -1)
+    ep, chunks = groups.ep_size, len(counts)
+    own = torch.stack(list(counts)).view(chunks, ep, -1)
     here = own.shape[-1]
-    arriving = counts if groups.ep is None else compat.all_to_all(counts, [here] * ep, [here] * ep, groups.ep)
-    everywhere = arriving if groups.etp is None else compat.all_gather(arriving, 0, groups.etp)
-    sums = torch.cat([own.sum(1), arriving.view(ep, -1).sum(1), everywhere.view(etp, -1).sum(1)]).tolist()
-    sent, received, gathered = sums[:ep], sums[ep : 2 * ep], sums[2 * ep :]
-    return Exchange(groups, sent, received, gathered, _arrivals(everywhere, here, sum(gathered)))
+    arriving = own if groups.ep is None else _turned(own, groups.ep)
+    everywhere = arriving.flatten(1).unsqueeze(1)  # [chunks, ranks of etp, senders x slots here]
+    if groups.etp is not None:
+        everywhere = compat.all_gather(everywhere.contiguous(), 1, groups.etp)
+    sums = torch.cat([own.sum(-1), arriving.sum(-1), everywhere.sum(-1)], 1).tolist()
+    exchanges = []
+    for chunk, each in zip(everywhere, sums, strict=True):
+        sent, received, gathered = each[:ep], each[ep : 2 * ep], each[2 * ep :]
+        exchanges.append(Exchange(groups, sent, received, gathered, _arrivals(chunk.flatten(), here, sum(gathered))))
+    return exchanges
 
 
 def even_exchange(experts: int, capacity: int, groups: Groups, device: torch.device) -> Exchange:
@@ -85,6 +105,12 @@ def even_exchange(experts: int, capacity: int, groups: Groups, device: torch.dev
     each = here * capacity
     counts = torch.full((here * ep * etp,), capacity, device=device)
     return Exchange(groups, [each] * ep, [each] * ep, [each * ep] * etp, _arrivals(counts, here, each * ep * etp))
+
+
+def _turned(counts: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """Of [chunks, receivers, ...] what the senders have for this rank, [chunks, senders, ...]."""
+    even = [1] * group.size()
+    return compat.all_to_all(counts.transpose(0, 1).contiguous(), even, even, group).transpose(0, 1)
 
 
 def _arrivals(counts: Tensor, here: int, rows: int) -> Permutation:

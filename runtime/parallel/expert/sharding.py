@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import Placement, Replicate, Shard, distribute_tensor
 
+from ....planner.configuration import Dispatch as Sent
 from ... import compat
 from ...blocks.experts import Dispatch, Experts
 from ...blocks.linear import Linear
@@ -19,6 +21,7 @@ from ...blocks.moe import Moe
 from ...blocks.router import Router, Routing, route, router_logits
 from ...mesh import Meshes
 from ...shards import local
+from ...slots import Order
 from ..tensor import Sharded, TensorAxis, WholeLinear, shard_block
 from .dispatch import Dropless
 from .exchange import Groups
@@ -33,10 +36,13 @@ MakeParameter = Callable[[str, Tensor], nn.Parameter | None]
 class ShardedExperts(Sharded, Experts):
     """Experts of which this rank holds a part of each weight."""
 
-    def __init__(self, experts: Experts, parameter: MakeParameter, dispatch: Dispatch | None, partial: tuple[str, ...]):
+    def __init__(
+        self, experts: Experts, parameter: MakeParameter, dispatch: Dispatch | None, partial: tuple[str, ...],
+        count: int | None = None,
+    ):  # fmt: skip
         nn.Module.__init__(self)
-        self.count, self.activate, self.partial = experts.count, experts.activate, partial
-        self.dispatch = dispatch or self.dispatch_here
+        self.count, self.activate, self.partial = count or experts.count, experts.activate, partial
+        self.dispatch, self.to_slots = dispatch or self.dispatch_here, experts.to_slots
         for name in WEIGHTS:
             self.register_parameter(name, parameter(name, getattr(experts, name)))
 
@@ -61,12 +67,23 @@ class ReplicatedRouter(Sharded):
         return route(router_logits(tokens, local(self.weight), self.shape), self.shape, self.e_score_correction_bias)
 
 
-def shard_moe(moe: Moe, meshes: Meshes, axis: TensorAxis | None) -> None:
-    """Share one block of experts out over the ranks of a stage; `axis` is that of tp, where there is one."""
+def shard_moe(
+    moe: Moe,
+    meshes: Meshes,
+    axis: TensorAxis | None,
+    order: Order | None = None,
+    *,
+    sent: Sent = "copies",
+    chunks: int = 1,
+) -> None:
+    """Share one block of experts out over the ranks of a stage; `axis` is that of tp, where there is one; `order` the
+    expert in each slot, where ep ranks do not hold experts in their order. `sent` and `chunks` are those of the
+    dispatch."""
     if axis is not None:
         _shard_dense(moe, axis)
     if meshes.ep is not None or meshes.etp is not None:
-        moe.experts = _folded(moe.experts, meshes)
+        count = moe.experts.count if order is None else len(order)
+        moe.experts = _folded(moe.experts, meshes, order, Dropless(count, groups_of(meshes), sent, chunks))
     elif axis is not None:
         moe.experts = _replicated(moe.experts, axis)
 
@@ -80,7 +97,7 @@ def _shard_dense(moe: Moe, axis: TensorAxis) -> None:
         shard_block(moe.shared, axis)
 
 
-def _folded(experts: Experts, meshes: Meshes) -> ShardedExperts:
+def _folded(experts: Experts, meshes: Meshes, order: Order | None, dispatch: Dropless) -> ShardedExperts:
     """Experts over ep, their width over etp."""
     axes = [mesh for mesh in (meshes.ep, meshes.etp) if mesh is not None]
     mesh = compat.concatenate(axes)
@@ -88,9 +105,12 @@ def _folded(experts: Experts, meshes: Meshes) -> ShardedExperts:
     def parameter(name: str, whole: Tensor) -> nn.Parameter:
         placements: list[Placement] = [] if meshes.ep is None else [Shard(0)]
         placements += [] if meshes.etp is None else [Shard(WIDTH[name])]
-        return nn.Parameter(distribute_tensor(whole.detach(), mesh, placements, src_data_rank=None))
+        stacked = whole.detach()
+        if order is not None:
+            stacked = stacked.index_select(0, torch.tensor(order, device=whole.device))
+        return nn.Parameter(distribute_tensor(stacked, mesh, placements, src_data_rank=None))
 
-    return ShardedExperts(experts, parameter, Dropless(experts.count, groups_of(meshes)), ())
+    return ShardedExperts(experts, parameter, dispatch, (), dispatch.slots)
 
 
 def _replicated(experts: Experts, axis: TensorAxis) -> ShardedExperts:
@@ -104,4 +124,5 @@ def _replicated(experts: Experts, axis: TensorAxis) -> ShardedExperts:
 
 def groups_of(meshes: Meshes) -> Groups:
     """The process groups that rows are exchanged in."""
-    return Groups(*(None if mesh is None else mesh.get_group() for mesh in (meshes.ep, meshes.etp)))
+    axes = (meshes.ep, meshes.etp, meshes.ep_nodes, meshes.ep_inside)
+    return Groups(*(None if mesh is None else mesh.get_group() for mesh in axes))

@@ -5,10 +5,19 @@ from __future__ import annotations
 from itertools import combinations
 from math import comb
 
+import numpy as np
 import pytest
 
 from meshwright.clusters.topology import GroupPaths, Path
-from meshwright.planner.cost.dispatch import dispatch_s, imbalance, visited_share
+from meshwright.planner.cost.dispatch import (
+    Visits,
+    arriving,
+    balanced,
+    dispatch_s,
+    imbalance,
+    transfers_s,
+    visited_share,
+)
 from meshwright.planner.model import Mlp, Moe
 from meshwright.planner.published.recipe import NATURAL_SPREAD
 
@@ -81,3 +90,65 @@ def test_the_busiest_rank_of_a_real_trace() -> None:
     for ranks, measured in ((8, 1.12), (16, 1.22), (32, 1.42)):
         assert imbalance(moe, ranks, NATURAL_SPREAD) == pytest.approx(measured, abs=0.06)
     assert imbalance(moe, 1, NATURAL_SPREAD) == imbalance(moe, 8, 0.0) == 1.0
+
+
+def counted(choices: np.ndarray, experts: int, ranks: int, local: int) -> dict[str, tuple[float, float]]:
+    """Rows that arrive at the busiest rank over each kind of link, token by token, every rank being the home of as many
+    tokens of each choice: between nodes, and inside."""
+    arrive = {kind: np.zeros((2, ranks)) for kind in ("copies", "ranks", "nodes")}
+    each = experts // ranks
+    for home in range(ranks):
+        for chosen in choices:
+            to = [expert // each for expert in chosen]
+            for rank in to:
+                _arrives(arrive["copies"], home, rank, local)
+            for rank in set(to):
+                _arrives(arrive["ranks"], home, rank, local)
+            for node in {rank // local for rank in to}:
+                relay = node * local + home % local
+                arrive["nodes"][0, relay] += node != home // local
+                for rank in {rank for rank in to if rank // local == node} - {relay}:
+                    arrive["nodes"][1, rank] += 1
+    return {kind: tuple(rows.max(1) / len(choices)) for kind, rows in arrive.items()}
+
+
+def _arrives(rows: np.ndarray, home: int, rank: int, local: int) -> None:
+    if rank != home:
+        rows[int(rank // local == home // local), rank] += 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_on_each_link_are_those_counted_on_a_random_trace(seed: int) -> None:
+    """The busiest rank is of the busiest node here, so that its share of the visits decides on both links."""
+    random = np.random.default_rng(seed)
+    experts, ranks, local, top_k = 16, 8, 4, 3
+    weight = np.sort(random.uniform(0.5, 1.5, experts))[::-1]
+    choices = np.array([random.choice(experts, top_k, replace=False, p=weight / weight.sum()) for _ in range(400)])
+    to = choices // (experts // ranks)
+    load = np.bincount(to.ravel(), minlength=ranks) / len(choices)
+    rank = max((to == each).any(1).mean() for each in range(ranks))
+    node = max((to // local == each).any(1).mean() for each in range(ranks // local))
+    visits = Visits(load=load.max() / load.mean(), rank=rank, node=node)
+    moe, token_bytes = Moe(experts=experts, top_k=top_k, expert=EXPERT), 1000.0
+    group = GroupPaths(ranks, ranks // local, NVLINK, NETWORK)
+    for kind, (outer, inner) in counted(choices, experts, ranks, local).items():
+        found = transfers_s(moe, group, token_bytes, kind, visits)
+        links = outer * token_bytes / 50e9, inner * token_bytes / 450e9
+        if kind == "nodes":
+            assert found == pytest.approx(links, rel=0.02)
+        else:
+            assert found == pytest.approx((max(links), 0.0), rel=0.02)
+
+
+def test_arriving_rows_are_copies_or_visits() -> None:
+    moe, group = Moe(experts=16, top_k=3, expert=EXPERT), GroupPaths(8, 2, NVLINK, NETWORK)
+    visits = Visits(load=1.25, rank=0.3, node=0.8)
+    assert arriving(moe, group, "copies", visits) == 3.75
+    assert arriving(moe, group, "ranks", visits) == arriving(moe, group, "nodes", visits) == pytest.approx(2.4)
+
+
+def test_balanced_routing_is_what_every_choice_counted_gives() -> None:
+    moe, group = Moe(experts=8, top_k=2, expert=EXPERT), GroupPaths(4, 2, NVLINK, NETWORK)
+    every = choices(moe)
+    rank, node = (sum(any(e // part == 0 for e in chosen) for chosen in every) / len(every) for part in (2, 4))
+    assert balanced(moe, group) == Visits(1.0, pytest.approx(rank), pytest.approx(node))

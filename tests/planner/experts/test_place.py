@@ -90,7 +90,7 @@ def test_visits_of_tokens_that_fit_into_a_node() -> None:
     """Two families of experts that never meet: no token needs a second node, and the bound knows no better."""
     families = np.array([[0, 2, 4], [1, 3, 5]] * 50)
     counts = counted(np.ascontiguousarray(families.T), 6, 4096)
-    assert least_visits(counts, np.array([3, 3]), replicas=False) == pytest.approx(1.0, abs=1e-6)
+    assert least_visits(counts, np.array([3, 3])) == pytest.approx(1.0, abs=1e-6)
     placed = place(families[:, None], num_experts=6, ranks_per_node=[1, 1], max_imbalance=9.0)
     assert placed.metrics.distinct_nodes.tolist() == [1.0]
     assert placed.gap < 1e-6
@@ -194,6 +194,7 @@ def test_an_array_and_a_trace_are_the_same(small: Trace) -> None:
         ({"num_experts": 12, "ranks_per_node": [2], "window": 0}, "window"),
         ({"num_experts": 12, "ranks_per_node": [2], "max_imbalance": 0.5}, "max_imbalance"),
         ({"num_experts": 12, "ranks_per_node": [2], "split": "best"}, "split"),
+        ({"num_experts": 12, "ranks_per_node": [2], "proof": "best"}, "proof"),
         ({"num_experts": 8, "ranks_per_node": [2]}, "num_experts"),
     ],
 )
@@ -248,3 +249,14 @@ def test_the_bound_of_groups_is_what_trying_all_gives(ranks_per_node: list[int])
     assert placed.bound_s <= placed.objective_s
     if len(set(ranks_per_node)) == 1:
         assert placed.gap < 0.01
+
+
+@pytest.mark.parametrize("layer", range(4))
+def test_a_layer_by_itself_is_no_less_even_than_contiguous_and_saves_copies(larger: Trace, layer: int) -> None:
+    """Contiguous placement is within its own limits; what saves copies is brought within them too, not given up."""
+    alone = Trace(np.ascontiguousarray(larger.experts[:, layer : layer + 1]), 64, larger.prompt)
+    placed = place(alone, num_experts=64, ranks_per_node=[4] * 4)
+    contiguous = measure([placed.layout.contiguous], alone, placed.layout)
+    assert placed.metrics.imbalance[0] <= contiguous.imbalance[0] + 1e-9
+    assert placed.metrics.window_imbalance[0] <= contiguous.window_imbalance[0] + 1e-9
+    assert placed.metrics.remote_nodes[0] < 0.9 * contiguous.remote_nodes[0]

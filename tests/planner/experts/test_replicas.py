@@ -28,6 +28,16 @@ def few(larger: Trace) -> Trace:
     return replace(larger, experts=larger.experts[:, :2])
 
 
+def test_every_slot_is_filled_where_one_expert_has_most_of_the_load() -> None:
+    """EPLB would give it three copies on two ranks: a slot without an expert."""
+    trace = np.where(np.arange(1200) % 20 < 13, 0, np.arange(1200) % 8)[:, None, None]
+    placed = place(trace, num_experts=8, ranks_per_node=[2], replicas=4)
+    assert sum(map(len, eplb(np.bincount(trace.ravel(), minlength=8) / 1200, placed.layout))) < 12
+    assert placed.permutation.shape == (1, 12)
+    for held in placed.permutation.reshape(2, 6):
+        assert len(set(held.tolist())) == 6
+
+
 def test_replicas_beat_eplb_with_equal_slots(few: Trace) -> None:
     """No more load than its copies in turn have, and fewer copies between nodes, on the tokens they are made from."""
     placed = place(few, num_experts=64, ranks_per_node=[4, 4], replicas=16)

@@ -67,7 +67,8 @@ def space(request) -> tuple[Request, list]:
 def as_plan(found: Plan, configuration, predicted) -> Plan:
     """A plan file of another configuration, for the simulator to judge."""
     mesh = vars_of(configuration.mesh)
-    fields = {name: getattr(configuration, name) for name in ("zero", "sp", "recompute", "dp_replicate")}
+    names = ("zero", "sp", "recompute", "dp_replicate", "dispatch", "dispatch_chunks")
+    fields = {name: getattr(configuration, name) for name in names}
     schedule = {"name": configuration.schedule, "vpp": configuration.vpp, "microbatches": configuration.microbatches}
     data = found.model_dump(mode="json", by_alias=True) | fields
     data |= {"mesh": mesh, "schedule": schedule, "stage_layers": configuration.stage_layers}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 
+import pulp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshwright.planner.search import solver
 from meshwright.planner.search.partition import balanced_split, even_split
 from meshwright.planner.search.polish import Option, solve
+from meshwright.planner.search.solver import SOLVERS
 
 
 def stage_times(counts, layer_s, first_s, last_s):
@@ -70,11 +73,14 @@ OPTIONS = st.lists(
 )
 
 
+@pytest.mark.parametrize("name", SOLVERS)
 @settings(max_examples=25, deadline=None)
 @given(options=OPTIONS, layers=st.integers(1, 10))
-def test_the_program_finds_what_trying_everything_finds(options, layers):
+def test_the_program_finds_what_trying_everything_finds(name, options, layers):
     fitting = [pick for pick in itertools.product(*options) if sum(option.layers for option in pick) == layers]
-    chosen = solve(options, layers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(solver, "SOLVERS", (name,))
+        chosen = solve(options, layers)
     if not fitting:
         assert chosen is None
         return
@@ -82,3 +88,11 @@ def test_the_program_finds_what_trying_everything_finds(options, layers):
     assert sum(option.layers for option in chosen) == layers
     best = min(max(option.time_s for option in pick) for pick in fitting)
     assert max(option.time_s for option in chosen) == pytest.approx(best, rel=1e-4)
+
+
+def test_a_solver_that_cannot_be_loaded_is_passed_over(monkeypatch):
+    monkeypatch.setattr(pulp.HiGHS, "available", lambda self: False)
+    assert solve([[Option(2, "none", 1.0)], [Option(1, "none", 3.0), Option(3, "none", 2.0)]], 3) is not None
+    monkeypatch.setattr(pulp.PULP_CBC_CMD, "available", lambda self: False)
+    with pytest.raises(ModuleNotFoundError, match="pip install highspy"):
+        solve([[Option(2, "none", 1.0)]], 2)

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from workers import MAX_NORM, OPTIMIZER, WEIGHT_DECAY, batches, full, own_sequences
+from workers import MAX_NORM, OPTIMIZER, WEIGHT_DECAY, batches, own_sequences, whole
 
 from meshwright.planner.plan import Plan
 from meshwright.runtime.build import build_model
@@ -81,13 +81,13 @@ def train_beside(task: Task) -> tuple[list[float], list[float], list[dict[str, f
     for step, batch in enumerate(batches(model.shape.vocab, job.seq_len, job.global_batch, task.steps)):
         losses.append(model.forward_backward(own_sequences(model, batch)).item())
         _spoil(_gradients(model), task.fault == "gradient")
-        gradients.append(_errors(_gradients(model), expected["gradients"][step]))
+        gradients.append(_errors(model, _gradients(model), expected["gradients"][step]))
         norms.append(model.clip_grad_norm(MAX_NORM).item())
         optimizer.step()
     moved = _moved(expected["gradients"])
     held = {name: parameter.detach() for name, parameter in model.named_parameters() if name in moved}
     _spoil(held, task.fault == "parameter")
-    return losses, norms, gradients, _errors(held, expected["parameters"])
+    return losses, norms, gradients, _errors(model, held, expected["parameters"])
 
 
 def _spoil(tensors: dict[str, Tensor], wanted: bool) -> None:
@@ -103,10 +103,10 @@ def _gradients(model: ParallelModel) -> dict[str, Tensor]:
     return {name: gradient for name, gradient in found.items() if gradient is not None}
 
 
-def _errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
+def _errors(model: ParallelModel, found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
     """By name: the largest difference of an element, over the largest element of the tensor in the reference."""
     largest = max(value.abs().max().item() for value in expected.values())
-    return {name: _error(full(tensor), expected[name], largest) for name, tensor in found.items()}
+    return {name: _error(whole(model, name, each), expected[name], largest) for name, each in found.items()}
 
 
 def _error(found: Tensor, expected: Tensor, largest: float) -> float:

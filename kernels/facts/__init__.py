@@ -1,0 +1,1 @@
+"""Declarations of kernels, without torch."""

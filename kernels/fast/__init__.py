@@ -1,0 +1,1 @@
+"""Launchers of Triton programs as PyTorch operators; importing one imports Triton."""

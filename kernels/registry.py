@@ -1,0 +1,28 @@
+"""Registry: all kernels by name. Imports neither torch nor Triton."""
+
+from __future__ import annotations
+
+import difflib
+
+from .facts import gated, grouped, merge, norm, permute, rotary
+from .kernel import Kernel
+
+_ALL = (
+    *merge.KERNELS,
+    *norm.KERNELS,
+    *gated.KERNELS,
+    *rotary.KERNELS,
+    *permute.KERNELS,
+    *grouped.KERNELS,
+)
+
+KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _ALL}
+"""In the order of the documentation."""
+
+
+def kernel(name: str) -> Kernel:
+    """The declaration of this name. Raises KeyError with the nearest names there are."""
+    if name not in KERNELS:
+        near = difflib.get_close_matches(name, KERNELS) or sorted(KERNELS)
+        raise KeyError(f"no kernel {name!r}; there are {', '.join(near)}")
+    return KERNELS[name]

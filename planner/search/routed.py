@@ -1,0 +1,135 @@
+"""Routed: the plan that a search over a trace of routing has found, with its experts placed on all layers.
+
+The search reads a few layers of the trace; here the best configuration gets the placement of all of them, and copies of
+experts where these pay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ...clusters.paths import GroupPaths
+from ...units import format_seconds
+from ..cost.dispatch import Visits
+from ..cost.setting import Setting, VisitsOf
+from ..cost.sharding import Sharding, sharding_of
+from ..experts.planned import ExpertPlacement
+from ..experts.routing import Fitted, Group, Routing
+from ..experts.routing_report import Routed, RoutingReport
+from ..legality import is_legal
+from ..plan import Plan
+from .bound import holds
+from .objective import Priced, price_as
+from .ordered import Searched
+from .request import Request
+from .visits import prices_of, sampled_visits, visits_of
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What was found with the best of it placed in full: the request now says what the trace says of that."""
+
+    request: Request
+    found: Searched
+    placement: ExpertPlacement | None
+    report: RoutingReport | None
+
+    def plan(self, made: Plan) -> Plan:
+        """With the placement and what it gains."""
+        if self.report is None:
+            return made
+        told = (*made.why[:3], *words(self.report, self.placement), *made.why[3:])
+        return made.model_copy(update={"placement": self.placement, "routing": self.report, "why": told})
+
+
+def settled(request: Request, found: Searched) -> Settled:
+    """The first of what was found that holds with its experts placed on all layers."""
+    routing = request.routing
+    if routing is None or not any(each.configuration.mesh.ep > 1 for each in found.ranked):
+        return Settled(request, found, None, None)
+    for place, best in enumerate(found.ranked):
+        if best.configuration.mesh.ep == 1:
+            return Settled(request, replace(found, ranked=found.ranked[place:]), None, None)
+        made = _of_one(request, routing, found, best)
+        if made.found.ranked[0].predicted.fits:
+            left = (each for each in found.ranked if each.configuration.mesh != best.configuration.mesh)
+            ranked = (made.found.ranked[0], *left)
+            return replace(made, found=replace(made.found, ranked=ranked))
+    return _of_one(request, routing, found, found.ranked[0])
+
+
+def _of_one(request: Request, routing: Routing, found: Searched, best: Priced) -> Settled:
+    setting = found.setting
+    chosen = min((best, *_with_copies(request, setting, best)), key=lambda each: each.value)
+    sharding = sharding_of(chosen.configuration)
+    group = setting.group(sharding.etp, sharding.ep)
+    asked = Group.of(group, sharding.expert_replicas, sharding.dispatch)
+    placed = routing.whole(asked, prices_of(setting, sharding, group))
+    exact = replace(request, visits=_exact(routing, sharding, visits_of(placed)))
+    seen = exact.setting()
+    seen = seen.mapped(setting.rank_map) if setting.rank_map else seen
+    priced = price_as(seen, chosen.configuration, request.measure(seen))
+    ranked = Searched(seen, (priced,), found.lower, found.candidates, found.priced, found.bounded, found.orders)
+    return Settled(exact, ranked, _placement(placed), _report(routing, asked, placed))
+
+
+def _with_copies(request: Request, setting: Setting, best: Priced) -> Iterator[Priced]:
+    """The same with a slot or two more on every rank, where that is legal and has room."""
+    ep = best.configuration.mesh.ep
+    if request.pins.expert_replicas is not None:
+        return
+    for replicas in (ep, 2 * ep):
+        made = replace(best.configuration, expert_replicas=replicas)
+        if is_legal(setting, made) and holds(setting, made):
+            yield price_as(setting, made, request.measure(setting))
+
+
+def _exact(routing: Routing, chosen: Sharding, known: Visits) -> VisitsOf:
+    """Of the chosen sharding what all layers say, of others the sample."""
+    sampled = sampled_visits(routing)
+
+    def visits(setting: Setting, sharding: Sharding, group: GroupPaths) -> Visits | None:
+        same = replace(chosen, microbatch=sharding.microbatch, dispatch_chunks=sharding.dispatch_chunks)
+        return known if same == sharding else sampled(setting, sharding, group)
+
+    return visits
+
+
+def _placement(placed: Fitted) -> ExpertPlacement | None:
+    if placed.placement is None:
+        return None
+    return ExpertPlacement(slots=tuple(tuple(map(int, layer)) for layer in placed.placement.permutation))
+
+
+def _report(routing: Routing, group: Group, placed: Fitted) -> RoutingReport:
+    bound_s = placed.placement.bound_s if placed.placement else 0.0
+    return RoutingReport(
+        source=routing.source,
+        tokens=routing.tokens,
+        held_out=routing.by,
+        ep=group.ep,
+        per_node=group.per_node,
+        load=placed.load,
+        rank_share=placed.rank,
+        node_share=placed.node,
+        contiguous=Routed.of(placed.contiguous),
+        placed=Routed.of(placed.placed),
+        bound_s=bound_s / routing.fit.num_layers,
+        gap=placed.placement.gap if placed.placement else 0.0,
+    )
+
+
+def words(report: RoutingReport, placement: ExpertPlacement | None) -> tuple[str, ...]:
+    """What the trace decided, in a sentence."""
+    before, after = report.contiguous, report.placed
+    of = f"{report.source} ({report.tokens:,} tokens, half of them {report.held_out} held out)"
+    if placement is None:
+        times = format_seconds(before.layer_time_s)
+        return (f"By {of} contiguous experts are as fast as any placement found: {times} a layer.",)
+    return (
+        f"Experts are placed by {of}: on what was held out a layer takes {format_seconds(after.layer_time_s)}, "
+        f"{report.gain:.1%} less than with contiguous ones (busiest rank {before.load:.3f} -> {after.load:.3f} of the "
+        f"mean, other nodes a token {before.remote_nodes:.2f} -> {after.remote_nodes:.2f}); on what it was fitted to "
+        f"none takes over {report.gap:.1%} less.",
+    )

@@ -1,0 +1,194 @@
+"""plan --routing: what the trace decides, what the plan holds, and every trace that is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from meshwright.cli import app, main
+from meshwright.clusters.catalogue import load_cluster
+from meshwright.errors import InputError
+from meshwright.planner.cost.dispatch import Visits
+from meshwright.planner.cost.step import price
+from meshwright.planner.experts.generator import generate
+from meshwright.planner.experts.routing import Routing
+from meshwright.planner.experts.trace import Trace
+from meshwright.planner.experts.trace_file import write_trace
+from meshwright.planner.families import load_model
+from meshwright.planner.job import Job
+from meshwright.planner.legality import placement_problems, runtime_problems
+from meshwright.planner.pins import parse_pins
+from meshwright.planner.plan import Plan, load_plan
+from meshwright.planner.search.request import Request
+from meshwright.planner.search.search import find_plan
+from meshwright.planner.simulate.simulation import simulate
+from meshwright.runtime.checks import problems
+
+PINS = ["dp=16", "tp=1", "cp=1", "microbatch=1", "zero=1", "schedule=1f1b", "recompute=full"]
+
+
+def ask(trace: Trace | None, *pins: str, cluster="dgx-h100:2", **changes) -> Request:
+    return Request(
+        model=load_model("olmoe-1b-7b"),
+        cluster=load_cluster(cluster),
+        job=Job(seq_len=4096, global_batch=64),
+        pins=parse_pins([*PINS, *pins]),
+        routing=None if trace is None else Routing.of(trace, "made.jsonl"),
+        top=2,
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def trace() -> Trace:
+    return generate(3000, 16, 64, 8, seed=3)
+
+
+@pytest.fixture(scope="module")
+def plan(trace: Trace) -> Plan:
+    return find_plan(ask(trace, "ep=16"))
+
+
+def test_the_plan_holds_a_legal_placement_and_what_it_gains(trace, plan):
+    request = ask(trace)
+    assert plan.placement is not None
+    assert placement_problems(request.setting(), plan.configuration, plan.placement) == []
+    assert runtime_problems(request.setting(), plan.configuration) == []
+    assert plan.routing is not None
+    assert (plan.routing.ep, plan.routing.per_node, plan.routing.tokens) == (16, 8, 3000)
+    assert plan.routing.placed.layer_time_s <= plan.routing.contiguous.layer_time_s
+    assert any("made.jsonl (3,000 tokens, half of them by prompt held out)" in each for each in plan.why)
+    assert any(f"{plan.routing.gain:.1%} less" in each for each in plan.why)
+
+
+def test_the_step_is_priced_with_the_busiest_rank_of_the_held_out_tokens(trace, plan):
+    told = plan.routing
+    given = ask(None).setting()
+    by_hand = replace(given, routing=lambda *_: Visits(told.load, told.rank_share, told.node_share), _costs={})
+    assert plan.predicted.step_time_s == pytest.approx(price(by_hand, plan.configuration).step_time_s, rel=1e-12)
+    assert told.load > 1.0
+    assert price(given, plan.configuration).step_time_s < plan.predicted.step_time_s  # balanced routing waits for none
+
+
+def test_equal_requests_give_equal_plans_and_simulate_prices_the_same(trace, plan, tmp_path):
+    again = find_plan(ask(trace, "ep=16"))
+    assert (again.placement, again.routing, again.why[1:]) == (plan.placement, plan.routing, plan.why[1:])
+    plan.save(tmp_path / "plan.yaml")
+    read = load_plan(tmp_path / "plan.yaml")
+    assert read.fingerprint == plan.fingerprint
+    assert simulate(read).to_json()["predicted"]["step_time_s"] == pytest.approx(plan.predicted.step_time_s)
+
+
+def test_another_ep_group_than_the_trace_was_looked_at_for_is_refused(plan):
+    with pytest.raises(InputError) as caught:
+        simulate(plan, ("mesh.ep=8",))
+    assert "mesh.ep=16" in {problem.fix for problem in caught.value.problems}
+
+
+def test_without_a_trace_the_plan_says_that_routing_is_taken_as_balanced():
+    found = find_plan(ask(None, "ep=16"))
+    assert (found.placement, found.routing) == (None, None)
+    assert any("taken as balanced" in each for each in found.why)
+
+
+def test_copies_of_nobody_knows_what_are_said_not_to_run(trace):
+    """As the launcher says it: which experts have copies is for a trace to say."""
+    unknown, known = (find_plan(ask(given, "ep=16", "expert_replicas=16")) for given in (None, trace))
+    assert any("cannot run it: a trace must say which experts have copies" in each for each in unknown.why)
+    assert any("The built-in runtime can run it." in each for each in known.why)
+    assert [problem.field for problem in problems(unknown, 16)] == ["expert_replicas"]
+    assert problems(known, 16) == []
+
+
+def test_copies_are_proposed_only_where_they_pay(trace):
+    """Two experts that every token chooses: without copies their rank computes for all the others."""
+    hot = trace.experts.copy()
+    hot[:, :, 0] = np.where((hot[:, :, 1:] == 0).any(2), hot[:, :, 0], 0)
+    plain, hot_plan = (find_plan(ask(each, "ep=16", "dispatch=ranks")) for each in (trace, replace(trace, experts=hot)))
+    without = find_plan(ask(replace(trace, experts=hot), "ep=16", "dispatch=ranks", "expert_replicas=0"))
+    assert hot_plan.expert_replicas > 0
+    assert hot_plan.predicted.step_time_s < without.predicted.step_time_s
+    assert len(hot_plan.placement.slots[0]) == 64 + hot_plan.expert_replicas
+    assert placement_problems(ask(None).setting(), hot_plan.configuration, hot_plan.placement) == []
+    if plain.expert_replicas:
+        fewer = find_plan(ask(trace, "ep=16", "dispatch=ranks", "expert_replicas=0"))
+        assert plain.predicted.step_time_s < fewer.predicted.step_time_s
+
+
+def test_experts_that_are_not_spread_have_no_placement(trace):
+    found = find_plan(ask(trace, "ep=1"))
+    assert (found.placement, found.routing) == (None, None)
+
+
+def test_a_framework_with_its_own_routing_is_refused(trace):
+    with pytest.raises(InputError) as caught:
+        find_plan(ask(trace, "ep=16", framework="megatron-core"))
+    assert [problem.field for problem in caught.value.problems] == ["--routing"]
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """`refused(*arguments)`: what `plan` says on standard error where the input is wrong."""
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr("sys.argv", ["meshwright", "plan", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "400")
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 2
+        return capsys.readouterr().err
+
+    return run
+
+
+def test_wrong_lines_are_told_all_at_once(refused, tmp_path):
+    row = {"step": 0, "stage": "pre_dispatch", "block": "decoder", "layer": 0, "rank": 0, "num_tokens": 1, "topk": 8}
+    lines = [
+        json.dumps(row | {"top_indices": [[0, 1, 2, 3, 4, 5, 6, 64]]}),
+        json.dumps(row | {"top_indices": [[0, 1, 2, 3, 4, 5, 6]]}),
+        json.dumps(row | {"topk": 2, "top_indices": [[0, 1]]}),
+        json.dumps(row)[:40],
+    ]
+    (tmp_path / "trace.jsonl").write_text("\n".join(lines))
+    said = refused("olmoe-1b-7b", "dgx-h100:1", "--routing", tmp_path / "trace.jsonl")
+    for number in range(1, 5):
+        assert f"trace.jsonl:{number}" in said
+
+
+def test_layers_that_are_not_the_model_s(refused, small_trace, tmp_path):
+    write_trace(small_trace, tmp_path / "other.jsonl")
+    said = refused("olmoe-1b-7b", "dgx-h100:1", "--routing", tmp_path / "other.jsonl")
+    assert "16 layers with experts" in said
+
+
+@pytest.fixture
+def small_trace() -> Trace:
+    return generate(64, 2, 64, 8, seed=0)
+
+
+def test_a_model_without_experts_has_no_routing(refused, tmp_path):
+    said = refused("llama-3.2-1b", "dgx-h100:1", "--routing", tmp_path)
+    assert "--routing" in said
+    assert "no experts" in said
+
+
+def test_a_file_that_is_not_there(refused, tmp_path):
+    said = refused("olmoe-1b-7b", "dgx-h100:1", "--routing", tmp_path / "nothing.jsonl")
+    assert "nothing.jsonl" in said
+
+
+def test_a_run_s_folder_is_read_by_its_routing(trace, tmp_path):
+    (tmp_path / "routing").mkdir()
+    write_trace(trace, tmp_path / "routing" / "rank-00000.jsonl")
+    job = ["--seq-len", 4096, "--global-batch", 64, *(f"--pin={each}" for each in (*PINS, "ep=16", "dispatch=ranks"))]
+    done = CliRunner().invoke(
+        app, list(map(str, ["plan", "olmoe-1b-7b", "dgx-h100:2", *job, "--routing", tmp_path, "--json"]))
+    )
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["routing"]["held_out"] == "by time"
+    assert len(found["placement"]["slots"]) == 16
