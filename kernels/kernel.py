@@ -73,9 +73,10 @@ class Kernel:
     `reference` is plain PyTorch for any device and type, `fast` takes the same arguments and gives the same results.
     `example` makes arguments of given sizes (`examples.example`), `programs` the parts that a compiler must accept
     (`programs.program`). `forward` and `backward` count what the fast implementation does (None: it has no backward),
-    `plain` what the reference's forward and backward move, operator by operator; `kept_bytes` and `plain_kept_bytes`
-    what each holds from the forward to the backward pass. `streams`: bound by memory, so loads must be as wide as the
-    device has them. `typical` sizes are those of a training step, for the benchmark and the documentation.
+    `plain` what those passes of the reference move that a training step makes, operator by operator; `kept_bytes` and
+    `plain_kept_bytes` what each holds from the forward to the backward pass, without parameters and tables.
+    `differentiated`: gradients pass through it in a training step. `typical` sizes are those of a
+    training step, for the benchmark and the documentation.
     """
 
     name: str
@@ -93,6 +94,13 @@ class Kernel:
     plain_kept_bytes: Callable[[Sizes, str], int]
     tolerance: Mapping[str, Tolerance]
     dtypes: tuple[str, ...] = ("fp32", "bf16", "fp16")
+    differentiated: bool = True
+
+    def trained(self, sizes: Sizes, dtype: str) -> Work:
+        """Of all passes that a training step makes."""
+        if self.backward is None or not self.differentiated:
+            return self.forward(sizes, dtype)
+        return self.forward(sizes, dtype) + self.backward(sizes, dtype)
 
     def takes(self, sizes: Sizes) -> bool:
         """Whether the fast implementation takes these sizes."""

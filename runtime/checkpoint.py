@@ -3,7 +3,7 @@
 Tensors are stored under the model's global names, so stages may be cut and sharded otherwise on return, and experts
 placed otherwise.
 A save goes to a fresh folder `step-N.tmp` from a snapshot, while training goes on; when all ranks have written,
-each records the hashes of its own files, and rank 0 publishes the folder by renaming it.
+each records the hashes of its own files and of its tensors, and rank 0 publishes the folder by renaming it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,6 +43,7 @@ from .metadata import Reader
 from .parallel.expert.copies import Copies
 from .slot_planner import SlotLoadPlanner, SlotSavePlanner
 from .slots import Order, Orders
+from .sums import Part, changed, parts_of, totals
 
 _POLL_S = 0.05
 _STATES = ("exp_avg", "exp_avg_sq")  # AdamW's, arXiv:1711.05101
@@ -100,11 +101,12 @@ class Checkpointer:
         state = self._state()
         if self._model.copies is not None:  # only one of them is written
             self._model.copies.check(lambda name: [state[each] for each in _names_of(name)])
+        parts = parts_of(state, self._orders())
         written = async_save(
             state, storage_writer=FileSystemWriter(temporary), planner=SlotSavePlanner(self._orders()),
             process_group=self._group,
         )  # fmt: skip
-        self._pending = self._finisher.submit(self._finish, written, temporary, position)
+        self._pending = self._finisher.submit(self._finish, written, temporary, position, parts)
 
     def wait(self) -> None:
         """Until the save in progress is published. Raises RunError when it failed."""
@@ -158,9 +160,18 @@ class Checkpointer:
             load(self._state(), storage_reader=Reader(folder), planner=planner, process_group=self._group)
         except (Exception, CheckpointException) as error:
             raise UnrecoverableError(f"checkpoint {folder.name} does not fit this model: {error}") from error
+        self._compare(folder, manifest)
         for state in self._optimizer.state.values():
             state["step"].fill_(manifest.step)
         return Position(manifest.step, manifest.sample_index)
+
+    def _compare(self, folder: Path, manifest: Manifest) -> None:
+        """Raises UnrecoverableError where a tensor is not what was saved: files are whole, so it is read wrongly."""
+        ranks: list[list[Part]] = [[] for _ in range(self._world)]
+        dist.all_gather_object(ranks, parts_of(self._state(), self._orders()), group=self._group)
+        wrong = changed(manifest.tensors, totals(ranks))
+        if wrong:
+            raise UnrecoverableError(f"checkpoint {folder.name} was read to other values than were saved: {wrong}")
 
     def _state(self) -> dict[str, torch.Tensor]:
         """Weights and optimizer states by global name; loading writes into the same tensors."""
@@ -180,27 +191,30 @@ class Checkpointer:
         dist.broadcast_object_list(shared, src=0, group=self._group)
         return shared[0]
 
-    def _finish(self, written: Any, temporary: Path, position: Position) -> None:
-        """In the background: hash what this rank wrote; rank 0 gathers the hashes through files and publishes."""
+    def _finish(self, written: Any, temporary: Path, position: Position, parts: list[Part]) -> None:
+        """In the background: hash what this rank wrote; rank 0 gathers the hashes through files, compares replicas and
+        publishes."""
         written.result()
         prefix = f"__{self._rank}_"
         own = [path.name for path in temporary.iterdir() if path.name.startswith(prefix)]
         own += [".metadata"] if self._rank == 0 else []
         records = {name: record.model_dump() for name, record in record_files(temporary, own).items()}
         note = temporary / f"hashes-{self._rank:05}.json"
-        note.with_suffix(".part").write_text(json.dumps(records))
+        content = {"files": records, "parts": [asdict(part) for part in parts]}
+        note.with_suffix(".part").write_text(json.dumps(content))
         note.with_suffix(".part").rename(note)
         if self._rank == 0:
-            files = self._gather_notes(temporary)
+            files, ranks = self._gather_notes(temporary)
             manifest = Manifest(
                 step=position.step, sample_index=position.sample_index,
-                plan=self._fingerprint, world=self._world, files=files,
+                plan=self._fingerprint, world=self._world, files=files, tensors=totals(ranks),
             )  # fmt: skip
             publish(temporary, self._root / folder_name(position.step), manifest)
             prune(self._root, self._keep_last)
 
-    def _gather_notes(self, temporary: Path) -> dict[str, FileRecord]:
+    def _gather_notes(self, temporary: Path) -> tuple[dict[str, FileRecord], list[list[Part]]]:
         files: dict[str, FileRecord] = {}
+        ranks: list[list[Part]] = []
         deadline = time.monotonic() + self._timeout_s
         for rank in range(self._world):
             note = temporary / f"hashes-{rank:05}.json"
@@ -208,9 +222,11 @@ class Checkpointer:
                 if time.monotonic() > deadline:
                     raise RunError(f"rank {rank} wrote its part of {temporary.name} but never its hashes")
                 time.sleep(_POLL_S)
-            files |= {name: FileRecord(**record) for name, record in json.loads(note.read_text()).items()}
+            content = json.loads(note.read_text())
+            files |= {name: FileRecord(**record) for name, record in content["files"].items()}
+            ranks.append([Part.read(each) for each in content["parts"]])
             note.unlink()
-        return files
+        return files, ranks
 
 
 def _names_of(name: str) -> list[str]:

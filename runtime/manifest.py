@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from ..errors import InputError
 from ..schema import Frozen, load_mapping, parse
 from .files import sha256, sync_folder, write_text
@@ -30,7 +32,7 @@ class FileRecord(Frozen):
 
 
 class Manifest(Frozen):
-    """What a checkpoint holds and where its run stood."""
+    """What a checkpoint holds and where its run stood. `tensors`: their checksums in memory (`sums.totals`)."""
 
     schema_version: Literal[1] = 1
     step: int
@@ -38,6 +40,7 @@ class Manifest(Frozen):
     plan: str  # fingerprint
     world: int
     files: dict[str, FileRecord]
+    tensors: dict[str, int] = Field(default_factory=dict)
 
 
 def folder_name(step: int) -> str:

@@ -33,8 +33,9 @@ def _plain(sizes: Sizes, dtype: str) -> Work:
 
 
 def _kept_bytes(sizes: Sizes, dtype: str) -> int:
-    x, weight, _ = _entries(sizes)
-    return (x + weight) * ITEM_BYTES[dtype]
+    """Rows, and how many each expert has; matrices are parameters."""
+    x, _, _ = _entries(sizes)
+    return x * ITEM_BYTES[dtype] + sizes["experts"] * _COUNT_BYTES
 
 
 KERNELS = (

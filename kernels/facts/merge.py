@@ -28,17 +28,22 @@ def _backward(sizes: Sizes, dtype: str) -> Work:
 
 
 def _plain(sizes: Sizes, dtype: str) -> Work:
-    """Forward alone (in training, gradients never pass through a merge): a cast to float32, two products with a weight
-    a row, a sum, and the copy into the running output; what happens once a row is left out."""
+    """A cast to float32, two products with a weight a row, and a sum. What happens once a row is left out, and so is
+    the copy into the running output, which is a part of the program."""
     entries, item = _rows(sizes) * sizes["width"], ITEM_BYTES[dtype]
-    cast = 0 if dtype == "fp32" else entries * (item + WIDE_BYTES)
-    moved = cast + entries * WIDE_BYTES * (2 + 2 + 3 + 2)
-    return Work(moved // 2, moved - moved // 2, entries * _FLOPS)
+    cast = (0, 0) if dtype == "fp32" else (item, WIDE_BYTES)
+    read, written = (1 + 1 + 2) * WIDE_BYTES + cast[0], (1 + 1 + 1) * WIDE_BYTES + cast[1]
+    return Work(entries * read, entries * written, entries * _FLOPS)
 
 
 def _kept_bytes(sizes: Sizes, dtype: str) -> int:
     rows = _rows(sizes)
     return rows * sizes["width"] * (WIDE_BYTES + ITEM_BYTES[dtype]) + 2 * rows * WIDE_BYTES
+
+
+def _plain_kept_bytes(sizes: Sizes, dtype: str) -> int:
+    """The other output is kept in float32."""
+    return _kept_bytes(sizes, "fp32")
 
 
 KERNELS = (
@@ -63,7 +68,8 @@ KERNELS = (
         backward=_backward,
         plain=_plain,
         kept_bytes=_kept_bytes,
-        plain_kept_bytes=_kept_bytes,
+        plain_kept_bytes=_plain_kept_bytes,
+        differentiated=False,
         tolerance={
             "fp64": Tolerance(1e-12, 1e-12),
             "fp32": Tolerance(2e-6, 2e-6),

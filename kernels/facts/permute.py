@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..kernel import ITEM_BYTES, Kernel, Size, Sizes, Tolerance, Work
+from ..kernel import ITEM_BYTES, WIDE_BYTES, Kernel, Size, Sizes, Tolerance, Work
 
 _INDEX_BYTES = 8
 _TYPICAL = (
@@ -36,10 +36,9 @@ def _sorted(sizes: Sizes, dtype: str) -> Work:
 
 
 def _plain_sorted(sizes: Sizes, dtype: str) -> Work:
-    """A radix sort of int64 by 8 bits at a time, keys and values, then the inverse by a scatter, then a histogram."""
-    pairs, digits = _pairs(sizes), 8
-    moved = pairs * _INDEX_BYTES * (digits * 4 + 4 + 3)
-    return Work(moved // 2, moved - moved // 2 + sizes["experts"] * _INDEX_BYTES, 0)
+    """A sort, counted as one pass over keys and values, the inverse by a scatter, then a histogram; in numbers a pair."""
+    read, written = _pairs(sizes) * (1 + 2 + 1 + 1 + 1), _pairs(sizes) * (2 + 1 + 2 + 1 + 1 + 1)
+    return Work(read * _INDEX_BYTES, (written + 3 * sizes["experts"]) * _INDEX_BYTES, 0)
 
 
 def _spread(sizes: Sizes, dtype: str) -> Work:
@@ -54,12 +53,17 @@ def _spread_backward(sizes: Sizes, dtype: str) -> Work:
     return Work(forward.written_bytes + indices, forward.read_bytes - indices, _pairs(sizes) * sizes["width"])
 
 
+def _sources(sizes: Sizes) -> int:
+    """Bytes that the reference moves to know from where each row comes: in numbers a pair a comparison, a choice, two
+    ranges, a scatter, a quotient, and an index both ways; and the bits of the comparison, twice."""
+    return _pairs(sizes) * ((1 + 2 + 2 + 4 + 2 + 2) * _INDEX_BYTES + 2)
+
+
 def _plain_spread(sizes: Sizes, dtype: str) -> Work:
     """Rows gathered; backward gathered back, then added up."""
     row = sizes["width"] * ITEM_BYTES[dtype]
-    rows = _pairs(sizes) * row
-    index = 6 * _pairs(sizes) * _INDEX_BYTES
-    return Work(3 * rows + index, 2 * rows + sizes["tokens"] * row, _pairs(sizes) * sizes["width"])
+    tokens, rows, half = sizes["tokens"] * row, _pairs(sizes) * row, _sources(sizes) // 2
+    return Work(tokens + 2 * rows + half, 2 * rows + tokens + half, _pairs(sizes) * sizes["width"])
 
 
 def _collect(sizes: Sizes, dtype: str) -> Work:
@@ -75,11 +79,15 @@ def _collect_backward(sizes: Sizes, dtype: str) -> Work:
 
 
 def _plain_collect(sizes: Sizes, dtype: str) -> Work:
-    """Rows gathered, times weights in float32, added up, cast; backward two products, a cast and a gather."""
-    rows, wide = _pairs(sizes) * sizes["width"] * ITEM_BYTES[dtype], _pairs(sizes) * sizes["width"] * 4
-    read = rows + rows + wide + wide + 2 * wide + wide + rows
-    written = rows + wide + wide // sizes["choices"] + 2 * wide + rows + rows
-    return Work(read, written, 5 * _pairs(sizes) * sizes["width"])
+    """Rows gathered, times weights in float32, added up, cast; backward two products, of which one is cast and one is
+    added up, and a gather."""
+    pairs, entries, width = _pairs(sizes), sizes["tokens"] * sizes["width"], sizes["width"]
+    item, half = ITEM_BYTES[dtype], _sources(sizes) // 2
+    rows, wide, tokens = pairs * width * item, pairs * width * WIDE_BYTES, entries * WIDE_BYTES
+    casts = 0 if dtype == "fp32" else 2 * entries * (item + WIDE_BYTES) + wide + rows
+    read = 2 * rows + rows + wide + rows + wide + 2 * pairs * WIDE_BYTES + casts // 2
+    written = 2 * rows + wide + tokens + 2 * wide + pairs * WIDE_BYTES + casts - casts // 2
+    return Work(read + half, written + half, 5 * pairs * width)
 
 
 def _indices(sizes: Sizes, dtype: str) -> int:

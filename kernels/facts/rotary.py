@@ -28,10 +28,14 @@ def _forward(sizes: Sizes, dtype: str) -> Work:
 
 
 def _plain(sizes: Sizes, dtype: str) -> Work:
-    """Of `rotary.rotate_reference`, forward: two halves negated and joined (2 + 2), two products, one sum; backward
-    two products, a sum, halves negated and joined again."""
-    moved = _entries(sizes) * ITEM_BYTES[dtype] * 2 * (1 + 2 + 2 + 2 + 3)
-    return Work(moved // 2, moved - moved // 2, _entries(sizes) * 2 * (_FLOPS + 1))
+    """Forward and backward each have two products, a sum, and halves that are negated and joined: ten passes."""
+    moved = _entries(sizes) * ITEM_BYTES[dtype] * 20
+    return Work(moved * 3 // 5, moved - moved * 3 // 5, _entries(sizes) * 2 * (_FLOPS + 1))
+
+
+def _plain_pairs(sizes: Sizes, dtype: str) -> Work:
+    """Two more passes to join the pairs' entries, and six in which their gradients are spread out and added."""
+    return _plain(sizes, dtype) + Work(*(_entries(sizes) * ITEM_BYTES[dtype] * 4,) * 2, 0)
 
 
 def _kept_bytes(sizes: Sizes, dtype: str) -> int:
@@ -60,7 +64,7 @@ def _declare(name: str, summary: str) -> Kernel:
         ),
         forward=_forward,
         backward=_forward,
-        plain=_plain,
+        plain=_plain_pairs if name == "rotary_pairs" else _plain,
         kept_bytes=_kept_bytes,
         plain_kept_bytes=_kept_bytes,
         tolerance=_TOLERANCE,

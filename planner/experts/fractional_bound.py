@@ -32,9 +32,11 @@ _SAMPLE = 64
 """Tokens an expert by which w is sought."""
 
 _CHUNK = 4096
-_SEARCH, _RENEWED, _FINISH = 24, 2, 12
-"""Steps on the sample (a quarter of the experts where that is more), how many of them share numbers a, and steps on all
-tokens."""
+_SEARCH, _FINISH = 24, 12
+"""Steps on the sample (a quarter of the experts where that is more), and on all tokens."""
+
+_RENEWED = 40
+"""Experts a step for which numbers a are kept, two steps at least: where there are many experts, w moves slowly."""
 
 _SOFT = 0.2
 """Added to the diagonal of w where a is sought: else a is wild where w is singular."""
@@ -64,7 +66,7 @@ def fractional_visits(choices: Ints, experts: int, parts: int, hull: Matrix, rep
     sample = np.ascontiguousarray(rows[:, :: -(-rows.shape[1] // (_SAMPLE * places))])
     search = _Search.begin(_lines(_flat(places, parts), sample, hull), parts)
     for step in range(max(_SEARCH, experts // 4)):
-        if step and step % _RENEWED == 0:
+        if step and step % max(2, experts // _RENEWED) == 0:
             search.lines = _lines(_unit(search.inner), sample, hull)
         search.advance()
     search.lines = _lines(_unit(search.inner), rows, hull, replicas > 0)
@@ -154,7 +156,7 @@ def _most(matrix: Matrix, parts: int) -> float:
 def _nearest(matrix: Matrix, parts: int) -> Matrix:
     """The nearest matrix with rows that add up to s, a trace of parts times s, and eigenvalues from 0 to s."""
     size = len(matrix) / parts
-    values, vectors = np.linalg.eigh(_centred(matrix))
+    values, vectors = np.linalg.eigh(_centred(matrix).astype(np.float32))
     kept = _shifted(values[1:], size, len(matrix) - size)
     used = kept > 0
     basis = vectors[:, 1:][:, used]

@@ -22,6 +22,9 @@ from .prices import Prices, layer_time_s
 from .replicas import replicated, targets_of
 from .trace import Ints, Trace, as_trace
 
+Best = tuple[Ints, float]
+"""Of a layer that is small enough, the best ranks [experts] of all, and their seconds."""
+
 _TOKENS = 131_072
 """A longer trace is read in so many tokens, in windows taken evenly from it: loads are then known to 1 %."""
 
@@ -67,10 +70,12 @@ def place(
     made, prices = layout(num_experts, ranks_per_node, replicas, slots, n_group, split), prices or Prices()
     choices = transposed(given, window)
     counts = [counted(each, made.experts, window) for each in choices]
-    ranks = [_layer(each, made, prices, window, max_imbalance) for each in counts]
+    best = [best_placement(each, made, prices, made.contiguous) if is_small(made) else None for each in counts]
+    pairs = list(zip(counts, best, strict=True))
+    ranks = [_layer(each, made, prices, window, max_imbalance, known) for each, known in pairs]
     if max_imbalance is None and not replicas:
-        ranks = _evened(counts, ranks, made, prices, window)
-    found = [_priced(each, placed, made, prices, window, proof) for each, placed in zip(counts, ranks, strict=True)]
+        ranks = _evened(pairs, ranks, made, prices, window)
+    found = [_priced(*pair, placed, made, prices, window, proof) for pair, placed in zip(pairs, ranks, strict=True)]
     metrics, bounds = joined([each[0] for each in found]), [each[1] for each in found]
     rank_of = ranks if replicas else np.stack(ranks)
     return Placement(rank_of, made, metrics, _ROUNDED * float(sum(bounds)), time.perf_counter() - begin)
@@ -108,37 +113,42 @@ def transposed(trace: Trace, window: int) -> Ints:
     return np.ascontiguousarray(experts.transpose(1, 2, 0))
 
 
-def _layer(counts: Counts, made: Layout, prices: Prices, window: int, max_imbalance: float | None) -> Any:
+def _layer(
+    counts: Counts, made: Layout, prices: Prices, window: int, max_imbalance: float | None, best: Best | None
+) -> Any:
     """Ranks of the experts of one layer."""
     if made.replicas:
         return replicated(counts, made, prices, window)
-    return chosen(counts, made, prices, window, [max_imbalance or math.inf] * 2)
+    return chosen(counts, made, prices, window, [max_imbalance or math.inf] * 2, best)
 
 
-def _evened(counts: list[Counts], ranks: list[Ints], made: Layout, prices: Prices, window: int) -> list[Ints]:
+def _evened(
+    layers: list[tuple[Counts, Best | None]], ranks: list[Ints], made: Layout, prices: Prices, window: int
+) -> list[Ints]:
     """The same, no less even than contiguous placement in the mean over layers: those layers that are the most over it
     are placed again within its imbalance, one after another until the mean is reached."""
-    pairs = zip(counts, ranks, strict=True)
+    pairs = [(each, placed) for (each, _), placed in zip(layers, ranks, strict=True)]
     over = np.array([np.subtract(imbalances(c, r, made), imbalances(c, made.contiguous, made)) for c, r in pairs])
     for layer in np.argsort(-over.max(1), kind="stable"):
         if (over.mean(0) <= 0).all():
             break
-        limits = imbalances(counts[layer], made.contiguous, made)
-        ranks[layer] = chosen(counts[layer], made, prices, window, limits)
-        over[layer] = np.subtract(imbalances(counts[layer], ranks[layer], made), limits)
+        counts, best = layers[layer]
+        limits = imbalances(counts, made.contiguous, made)
+        ranks[layer] = chosen(counts, made, prices, window, limits, best)
+        over[layer] = np.subtract(imbalances(counts, ranks[layer], made), limits)
     return ranks
 
 
 def _priced(
-    counts: Counts, ranks: Any, made: Layout, prices: Prices, window: int, proof: Proof
+    counts: Counts, best: Best | None, ranks: Any, made: Layout, prices: Prices, window: int, proof: Proof
 ) -> tuple[dict[str, float], float]:
     """Metrics and bound of one layer."""
     if made.replicas:
         metrics = layer_metrics(targets_of(ranks, counts.choices, made), made, prices, window)
     else:
         metrics = rank_metrics(ranks, counts, made, prices)
-    if is_small(made):
-        return metrics, best_placement(counts, made, prices, ranks)[1]
+    if best is not None:
+        return metrics, best[1]
     inside = None if made.replicas else inside_nodes(counts, ranks, made)
     return metrics, layer_bound_s(counts, made, prices, inside, proof)
 
@@ -149,18 +159,22 @@ def inside_nodes(counts: Counts, ranks: Ints, made: Layout) -> float:
     return float(counts.together[nodes[:, None] == nodes[None, :]].sum() / 2)
 
 
-def chosen(counts: Counts, made: Layout, prices: Prices, window: int, limits: list[float]) -> Ints:
+def chosen(
+    counts: Counts, made: Layout, prices: Prices, window: int, limits: list[float], best: Best | None = None
+) -> Ints:
     """The candidate of least predicted time among those in the limits (of `imbalances`); the nearest where none is."""
     even = made.contiguous
     tried = [even, *assignments(counts, made, prices)]
-    if is_small(made):
-        tried.append(best_placement(counts, made, prices, even)[0])
+    if best is not None:
+        tried.append(best[0])
     judged = [_judged(counts, ranks, made, prices, window, limits) for ranks in tried]
     over, _, fastest = min(judged, key=lambda each: each[1])
     if over > 0:
-        more = [*assignments(counts, made, prices, STEEP, made.node_of_rank[fastest])]
-        more += _eased(counts, fastest, made, prices, limits)
-        judged += [_judged(counts, ranks, made, prices, window, limits) for ranks in more]
+        eased = _eased(counts, fastest, made, prices, limits)
+        judged += [_judged(counts, ranks, made, prices, window, limits) for ranks in eased]
+        if not eased or judged[-1][0] > 0:
+            steep = assignments(counts, made, prices, STEEP, made.node_of_rank[fastest])
+            judged += [_judged(counts, ranks, made, prices, window, limits) for ranks in steep]
     return min(judged, key=lambda each: each[:2])[2]
 
 

@@ -7,10 +7,14 @@ change of every exchange is known exactly from two products of matrices.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from .trace import Ints
+
+Counted = NDArray[np.float32]
 
 _EXCHANGES = 40
 
@@ -20,39 +24,64 @@ def polished(choices: Ints, parts: Ints, count: int, penalty: NDArray[np.float32
 
     `choices` is [top_k, tokens]. Only experts of equal `parents` [experts] are exchanged.
     """
-    parts = parts.copy()
-    incidence = _incidence(choices, len(parts))
+    visits = _Visits.of(choices, parts.copy(), count)
+    parts = visits.parts
     for _ in range(_EXCHANGES):
-        change = _changes(choices, incidence, parts, count) + penalised(penalty, parts, count)
+        change = visits.changes() + penalised(penalty, parts, count)
         change[parts[:, None] == parts[None, :]] = 0.0
         if parents is not None:
             change[parents[:, None] != parents[None, :]] = 0.0
         first, second = divmod(int(change.argmin()), len(parts))
         if change[first, second] > -1e-6:
             break
-        parts[first], parts[second] = parts[second], parts[first]
+        visits.exchange(first, second)
     return parts
 
 
-def _incidence(choices: Ints, experts: int) -> NDArray[np.float32]:
-    """[tokens, experts]: 1 where a token chose an expert."""
-    tokens = choices.shape[1]
-    made = np.zeros((tokens, experts), np.float32)
-    made[np.arange(tokens), choices] = 1.0
-    return made
+@dataclass(slots=True)
+class _Visits:
+    """Of some tokens and the parts of their experts; an exchange counts those tokens anew that chose one of the two."""
+
+    parts: Ints
+    incidence: Counted  # [tokens, experts]: 1 where a token chose an expert
+    inside: Counted  # [tokens, parts]: its experts there
+    alone: Counted  # [tokens, experts]: 1 where a chosen expert is its only one in the part
+    both: Counted  # [experts, experts]: tokens with the first alone in its part, and the second
+    without: Counted  # [experts, parts]: tokens with the expert and nothing in the part
+
+    @classmethod
+    def of(cls, choices: Ints, parts: Ints, count: int) -> _Visits:
+        tokens = choices.shape[1]
+        incidence = np.zeros((tokens, len(parts)), np.float32)
+        incidence[np.arange(tokens), choices] = 1.0
+        inside = incidence @ np.eye(count, dtype=np.float32)[parts]
+        alone = incidence * (inside[:, parts] == 1)
+        return cls(parts, incidence, inside, alone, alone.T @ incidence, incidence.T @ _empty(inside))
+
+    def changes(self) -> Counted:
+        """[experts, experts]: visits a token that exchanging two experts of different parts adds."""
+        moves = self.without - np.diagonal(self.both)[:, None]
+        there = moves[:, self.parts]
+        return np.asarray((there + there.T + self.both + self.both.T) / np.float32(len(self.incidence)))
+
+    def exchange(self, first: int, second: int) -> None:
+        """Only tokens with one of the two visit other parts afterwards."""
+        here, there = int(self.parts[first]), int(self.parts[second])
+        rows = np.flatnonzero(self.incidence[:, first] != self.incidence[:, second])
+        chosen, before, alone = self.incidence[rows], self.inside[rows], self.alone[rows]
+        moved = chosen[:, first] - chosen[:, second]
+        after = before.copy()
+        after[:, here] -= moved
+        after[:, there] += moved
+        self.parts[first], self.parts[second] = there, here
+        now = chosen * (after[:, self.parts] == 1)
+        self.both += (now - alone).T @ chosen
+        self.without += chosen.T @ (_empty(after) - _empty(before))
+        self.inside[rows], self.alone[rows] = after, now
 
 
-def _changes(choices: Ints, incidence: NDArray[np.float32], parts: Ints, count: int) -> NDArray[np.float32]:
-    """[experts, experts]: visits a token that exchanging two experts of different parts adds."""
-    tokens = len(incidence)
-    inside = incidence @ np.eye(count, dtype=np.float32)[parts]
-    alone = np.zeros_like(incidence)
-    rows = np.arange(tokens)
-    alone[rows, choices] = inside[rows, parts[choices]] == 1
-    moves = incidence.T @ (inside == 0).astype(np.float32) - alone.sum(0)[:, None]
-    both = alone.T @ incidence
-    change = moves[:, parts] + moves[:, parts].T + both + both.T
-    return np.asarray(change / np.float32(tokens))
+def _empty(inside: Counted) -> Counted:
+    return np.asarray(inside == 0, np.float32)
 
 
 def penalised(penalty: NDArray[np.float32], parts: Ints, count: int) -> NDArray[np.float32]:

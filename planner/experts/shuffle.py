@@ -52,7 +52,7 @@ class Copies:
 
 def fit(trace: Trace, ids: Ints, rank_of: Ints, ranks: int) -> Forecast:
     """From the token ids [tokens] of a trace and the rank of each expert [layers, experts]."""
-    visits = np.mean([_visits(trace, layer, rank_of[layer], ranks) for layer in range(trace.num_layers)], axis=0)
+    visits = _share(trace, rank_of, ranks)
     count, mean = np.bincount(ids), visits.mean(0)
     sums = np.stack([np.bincount(ids, visits[:, rank]) for rank in range(ranks)], 1)
     share = (sums + _UNKNOWN * mean) / (count + _UNKNOWN)[:, None]
@@ -87,7 +87,7 @@ def measure(trace: Trace, ids: Ints, rank_of: Ints, groups: Groups, seq_len: int
     """Of tokens that nothing was fitted to, in sequences of `seq_len` that go to the groups in turn; a rest that makes
     no sequence is left out."""
     ranks, expected = sum(map(len, groups)), by.of(ids)
-    visits = np.mean([_visits(trace, layer, rank_of[layer], ranks) for layer in range(trace.num_layers)], axis=0)
+    visits = _share(trace, rank_of, ranks)
     stay, whole = np.zeros(3), trace.tokens // seq_len * seq_len
     for number, first in enumerate(range(0, whole, seq_len)):
         group, cut = np.asarray(groups[number % len(groups)]), slice(first, first + seq_len)
@@ -95,6 +95,14 @@ def measure(trace: Trace, ids: Ints, rank_of: Ints, groups: Groups, seq_len: int
         for way, part in enumerate((in_order, split(expected[cut][:, group]), split(there))):
             stay[way] += there[np.arange(seq_len), part].sum()
     return Copies(*((visits[:whole].sum() - stay) / whole).tolist())
+
+
+def _share(trace: Trace, rank_of: Ints, ranks: int) -> Floats:
+    """[tokens, ranks]: in how many of the layers a token visits a rank."""
+    total = np.zeros((trace.tokens, ranks))
+    for layer in range(trace.num_layers):
+        total += _visits(trace, layer, rank_of[layer], ranks)
+    return total / trace.num_layers
 
 
 def _visits(trace: Trace, layer: int, rank_of: Ints, ranks: int) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -12,6 +12,7 @@ from ...kernels.grouped import grouped_linear
 from ...kernels.permute import permute, sort_by_expert, unpermute
 from ...kernels.swiglu import gated
 from .moe_shape import MoeShape
+from .narrow import Matrix, narrowed
 
 Compute = Callable[[Tensor, Tensor], Tensor]
 """Rows [rows, hidden] in the order of the experts that are held, and their counts int64 [experts], to the same rows."""
@@ -45,11 +46,13 @@ class Experts(nn.Module):
 
     def forward(self, tokens: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         slots = experts if self.to_slots is None else self.to_slots(experts)
-        return self.dispatch(tokens, weights, slots, self.compute)
+        stacked = (self.gate_proj, self.up_proj, self.down_proj)
+        matrices = [narrowed(self.matrix(weight), tokens.dtype) for weight in stacked]
+        return self.dispatch(tokens, weights, slots, partial(self.compute, matrices))
 
-    def compute(self, rows: Tensor, counts: Tensor) -> Tensor:
-        """down(activation(gate(x)) * up(x)) of every row with the weights of its expert."""
-        gate, up, down = (self.matrix(w).to(rows.dtype) for w in (self.gate_proj, self.up_proj, self.down_proj))
+    def compute(self, matrices: Sequence[Matrix], rows: Tensor, counts: Tensor) -> Tensor:
+        """down(activation(gate(x)) * up(x)) of every row with the weights of its expert: gate, up and down of all."""
+        gate, up, down = (matrix() for matrix in matrices)
         inner = self.activate(grouped_linear(rows, gate, counts), grouped_linear(rows, up, counts))
         return grouped_linear(inner, down, counts)
 

@@ -1,10 +1,13 @@
 """Placements of experts side by side, fitted to half of the prompts of a trace and judged on the others. Not a test.
 
     python tests/benchmarks/placement.py [TRACE] [--ranks 4,4] [--replicas 16]
+    python tests/benchmarks/placement.py [TRACE] --gaps
 
 TRACE is a .npz with `experts` [tokens, layers, top_k] and `prompt`, or routing in JSONL; without it the generator's,
 and the title says so. Every row is a mean over layers; predicted time is of all layers, of one microbatch, forward and
 backward, with the prices of planner/experts/prices.py.
+
+With --gaps: what the proofs leave open on TRACE and on made traces of several kinds, and how much of it is load.
 """
 
 from __future__ import annotations
@@ -22,11 +25,14 @@ from rich.table import Table
 
 from meshwright.planner.experts.affinity import coherent
 from meshwright.planner.experts.baselines import by_load, eplb, random
+from meshwright.planner.experts.bound import busiest_load
+from meshwright.planner.experts.counts import expert_load
 from meshwright.planner.experts.generator import generate
 from meshwright.planner.experts.layout import Layout, layout
 from meshwright.planner.experts.metrics import Metrics, joined
 from meshwright.planner.experts.place import measure, place
 from meshwright.planner.experts.placement import Placement
+from meshwright.planner.experts.prices import Prices
 from meshwright.planner.experts.trace import Trace
 from meshwright.planner.experts.trace_file import read_trace
 
@@ -46,6 +52,9 @@ Result = tuple[str, Metrics, float, Placement | None]
 def main() -> None:
     """Print a table for each arrangement of ranks."""
     arguments = _arguments()
+    if arguments.gaps:
+        _print_gaps(arguments.trace)
+        return
     trace, title = _trace(arguments.trace)
     fit, held = trace.split()
     shapes = [[int(each) for each in arguments.ranks.split(",")]] if arguments.ranks else SHAPES
@@ -60,6 +69,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("trace", nargs="?", type=Path)
     parser.add_argument("--ranks", help="of each node, with commas")
     parser.add_argument("--replicas", type=int, help="slots beside the experts; default: one a rank")
+    parser.add_argument("--gaps", action="store_true", help="the gap of the proof by kind of trace")
     return parser.parse_args()
 
 
@@ -125,6 +135,73 @@ def _print(title: str, shape: list[int], held: Trace, rows: list[Result]) -> Non
             name, *(form.format(means[key]) for _, key, form in COLUMNS), f"{saved:.1%}", f"{seconds:.2f}", *proof
         )
     Console(width=150).print(table)
+
+
+def _gap_traces(path: Path | None) -> Iterator[tuple[str, Trace, tuple[list[int], ...], int]]:
+    """Name, trace, arrangements and groups."""
+    small, large = ([8], [4, 4], [4] * 4), ([8] * 8,)
+    if path is not None:
+        yield path.name, read_trace(path), small, 1
+    yield "generated, 64 experts", generate(32_768, 4, 64, 6), small, 1
+    yield "generated, 256 experts", generate(32_768, 2, 256, 8), large, 1
+    yield "4 of 8 groups a token", _grouped(32_768, 2, 256, 8), large, 8
+    yield "uniform, 64 experts", _uniform(32_768, 4, 64, 6), small, 1
+    yield "uniform, 256 experts", _uniform(32_768, 2, 256, 8), large, 1
+    yield "families of 8, 64 experts", _families(32_768, 4, 64, 6), small, 1
+    yield "families of 8, 256 experts", _families(32_768, 2, 256, 8), large, 1
+
+
+def _uniform(tokens: int, layers: int, experts: int, top_k: int) -> Trace:
+    score = np.random.default_rng(0).random((tokens, layers, experts), np.float32)
+    return Trace(np.argpartition(score, top_k, axis=2)[:, :, :top_k].astype(np.uint8), experts)
+
+
+def _families(tokens: int, layers: int, experts: int, top_k: int) -> Trace:
+    """Every token takes experts of one family of eight, ids at random."""
+    random = np.random.default_rng(0)
+    family = np.stack([random.permutation(experts) // 8 for _ in range(layers)])
+    score = random.random((tokens, layers, experts), np.float32)
+    score -= family == random.integers(0, experts // 8, (tokens, layers))[:, :, None]
+    return Trace(np.argpartition(score, top_k - 1, axis=2)[:, :, :top_k].astype(np.uint8), experts)
+
+
+def _grouped(tokens: int, layers: int, experts: int, top_k: int) -> Trace:
+    """Group-limited: four of eight groups a token, as generated, and popular experts of these more often."""
+    random = np.random.default_rng(0)
+    score = random.gumbel(size=(tokens, layers, experts)) + 0.5 * random.standard_normal((layers, experts))
+    groups = generate(tokens, layers, 8, 4).experts
+    for layer in range(layers):
+        inside = (groups[:, layer, :, None] == np.arange(experts) // (experts // 8)).any(1)
+        score[:, layer][~inside] = -np.inf
+    return Trace(np.argpartition(-score, top_k - 1, axis=2)[:, :, :top_k].astype(np.uint8), experts)
+
+
+def _print_gaps(path: Path | None) -> None:
+    table = Table(title="what the proofs leave open, of the predicted time", title_justify="left")
+    for name in ("trace", "nodes x ranks", "layers", "tokens", "time ms", "quick", "s", "thorough", "s", "of it load"):
+        table.add_column(name, justify="left" if name == "trace" else "right")
+    for name, trace, shapes, groups in _gap_traces(path):
+        for shape in shapes:
+            table.add_row(name, f"{len(shape)} x {shape[0]}", *_gap_row(trace, shape, groups))
+    Console(width=150).print(table)
+
+
+def _gap_row(trace: Trace, shape: list[int], groups: int) -> list[str]:
+    quick, thorough = (
+        place(trace, num_experts=trace.num_experts, ranks_per_node=shape, n_group=groups, proof=proof)
+        for proof in ("quick", "thorough")
+    )
+    over = sum(
+        quick.metrics.imbalance[layer] * trace.top_k / quick.layout.ranks
+        - busiest_load(expert_load(trace.experts[:, layer].T, trace.num_experts), quick.layout)
+        for layer in range(trace.num_layers)
+    )
+    prices = Prices()
+    over *= prices.expert_s * prices.tokens_per_rank * quick.layout.ranks
+    told = [f"{quick.objective_s * 1e3:.1f}"]
+    for placed in (quick, thorough):
+        told += [f"{placed.gap:.1%}", f"{placed.seconds:.2f}"]
+    return [str(trace.num_layers), f"{trace.tokens:,}", *told, f"{over / quick.objective_s:.1%}"]
 
 
 if __name__ == "__main__":

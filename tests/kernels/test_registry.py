@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torch
 from meshwright.kernels import switch
 from meshwright.kernels.kernel import Size, find
 from meshwright.kernels.registry import KERNELS, kernel
+from meshwright.kernels.table import table
 
 
 def test_declarations_need_neither_torch_nor_triton() -> None:
@@ -65,3 +67,7 @@ def test_auto_runs_what_a_kernel_takes_and_nothing_else(monkeypatch: pytest.Monk
         assert not switch.runs_fast("merge", torch.zeros(2), **sizes)
     monkeypatch.setattr(switch, "HAS_TRITON", False)
     assert not switch.runs_fast("merge", torch.zeros(2), **sizes)
+
+
+def test_the_table_of_the_documentation_is_that_of_the_declarations() -> None:
+    assert table() in (Path(__file__).parents[2] / "docs/kernels.md").read_text()

@@ -31,12 +31,14 @@ WEIGHTS = ("gate_proj", "up_proj", "down_proj")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One way to send tokens. `factor`: of a capacity; 0: none. `away`: all tokens choose the first experts."""
+    """One way to send tokens. `factor`: of a capacity; 0: none. `away`: all tokens choose the first experts. `narrow`:
+    tokens are bfloat16, and so are products."""
 
     sent: str = "copies"
     chunks: int = 1
     factor: float = 0.0
     away: bool = False
+    narrow: bool = False
 
 
 def shape_of(experts: int, top_k: int, hidden: int = 16, width: int = 24) -> dict[str, Any]:
@@ -97,7 +99,9 @@ def errors(
 
 
 def _errors(case: Case, meshes: Meshes, tokens: int, experts: int, top_k: int) -> dict[str, float]:
-    given = inputs(meshes.world_size, tokens, experts, top_k, case.away)
+    dtype = torch.bfloat16 if case.narrow else torch.float32
+    drawn = inputs(meshes.world_size, tokens, experts, top_k, case.away)
+    given = [(x.to(dtype), weights, chosen, upstream.to(dtype)) for x, weights, chosen, upstream in drawn]
     plain, spread = block(experts, top_k), block(experts, top_k)
     shard_moe(spread, meshes, None, sent=case.sent, chunks=case.chunks)  # type: ignore[arg-type]
     if case.factor:
@@ -180,9 +184,9 @@ def _watch_transfers(seen: Watched) -> None:
 def _watch_products(seen: Watched, experts: Experts) -> None:
     compute = experts.compute
 
-    def watched(rows: Tensor, counts: Tensor) -> Tensor:
+    def watched(matrices: Any, rows: Tensor, counts: Tensor) -> Tensor:
         seen.forward.append(seen.under_way)
-        done = compute(rows, counts)
+        done = compute(matrices, rows, counts)
         done.register_hook(lambda _: seen.backward.append(seen.under_way))  # type: ignore[no-untyped-call]
         return done
 
@@ -247,3 +251,11 @@ def timed(cases: list[Case], rounds: int) -> list[list[float]]:
             if number:
                 found.append(time.perf_counter() - begun)
     return seconds
+
+
+def node_groups(degrees: dict[str, int], per_node: int) -> tuple[int, list[int], list[int]]:
+    """Process groups of this rank that nodes add, its group over nodes, and that inside its own."""
+    plain, meshes = (build_meshes(Mesh(**degrees), CPU, ep_per_node=each) for each in (1, per_node))
+    groups = [mesh.get_group() for mesh in (meshes.ep_nodes, meshes.ep_inside) if mesh is not None]
+    over, inside = (dist.get_process_group_ranks(group) for group in groups)
+    return len(meshes.all_groups) - len(plain.all_groups), over, inside

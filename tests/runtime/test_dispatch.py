@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dispatch_ranks
 import pytest
 from dispatch_ranks import Case, Watched, inputs
 from harness import run_ranks
-from moe_families import DEEPSEEK_V3
+from moe_families import DEEPSEEK_V3, QWEN3_MOE
+from plans import make_plan
 from worst import worst
+
+from meshwright.runtime.build import ep_per_node
+from meshwright.runtime.checks import problems
 
 SENT = ("copies", "ranks", "nodes")
 CASES = [
     *(Case(sent, chunks, *rest) for sent in SENT for chunks in (1, 3) for rest in ((0.0, False), (0.7, True))),
     *(Case(sent, 2, 0.7) for sent in SENT),
     *(Case(sent, 40) for sent in SENT),
+    *(Case(sent, 2, narrow=True) for sent in SENT),
 ]
 """40 chunks are more than there are tokens; a capacity of 0.7 drops choices, and most where all choose the same."""
 
@@ -28,7 +35,7 @@ def test_every_dispatch_equals_one_process(degrees: dict[str, int], tokens: int,
     arguments = (CASES, degrees, 2, tokens, experts, top_k)
     for rank in run_ranks(degrees["dp"], dispatch_ranks.errors, *arguments):
         for case, errors in rank.items():
-            assert worst(errors.values()) < 2e-6, (case, errors)
+            assert worst(errors.values()) < (2e-2 if case.narrow else 2e-6), (case, errors)
 
 
 def watched(case: Case, tokens: int = 21, experts: int = 12, top_k: int = 3) -> list[Watched]:
@@ -80,3 +87,27 @@ def test_limited_routing_bounds_the_nodes_of_a_token() -> None:
     for tokens, sent in found:
         assert len(sent) == 4
         assert tokens < sum(sent) <= config["topk_group"] * tokens
+
+
+def test_nodes_take_two_groups_more_a_rank() -> None:
+    """Two ep groups of four ranks in runs of two, each rank of etp in its own."""
+    found = run_ranks(8, dispatch_ranks.node_groups, {"dp": 8, "ep": 4, "etp": 2}, 2)
+    for rank, (more, over, inside) in enumerate(found):
+        node, place = divmod(rank, 4)
+        assert more == 2
+        assert over == [place, place + 4]
+        assert inside == [node * 4 + place % 2, node * 4 + place % 2 + 2]
+
+
+@pytest.mark.parametrize(("order", "per_node"), [((), 2), ((2, 3, 0, 1), 2), ((3, 2, 1, 0), 2)])
+def test_neighbours_follow_the_rank_map(order: tuple[int, ...], per_node: int) -> None:
+    options: dict[str, Any] = {"dp": 4, "ep": 4, "nodes": 2, "rank_map": order}
+    assert ep_per_node(make_plan(QWEN3_MOE, **options, dispatch="nodes")) == per_node
+    assert ep_per_node(make_plan(QWEN3_MOE, **options, dispatch="ranks")) == 1
+
+
+def test_ranks_in_turn_on_two_nodes_are_refused() -> None:
+    plan = make_plan(QWEN3_MOE, dp=4, ep=4, nodes=2, rank_map=(0, 2, 1, 3), dispatch="nodes")
+    (problem,) = problems(plan, 4)
+    assert (problem.field, problem.value) == ("dispatch", "nodes")
+    assert "2 after 2 must be in one node" in problem.rule

@@ -41,7 +41,7 @@ class Dropless:
         sizes = even_parts(len(tokens), self.chunks)
         parts = list(zip(*(torch.split(each, sizes) for each in (tokens, weights, experts)), strict=True))
         ways = self._copies(parts, compute) if self.sent == "copies" else self._visits(parts, compute)
-        return torch.cat(overlapped(list(ways)))
+        return _joined(overlapped(list(ways)), 0)
 
     def _copies(self, parts: Sequence[tuple[Tensor, ...]], compute: Compute) -> Iterator[Way]:
         orders = [sort_by_expert(experts, self.slots) for _, _, experts in parts]
@@ -89,7 +89,7 @@ class Capacity:
         parts = zip(torch.split(rows, sizes, 1), exchanges, strict=True)
         done = overlapped([exchange.way(part.flatten(0, 1), compute) for part, exchange in parts])
         whole = [part.view(count, size, tokens.shape[-1]) for part, size in zip(done, sizes, strict=True)]
-        return unpermute(torch.cat(whole, 1).flatten(0, 1), weights, to)
+        return unpermute(_joined(whole, 1).flatten(0, 1), weights, to)
 
     def of(self, tokens: int, top_k: int) -> int:
         """Rows for every expert, of `tokens` tokens."""
@@ -99,6 +99,11 @@ class Capacity:
 def _copied(tokens: Tensor, weights: Tensor, to: Permutation, exchange: Exchange, compute: Compute) -> Way:
     """A chunk of tokens [tokens, hidden] to their weighted sums."""
     return unpermute((yield from exchange.way(permute(tokens, to), compute)), weights, to)
+
+
+def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """Of one part nothing is copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
 
 def even_parts(number: int, parts: int) -> list[int]:

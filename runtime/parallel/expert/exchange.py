@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from ....kernels.permute import Permutation, permute, restore, sort_by_expert
 from ... import compat
 from ...blocks.experts import Compute
-from .transfer import Parts, Way, transferred
+from .transfer import Parts, Way, together, transferred
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Exchange:
         if self.groups.ep is not None:
             rows = yield from transferred(rows, Parts(self.groups.ep, self.sent, self.received))
         if self.groups.etp is not None:
-            rows = yield from gathered_over(rows, self.groups.etp, self.gathered)
+            (rows,) = yield from gathered_over([rows], self.groups.etp, self.gathered)
         rows = restore(compute(permute(rows, self.to), self.to.counts), self.to)
         if self.groups.etp is not None:
             rows = yield from summed_over(rows, self.groups.etp, self.gathered)
@@ -65,11 +65,13 @@ class Exchange:
         return rows
 
 
-def gathered_over(rows: Tensor, group: dist.ProcessGroup, gathered: list[int]) -> Way:
-    """The rows of all ranks, `gathered` of each: an all-gather of unequal parts, which gloo does not have. Every rank
-    sends all it has to all."""
-    sent = [len(rows)] * group.size()
-    return transferred(rows.repeat(group.size(), *(1,) * (rows.ndim - 1)), Parts(group, sent, gathered))
+def gathered_over(
+    rows: Sequence[Tensor], group: dist.ProcessGroup, gathered: list[int]
+) -> Generator[None, None, list[Tensor]]:
+    """Tensors [rows, columns] of all ranks, `gathered` rows of each: an all-gather of unequal parts, which gloo does
+    not have. Every rank sends all it has to all."""
+    parts = Parts(group, [gathered[group.rank()]] * group.size(), gathered)
+    return together([each.repeat(group.size(), 1) for each in rows], parts)
 
 
 def summed_over(rows: Tensor, group: dist.ProcessGroup, gathered: list[int]) -> Way:

@@ -82,6 +82,13 @@ def transferred(rows: Tensor, parts: Parts) -> Way:
     return pending.wait()
 
 
+def together(rows: Sequence[Tensor], parts: Parts) -> Generator[None, None, list[Tensor]]:
+    """The same of several tensors that belong to the same rows."""
+    pending = [start(each, parts) for each in rows]
+    yield
+    return [each.wait() for each in pending]
+
+
 def overlapped(ways: Sequence[Way]) -> list[Tensor]:
     """The ends of ways, of which a new one begins each time that all begun ones have gone a piece, newest first.
 

@@ -19,7 +19,7 @@ from ... import compat
 from ...blocks.experts import Compute
 from .exchange import Groups, gathered_over, summed_over
 from .fan import fan_to_choices, fan_to_parts, visited
-from .transfer import Parts, Way, start, transferred
+from .transfer import Parts, Way, together, transferred
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,8 @@ class Route:
         hop = self.hops[depth]
         each = held // hop.group.size()
         to = fan_to_parts(slots.div(each, rounding_mode="floor"), hop.group.size(), sum(hop.sent))
-        going = start(to.out(rows), hop), start(to.out(_packed(weights, slots)), hop)
-        yield
-        rows, (weights, slots) = going[0].wait(), _unpacked(going[1].wait())
+        rows, packed = yield from together([to.out(rows), to.out(_packed(weights, slots))], hop)
+        weights, slots = _unpacked(packed)
         first = hop.group.rank() * each
         slots = torch.where((slots >= first) & (slots < first + each), slots - first, -1)
         done = yield from self._hop(depth + 1, rows, weights, slots, each, compute)
@@ -57,8 +56,7 @@ class Route:
         """All ranks of etp compute all rows of the group, each with its part of the width."""
         if self.etp is None:
             return self._compute(rows, weights, slots, held, compute)
-        packed = yield from gathered_over(_packed(weights, slots), self.etp, self.gathered)
-        rows = yield from gathered_over(rows, self.etp, self.gathered)
+        rows, packed = yield from gathered_over([rows, _packed(weights, slots)], self.etp, self.gathered)
         done = self._compute(rows, *_unpacked(packed), held, compute)
         return (yield from summed_over(done, self.etp, self.gathered))
 

@@ -1,0 +1,129 @@
+"""AdamW (arXiv:1711.05101) over flat shards, in one pass: unscaling and clipping, the step, and rounding.
+
+In float32 the plain reference goes through the operators of torch.optim.AdamW one by one, so it is equal to it bit for
+bit. States and parameters in bfloat16 are rounded stochastically: most steps are smaller than half of their last bit
+and would be lost (as arXiv:2010.06192 shows). The random bits follow from the seed, the step and the number of the
+element, so they are the same on every mesh and in every rerun.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import expect
+from .switch import runs_fast
+
+_MASK = 0xFFFFFFFF
+_EXPONENT, _QUIET, _HIGH = 0x7F800000, 0x7FC00000, 0xFFFF0000
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Of one step, which is number `step` from 1 on. `seed`: of the random bits."""
+
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    step: int
+    seed: int = 0
+
+    @property
+    def shrink(self) -> float:
+        """What a weight is multiplied by."""
+        return 1 - self.lr * self.weight_decay
+
+    @property
+    def step_size(self) -> float:
+        return float(self.lr / (1 - self.betas[0] ** self.step))
+
+    @property
+    def root(self) -> float:
+        """Of the correction of the second moment."""
+        return math.sqrt(1 - self.betas[1] ** self.step)
+
+    @property
+    def key(self) -> int:
+        """32 bits of the seed and the step; the two after it are others' too, for other tensors."""
+        return int(_mix(_mix(torch.tensor(self.seed & _MASK)) ^ torch.tensor(self.step & _MASK)))
+
+
+def clip_scale(norm: Tensor, most: float, loss_scale: float = 1.0) -> Tensor:
+    """What gradients of this norm are multiplied by: float32 [], on the device of `norm`. Undoes `loss_scale`, then
+    clips as torch.nn.utils.clip_grad_norm_ does. NaN where the norm is not finite: such a step changes nothing."""
+    unscaled = norm.detach().float() / loss_scale
+    found = (most / (unscaled + 1e-6)).clamp(max=1.0) / loss_scale
+    return torch.where(unscaled.isfinite(), found, torch.nan)
+
+
+@torch.no_grad()
+def adamw_step(
+    parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor, options: Options,
+    scale: Tensor | None = None, number: int = 0,
+) -> None:  # fmt: skip
+    """Change a parameter and its moments `first` and `second` in place; all contiguous and of one shape, float32 or
+    bfloat16. `scale` as from `clip_scale`; `number`: of the first element in the whole tensor, for random bits."""
+    _check(parameter, gradient, first, second)
+    scale = torch.ones((), device=parameter.device) if scale is None else scale
+    if runs_fast("adamw", parameter, elements=parameter.numel()):
+        from .fast.adamw import step_into
+
+        step_into(parameter, gradient, first, second, scale, options, number)
+        return
+    moved = stepped_reference(parameter, gradient, first, second, scale, options, number)
+    for x, y in zip((parameter, first, second), moved, strict=True):
+        x.copy_(y)
+
+
+def stepped_reference(
+    parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor, scale: Tensor, options: Options, number: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Parameter and moments after a step, in plain PyTorch; computed in float32 at least."""
+    wide = torch.promote_types(parameter.dtype, torch.float32)
+    p, m, v = (x.to(wide, copy=True) for x in (parameter, first, second))
+    g = gradient.to(wide) * scale.to(wide)
+    p.mul_(options.shrink)
+    m.lerp_(g, 1 - options.betas[0])
+    v.mul_(options.betas[1]).addcmul_(g, g, value=1 - options.betas[1])
+    p.addcdiv_(m, (v.sqrt() / options.root).add_(options.eps), value=-options.step_size)
+    moved = (torch.where(scale.isfinite(), y, x.to(wide)) for x, y in ((parameter, p), (first, m), (second, v)))
+    kept = (
+        rounded(y, options.key + place, number) if x.dtype == torch.bfloat16 else y.to(x.dtype)
+        for place, (x, y) in enumerate(zip((parameter, first, second), moved, strict=True))
+    )
+    one, two, three = kept
+    return one, two, three
+
+
+def rounded(x: Tensor, key: int, number: int = 0) -> Tensor:
+    """Float32 as bfloat16, up with the probability that makes it right on average; NaN and infinity as they are."""
+    numbers = torch.arange(number, number + x.numel(), device=x.device).view(x.shape)
+    drawn = _mix(_mix((numbers & _MASK) ^ _mix(numbers >> 32)) ^ (key & _MASK)) & 0xFFFF
+    bits = x.float().view(torch.int32).to(torch.int64) & _MASK
+    kept = torch.where(x.isnan(), _QUIET, bits)
+    found = torch.where((bits & _EXPONENT) == _EXPONENT, kept, (bits + drawn) & _HIGH)
+    return torch.where(found >= 2**31, found - 2**32, found).to(torch.int32).view(torch.float32).to(torch.bfloat16)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """lowbias32 (Wellons, hash-prospector): a permutation of 32-bit numbers, held in int64."""
+    x = x ^ (x >> 16)
+    x = (x * 0x7FEB352D) & _MASK
+    x = x ^ (x >> 15)
+    x = (x * 0x846CA68B) & _MASK
+    return x ^ (x >> 16)
+
+
+def _check(parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor) -> None:
+    tensors = {"parameter": parameter, "gradient": gradient, "first": first, "second": second}
+    for name, x in tensors.items():
+        expect.shape("adamw", name, x, parameter.shape)
+        expect.dtype("adamw", name, x, torch.float32, torch.bfloat16)
+        if not x.is_contiguous():
+            raise ValueError(f"adamw: {name} has strides {list(x.stride())}, expected a contiguous tensor")
+    expect.dtype("adamw", "second", second, first.dtype)
+    expect.one_device("adamw", **tensors)

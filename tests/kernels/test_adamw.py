@@ -1,0 +1,142 @@
+"""Steps of AdamW against torch's own, rounding against its expectation, GaLore against its algorithm written out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from meshwright.kernels import switch
+from meshwright.kernels.adamw import Options, adamw_step, clip_scale, rounded, stepped_reference
+from meshwright.kernels.optimizer import FusedAdamW, GaLore
+
+OPTIONS = Options(lr=3e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, step=3)
+
+
+def random(*size: int, seed: int = 0) -> Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
+
+
+def trained(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], steps: int = 6) -> list[Tensor]:
+    for step in range(steps):
+        for place, parameter in enumerate(parameters):
+            parameter.grad = random(*parameter.shape, seed=100 * step + place)
+        optimizer.step()
+    return [parameter.detach() for parameter in parameters]
+
+
+def test_equal_to_torch_bit_for_bit() -> None:
+    ours, theirs = ([nn.Parameter(random(7, 33)), nn.Parameter(random(130, seed=1))] for _ in range(2))
+    found = trained(FusedAdamW(ours, lr=1e-2, weight_decay=0.1), ours)
+    reference = torch.optim.AdamW(theirs, lr=1e-2, weight_decay=0.1, foreach=False, fused=False)
+    assert all(torch.equal(x, y) for x, y in zip(found, trained(reference, theirs), strict=True))
+
+
+def test_clipping_and_unscaling_are_those_of_torch() -> None:
+    gradient = nn.Parameter(torch.zeros(50))
+    gradient.grad = random(50) * 8
+    norm = torch.nn.utils.clip_grad_norm_([gradient], 1.0)
+    torch.testing.assert_close(random(50) * 8 * clip_scale(norm, 1.0), gradient.grad, rtol=1e-6, atol=0.0)
+    assert clip_scale(torch.tensor(64.0), 100.0, loss_scale=64.0).item() == 1 / 64
+    assert clip_scale(torch.tensor(math.inf), 1.0).isnan()
+    assert clip_scale(torch.tensor(math.nan), 1.0).isnan()
+
+
+@pytest.mark.parametrize("states", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("choice", ["auto", "reference"])
+def test_a_step_that_is_not_finite_changes_nothing(
+    choice: switch.Choice, states: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switch, "INTERPRETED", True)
+    held = [random(40).to(device), *(random(40, seed=1).abs().to(device, states) for _ in range(2))]
+    before, gradient = [x.clone() for x in held], torch.full((40,), math.inf, device=device)
+    with switch.kernels(choice):
+        adamw_step(held[0], gradient, held[1], held[2], OPTIONS, clip_scale(gradient.norm(), 1.0))
+    assert all(torch.equal(x, y) for x, y in zip(held, before, strict=True))
+
+
+def test_triton_rounds_as_the_reference_does(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same random bits, by the number of an element in the whole."""
+    from meshwright.kernels.fast.adamw import stepped
+
+    options, scale = Options(1e-3, (0.9, 0.95), 1e-8, 0.0, 5, seed=11), torch.ones((), device=device)
+    tensors = [x.to(device, torch.bfloat16) for x in (random(3000), random(3000, seed=1), torch.zeros(3000))]
+    tensors.append(random(3000, seed=2).abs().to(device, torch.bfloat16))
+    for number in (0, 2**33 + 5):
+        found = stepped(*tensors, scale, options, number)
+        expected = stepped_reference(*tensors, scale, options, number)
+        for x, y in zip(found[1:], expected[1:], strict=True):
+            different = (x != y).double().mean().item()
+            assert different < 0.01  # where a float32 differs in its last bit
+    assert not torch.equal(stepped(*tensors, scale, options, 0)[1], stepped(*tensors, scale, options, 1)[1])
+
+
+def test_rounding_is_right_on_average_and_reproducible() -> None:
+    value = 1 + 2**-7 * 0.3  # between 1 and the next number of bfloat16, 1 + 2^-7
+    found = rounded(torch.full((100_000,), value), key=5)
+    assert set(found.tolist()) == {1.0, 1 + 2**-7}
+    share = (found > 1).double().mean().item()
+    assert abs(share - 0.3) < 6 * math.sqrt(0.3 * 0.7 / 100_000)
+    assert torch.equal(found[40_000:], rounded(torch.full((60_000,), value), key=5, number=40_000))
+    assert not torch.equal(found, rounded(torch.full((100_000,), value), key=6))
+    special = torch.tensor([math.inf, -math.inf, math.nan, 0.0, -0.0, 3.0, -1.5])
+    torch.testing.assert_close(rounded(special, key=1).float(), special, rtol=0.0, atol=0.0, equal_nan=True)
+
+
+def test_states_in_bfloat16_follow_those_in_float32() -> None:
+    """A second moment whose steps are far below its last bit still moves; rounded to nearest, it stands still."""
+    moments = [torch.full((4096,), 1.0, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+    nearest = torch.ones((), dtype=torch.bfloat16)
+    for step in range(1, 41):
+        options = Options(0.0, (0.9, 0.999), 1e-8, 0.0, step)
+        for second in moments:
+            adamw_step(torch.zeros(4096), torch.zeros(4096), torch.zeros_like(second), second, options)
+        nearest = (nearest.float() * 0.999).to(torch.bfloat16)
+    assert nearest.item() == 1.0
+    assert abs(moments[1].double().mean().item() - moments[0][0].item()) < 2e-3
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6)])
+def test_galore_is_its_algorithm(shape: tuple[int, int]) -> None:
+    """Algorithm 2 of the paper, written out for the shorter side, with AdamW's moments."""
+    rank, every, alpha, lr, decay = 2, 3, 0.25, 1e-2, 0.1
+    parameter = nn.Parameter(random(*shape))
+    weight, m, v = parameter.detach().double(), torch.zeros(()), torch.zeros(())
+    optimizer = GaLore([parameter], rank=rank, every=every, alpha=alpha, lr=lr, weight_decay=decay, eps=1e-8)
+    flip = shape[0] > shape[1]
+    for step in range(1, 8):
+        gradient = random(*shape, seed=step).double()
+        parameter.grad = gradient.float()
+        optimizer.step()
+        wide = gradient.T if flip else gradient
+        if (step - 1) % every == 0:
+            space = torch.linalg.svd(wide, full_matrices=False)[0][:, :rank]
+        small = space.T @ wide
+        m, v = 0.9 * m + 0.1 * small, 0.999 * v + 0.001 * small**2
+        moved = space @ ((m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8))
+        weight = weight * (1 - lr * decay) - lr * alpha * (moved.T if flip else moved)
+    torch.testing.assert_close(parameter.detach().double(), weight, rtol=1e-4, atol=1e-5)
+    held = optimizer.state[parameter]["exp_avg"]
+    assert held.numel() == rank * max(shape)
+
+
+def test_galore_leaves_vectors_to_adamw() -> None:
+    ours, theirs = ([nn.Parameter(random(33))] for _ in range(2))
+    found = trained(GaLore(ours, rank=4, lr=1e-2), ours)
+    assert torch.equal(found[0], trained(FusedAdamW(theirs, lr=1e-2), theirs)[0])
+
+
+def test_wrong_arguments_are_refused() -> None:
+    x = torch.zeros(4)
+    with pytest.raises(ValueError, match=r"adamw: gradient has shape \[3\], expected \[4\]"):
+        adamw_step(x, torch.zeros(3), x, x, OPTIONS)
+    with pytest.raises(TypeError, match=r"adamw: second is torch.bfloat16, expected torch.float32"):
+        adamw_step(x, x, x, x.bfloat16(), OPTIONS)
+    with pytest.raises(ValueError, match=r"first has strides \[2\], expected a contiguous tensor"):
+        adamw_step(x, x, torch.zeros(8)[::2], x, OPTIONS)
+    with pytest.raises(TypeError, match=r"states is torch\.float16, expected torch.float32 or torch.bfloat16"):
+        FusedAdamW([nn.Parameter(x)], states=torch.float16)
+    with pytest.raises(ValueError, match="rank is 0"):
+        GaLore([nn.Parameter(x)], rank=0)
