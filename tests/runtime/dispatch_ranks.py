@@ -232,8 +232,9 @@ def crossing(case: Case, slots: Any, experts: int) -> tuple[int, int, int]:
     return sent[False][0], sent[False][1], sent[True][0]
 
 
-def timed(cases: list[Case], rounds: int) -> list[list[float]]:
-    """Seconds of one layer on this rank, forward and backward, by case and round; cases take turns."""
+def timed(cases: list[Case], rounds: int) -> list[list[tuple[float, float]]]:
+    """Seconds of one layer on this rank, forward and backward, by the clock and of CPU, by case and round; cases take
+    turns."""
     world, hidden, width, tokens, experts, top_k = dist.get_world_size(), 256, 512, 1024, 16, 4
     meshes = build_meshes(Mesh(dp=world, ep=world), CPU, ep_per_node=world // 2)
     blocks = []
@@ -242,14 +243,14 @@ def timed(cases: list[Case], rounds: int) -> list[list[float]]:
         shard_moe(moe, meshes, None, sent=case.sent, chunks=case.chunks)  # type: ignore[arg-type]
         blocks.append(moe)
     given = inputs(world, tokens, experts, top_k, False, hidden)[meshes.rank]
-    seconds: list[list[float]] = [[] for _ in cases]
+    seconds: list[list[tuple[float, float]]] = [[] for _ in cases]
     for number in range(rounds + 1):  # the first one warms up
         for moe, found in zip(blocks, seconds, strict=True):
             dist.barrier()
-            begun = time.perf_counter()
+            begun, used = time.perf_counter(), time.process_time()
             run(moe.experts, given)
             if number:
-                found.append(time.perf_counter() - begun)
+                found.append((time.perf_counter() - begun, time.process_time() - used))
     return seconds
 
 
