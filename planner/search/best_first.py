@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from ..configuration import Configuration, Mesh
@@ -20,10 +21,8 @@ from .splits import MOST_SPLITS, is_bounded
 from .tree import Level, Node, Tree
 
 PRECISION = 1e-7
-RUNNERS_GAP = 0.05
-"""What a runner-up may be behind the best of its mesh."""
 LIKELY = 24
-"""Configurations that are looked at for a first price."""
+"""Ways to share out a microbatch that are looked at for a first price, and of each mesh for a runner-up."""
 
 
 class Search:
@@ -31,12 +30,11 @@ class Search:
 
     def __init__(self, setting: Setting, tree: Tree, value_of: ValueOf, gap: float, progress: Progress | None = None):
         self.priced: list[Priced] = []
+        self.best = math.inf
         self._setting, self._tree, self._value_of, self._gap, self._progress = setting, tree, value_of, gap, progress
         self._heap: list[tuple[float, int, Node]] = []
         self._ajar: list[tuple[float, Node]] = []
         self._seen: set[Configuration] = set()
-        self._best: dict[Mesh, float] = {}
-        self._wanted = 1  # meshes whose best is looked for
         self._roots: list[Node] = []
         self._order = 0
 
@@ -50,22 +48,9 @@ class Search:
             self._descend()
 
     @property
-    def best(self) -> float:
-        """The least value so far."""
-        return min(self._best.values(), default=math.inf)
-
-    @property
-    def _least_wanted(self) -> float:
-        """What a mesh must be better than to be wanted."""
-        values = sorted(self._best.values())
-        return values[self._wanted - 1] if len(values) >= self._wanted else math.inf
-
-    def _to_beat(self, mesh: Mesh) -> float:
-        return min(self._least_wanted, self._best.get(mesh, math.inf))
-
-    def _cutoff(self, mesh: Mesh) -> float:
+    def cutoff(self) -> float:
         """What is not below it could be better by the gap at most."""
-        return self._to_beat(mesh) * (1 - self._gap)
+        return self.best * (1 - self._gap)
 
     @property
     def bound(self) -> float:
@@ -74,12 +59,22 @@ class Search:
         return min([self.best, *left])
 
     def more_meshes(self, wanted: int) -> None:
-        """Price on until the best of so many meshes are known, each to RUNNERS_GAP. The branches of the search before
-        are gone then, and its bound with them."""
-        if len(self._best) < wanted:
-            self._wanted, self._gap, self._heap = wanted, max(self._gap, RUNNERS_GAP), []
-            self._push(self._roots)
-            self._descend()
+        """Price on until so many meshes have a price each: of every mesh that could be among the best what is likely of
+        all ways to share out a microbatch that could be better than it."""
+        known = {mesh: result.value for result in reversed(self.priced) for mesh in [result.configuration.mesh]}
+        found, looked = dict[Mesh, Node](), Counter[Mesh]()
+        for node in self._roomy():
+            mesh, value = node.configuration.mesh, self._value(node)
+            if len(known) >= wanted and value >= sorted(known.values())[wanted - 1]:
+                break
+            if value >= known.get(mesh, math.inf) or looked[mesh] == LIKELY:
+                continue
+            looked[mesh] += 1
+            likely = self._tree.likely(node)
+            if likely is not None and self._value(likely) < known.get(mesh, math.inf):
+                found[mesh], known[mesh] = likely, self._value(likely)
+        for node in sorted(found.values(), key=self._value)[:wanted]:
+            self._price(node.configuration, always=True)
 
     def _dive(self) -> None:
         """Price one likely configuration, so that bounds have something to be measured with: of the best ways to share
@@ -106,10 +101,8 @@ class Search:
                 heapq.heappush(heap, (self._value(roomy), order, roomy))
 
     def _descend(self) -> None:
-        while self._heap and self._heap[0][0] < self._least_wanted * (1 - self._gap):
-            value, _, node = heapq.heappop(self._heap)
-            if value < self._cutoff(node.configuration.mesh):
-                self._visit(node)
+        while self._heap and self._heap[0][0] < self.cutoff:
+            self._visit(heapq.heappop(self._heap)[2])
 
     def _visit(self, node: Node) -> None:
         """Price what is whole, open what is not."""
@@ -124,14 +117,13 @@ class Search:
         """Seconds of a step at which the value of a branch is no longer below the cutoff: by bisection, as values only
         grow with seconds."""
         low, high = node.bound_s, 2 * node.bound_s
-        cutoff = self._cutoff(node.configuration.mesh)
-        if math.isinf(cutoff):
+        if math.isinf(self.cutoff):
             return math.inf
-        while self._value_of(node.configuration, high) < cutoff:
+        while self._value_of(node.configuration, high) < self.cutoff:
             low, high = high, 2 * high
         while high - low > PRECISION * high:
             middle = (low + high) / 2
-            below = self._value_of(node.configuration, middle) < cutoff
+            below = self._value_of(node.configuration, middle) < self.cutoff
             low, high = (middle, high) if below else (low, middle)
         return high
 
@@ -143,16 +135,15 @@ class Search:
     def _value(self, node: Node) -> float:
         return self._value_of(node.configuration, node.bound_s)
 
-    def _price(self, configuration: Configuration) -> None:
+    def _price(self, configuration: Configuration, always: bool = False) -> None:
         if configuration in self._seen:
             return
         self._seen.add(configuration)
-        mesh = configuration.mesh
-        if self._value_of(configuration, step_s(self._setting, configuration)) >= self._to_beat(mesh):
+        if not always and self._value_of(configuration, step_s(self._setting, configuration)) >= self.best:
             return  # played once; a price plays it again for its parts
         result = price_as(self._setting, configuration, self._value_of)
         self.priced.append(result)
-        self._best[mesh] = min(result.value, self._best.get(mesh, math.inf))
+        self.best = min(self.best, result.value)
         if self._progress:
             self._progress(len(self.priced), len(self.priced) + len(self._heap))
 
@@ -160,8 +151,7 @@ class Search:
         """Open the branches that could still hold a better plan and have few splits; whether there are any."""
         open_, self._ajar = self._ajar, []
         for lower, node in open_:
-            recipe = node.configuration
-            if lower < self._cutoff(recipe.mesh) and self._tree.splits_of(recipe) <= MOST_SPLITS:
+            if lower < self.cutoff and self._tree.splits_of(node.configuration) <= MOST_SPLITS:
                 self._push(self._tree.every_split(node))
             else:
                 self._ajar.append((lower, node))
