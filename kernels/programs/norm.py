@@ -62,6 +62,7 @@ def norm_backward(
     """Each program takes every so many-th block of ROWS rows and, if SUMMED, adds the gradients of weight and bias up
     in one row of `to_weight` and `to_bias` [programs, width], in an order that never changes."""
     column = tl.arange(0, BLOCK)
+    factor = scale(weight, column, width, x.dtype.element_ty, KIND)[None, :]
     weight_sum, bias_sum = tl.zeros([ROWS, BLOCK], tl.float32), tl.zeros([ROWS, BLOCK], tl.float32)
     for block in range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0)):
         row = (block * ROWS + tl.arange(0, ROWS)).to(tl.int64)
@@ -77,8 +78,9 @@ def norm_backward(
             bias_sum += slope
         if SUMMED:
             weight_sum += slope * (value.to(x.dtype.element_ty).to(tl.float32) if KIND == 0 else value)
-        # Read again for every block, from the first-level cache: in registers it would make others spill.
-        slope = slope * scale(weight, column, width, x.dtype.element_ty, KIND)[None, :]
+        if ROWS == 1:  # read again for every row, from the first-level cache: in registers it would make others spill
+            factor = scale(weight, column, width, x.dtype.element_ty, KIND)[None, :]
+        slope = slope * factor
         through = slope - value * (tl.sum(slope * value, axis=1) / width)[:, None]
         if KIND == 2:
             through = through - (tl.sum(slope, axis=1) / width)[:, None]
