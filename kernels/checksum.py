@@ -53,7 +53,9 @@ def checksum_reference(words: Tensor, first: int, width: int, stride: int) -> Te
     for start in range(0, flat.numel(), _PART):
         bits = flat[start : start + _PART].to(torch.int64) & mask
         place = torch.arange(start, start + len(bits), device=words.device)
-        total += _mixed(bits, first + place // max(1, width) * stride + place % max(1, width)).sum()
+        if width < flat.numel():  # a division costs more than all the rest
+            place = place // max(1, width) * stride + place % max(1, width)
+        total += _mixed(bits, first + place).sum()
     return total
 
 
@@ -66,7 +68,8 @@ def _mixed(bits: Tensor, number: Tensor) -> Tensor:
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits) & (2 ** (64 - bits) - 1)
+    found: Tensor = (x >> bits) & (2 ** (64 - bits) - 1)
+    return found
 
 
 def _signed(number: int) -> int:

@@ -7,8 +7,16 @@ import difflib
 from .facts import adamw, checksum, gated, grouped, merge, norm, permute, rotary
 from .kernel import Kernel
 
-_TRAINING = (*merge.KERNELS, *norm.KERNELS, *gated.KERNELS, *rotary.KERNELS, *permute.KERNELS, *grouped.KERNELS)
-_ALL = (*_TRAINING, *adamw.KERNELS, *checksum.KERNELS)
+_ALL = (
+    *merge.KERNELS,
+    *norm.KERNELS,
+    *gated.KERNELS,
+    *rotary.KERNELS,
+    *permute.KERNELS,
+    *grouped.KERNELS,
+    *adamw.KERNELS,
+    *checksum.KERNELS,
+)
 
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _ALL}
 """In the order of the documentation."""

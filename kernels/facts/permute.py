@@ -36,7 +36,7 @@ def _sorted(sizes: Sizes, dtype: str) -> Work:
 
 
 def _plain_sorted(sizes: Sizes, dtype: str) -> Work:
-    """A sort, counted as one pass over keys and values, the inverse by a scatter, then a histogram; in numbers a pair."""
+    """A sort, counted as one pass over keys and values, the inverse by a scatter, a histogram; in numbers a pair."""
     read, written = _pairs(sizes) * (1 + 2 + 1 + 1 + 1), _pairs(sizes) * (2 + 1 + 2 + 1 + 1 + 1)
     return Work(read * _INDEX_BYTES, (written + 3 * sizes["experts"]) * _INDEX_BYTES, 0)
 

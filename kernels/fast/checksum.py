@@ -27,7 +27,8 @@ def _checksum(words: Tensor, first: int, width: int, stride: int) -> Tensor:
     programs = -(-words.numel() // _BLOCK)
     partial = memory.empty((programs,), words, torch.int64)
     arguments = (words, partial, words.numel(), max(1, width), first, stride)
-    launch(programs_of.checksum, programs, arguments, _constants(words.element_size()), _WARPS)
+    constants = _constants(words.element_size(), width >= words.numel())
+    launch(programs_of.checksum, programs, arguments, constants, _WARPS)
     return partial.sum()
 
 
@@ -36,9 +37,9 @@ def _(words: Tensor, first: int, width: int, stride: int) -> Tensor:
     return words.new_empty((), dtype=torch.int64)
 
 
-def _constants(item_bytes: int) -> dict[str, int]:
+def _constants(item_bytes: int, run: bool) -> dict[str, int]:
     bits = 8 * item_bytes
-    return {"MASK": 0 if bits == _MASK_BITS else 2**bits - 1, "BLOCK": _BLOCK}
+    return {"MASK": 0 if bits == _MASK_BITS else 2**bits - 1, "RUN": run, "BLOCK": _BLOCK}
 
 
 def programs(sizes: Sizes, dtype: str) -> list[Program]:
@@ -46,4 +47,5 @@ def programs(sizes: Sizes, dtype: str) -> list[Program]:
     item, pointer = {"bf16": (2, "*i16"), "fp16": (2, "*i16"), "fp32": (4, "*i32")}[dtype]
     types = {"words": f"{pointer}:16", "partial": "int64", "count": "i32:16", "width": "i32:16"}
     types |= {"first": "i32", "stride": "i32:16"}
-    return [program("checksum", programs_of.checksum, _constants(item), _WARPS, types, stores=False)]
+    made = (_constants(item, run) for run in (False, True))
+    return [program("checksum", programs_of.checksum, constants, _WARPS, types, stores=False) for constants in made]

@@ -39,7 +39,8 @@ _TRIAL_TOKENS = 4096
 _POLISH_TOKENS = 6144
 _POLISH_EXPERTS = 96
 _COMPARED, _COMPARED_TOKENS, _POLISHED = 8, 16_384, 3
-"""Of the placements that pairs of experts call best so many are compared by visits, and the best of them polished."""
+"""Of the placements that pairs of experts call best, so many are compared by visits and the best of them polished where
+there are more starts."""
 
 
 def assignments(
@@ -134,7 +135,8 @@ def _polished_nodes(counts: Counts, layout: Layout, found: Ints, variation: NDAr
         inside = nodes[:, None] == nodes[None, :]
         return float(visits_of(nodes, sample, layout.nodes).sum() + penalty[inside].sum())
 
-    best = sorted(found[:_COMPARED], key=cost)[:_POLISHED] if len(found) > 1 else found
+    several = len(found) > 1 and layout.nodes in _MORE_STARTS
+    best = sorted(found[:_COMPARED], key=cost)[:_POLISHED] if several else found[:1]
     done = [polished(trial, nodes, layout.nodes, penalty, blocks_of(layout)) for nodes in best]
     return min(done, key=cost) if len(done) > 1 else done[0]
 

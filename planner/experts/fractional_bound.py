@@ -108,7 +108,7 @@ class _Search:
 
     def proven(self) -> float:
         """A lower bound of the visits, valid whatever the search has found."""
-        main = -self.penalty * self.pull
+        main = -self.penalty / 2 * (self.pull + self.pull.T)  # the search is in single precision, this is not
         rest = self.lines.matrix - main
         own = float(np.trace(rest))
         np.fill_diagonal(rest, 0.0)

@@ -68,10 +68,7 @@ def place(
     given = as_trace(trace, num_experts)
     _check(window, max_imbalance, proof)
     made, prices = layout(num_experts, ranks_per_node, replicas, slots, n_group, split), prices or Prices()
-    choices = transposed(given, window)
-    counts = [counted(each, made.experts, window) for each in choices]
-    best = [best_placement(each, made, prices, made.contiguous) if is_small(made) else None for each in counts]
-    pairs = list(zip(counts, best, strict=True))
+    pairs = [_counted(each, made, prices, window) for each in transposed(given, window)]
     ranks = [_layer(each, made, prices, window, max_imbalance, known) for each, known in pairs]
     if max_imbalance is None and not replicas:
         ranks = _evened(pairs, ranks, made, prices, window)
@@ -111,6 +108,12 @@ def transposed(trace: Trace, window: int) -> Ints:
         chosen = (np.arange(kept) * count // kept) if count > kept else np.arange(max(1, count))
         experts = experts[(chosen[:, None] * window + np.arange(min(window, len(experts)))).ravel()]
     return np.ascontiguousarray(experts.transpose(1, 2, 0))
+
+
+def _counted(choices: Ints, made: Layout, prices: Prices, window: int) -> tuple[Counts, Best | None]:
+    """Of one layer."""
+    counts = counted(choices, made.experts, window)
+    return counts, best_placement(counts, made, prices, made.contiguous) if is_small(made) else None
 
 
 def _layer(

@@ -20,7 +20,15 @@ from .bound import Balancer, Bounded, bounded, holds
 from .objective import Priced, ValueOf, price_as
 from .ranks import Ranks
 from .request import Progress, Request
-from .space import below, count_recipes, lightest, listed_shares, recomputations
+from .space import (
+    count_recipes,
+    light_operations,
+    lightest,
+    listed_recipes,
+    listed_shares,
+    recomputations,
+    recomputed,
+)
 
 _ROUNDING = 1 - 1e-11
 """Sums are in another order than the interpreter's."""
@@ -109,6 +117,9 @@ class Listed:
         pins = self.request.pins
         if not self._alike or shared.mesh.pp == 1 or not is_legal(self.setting, shared):
             return 0.0
+        shared = replace(
+            shared, recompute_operations=light_operations(self.setting, pins) or shared.recompute_operations
+        )
         light = lightest(self.setting, replace(pins, offload=pins.offload or 0.0), shared)
         seconds = crowded_s(Ranks(self.setting, shared, recomputations(pins), None, light))
         return seconds if seconds == float("inf") else self.value_of(shared, seconds)
@@ -116,15 +127,18 @@ class Listed:
     def _opened(self, shared: Configuration, balancer: Balancer) -> Iterator[Bounded]:
         """What is legal below a branch and fits, with layers balanced."""
         setting, runnable = self.setting, self.request.runnable
-        for configuration in below(setting, self.request.pins, shared):
-            if not is_legal(setting, configuration) or (runnable and runtime_problems(setting, configuration)):
-                continue
-            self.candidates += 1
-            balanced = balancer.balanced(configuration)
-            if holds(setting, balanced):
-                self.fitting = True
-                yield bounded(setting, balanced)
+        for recipe in listed_recipes(setting, self.request.pins, shared):
+            for configuration in recomputed(setting, self.request.pins, recipe):
+                if not is_legal(setting, configuration) or (runnable and runtime_problems(setting, configuration)):
+                    continue
+                self.candidates += 1
+                balanced = balancer.balanced(configuration)
+                if holds(setting, balanced):
+                    self.fitting = True
+                    yield bounded(setting, balanced)
+                    if self._alike:  # to recompute more is no faster
+                        break
 
     def _leave(self, shared: Configuration) -> None:
         pins = self.request.pins
-        self.candidates += count_recipes(self.setting, pins, shared) * min(2, len(recomputations(pins)))
+        self.candidates += count_recipes(self.setting, pins, shared) * len(recomputations(pins))

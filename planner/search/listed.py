@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..configuration import CORE, Configuration, Recompute
 from ..cost.setting import Setting
 from ..pins import Pins
 from .bound import Bounded
@@ -17,7 +18,7 @@ from .objective import Priced, ValueOf, best_of_each_mesh, price_as
 from .ordered import Searched
 from .polish import CHOICES, polish, polishable
 from .request import Progress, Request
-from .space import recomputations
+from .space import light_operations, recomputations
 from .spread import spread_variants
 
 POLISHED = 3
@@ -46,11 +47,24 @@ def _with_polished(setting: Setting, pins: Pins, priced: list[Priced], value_of:
         spread = spread_variants(setting, pins, result.configuration, better_than_all)
         tried = list(spread) if place == 0 else []  # a list of its own to make and play: too slow for more than one
         if polishable(setting, result.configuration):
-            polished = polish(setting, result.configuration, choices)
-            tried += [] if polished is None else [polished]
+            tried += _by_rank(setting, pins, result.configuration, choices)
         if pins.logits_chunks is None and result.configuration.logits_chunks > 1:  # which memory need not ask for
             tried += [replace(each, logits_chunks=1) for each in (result.configuration, *tried)]
         for better in (price_as(setting, each, value_of) for each in tried):
             if better.value < ranked[place].value and better.predicted.fits:
                 ranked[place] = better
     return sorted(ranked, key=lambda result: result.value)
+
+
+def _by_rank(
+    setting: Setting, pins: Pins, configuration: Configuration, choices: tuple[Recompute, ...]
+) -> list[Configuration]:
+    """With layers and recomputation by rank; where layers have experts some ranks may repeat cheap operations."""
+    light = light_operations(setting, pins)
+    if light:
+        configuration, choices = replace(configuration, recompute_operations=light), recomputations(pins)
+    polished = polish(setting, configuration, choices)
+    if polished is None:
+        return []
+    uses = not light or "selective" in polished.recompute
+    return [polished if uses else replace(polished, recompute_operations=CORE)]

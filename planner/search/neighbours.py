@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-from ..configuration import Configuration, CpAlgorithm, Mesh, Recompute
+from ..configuration import Configuration, CpAlgorithm, Dispatch, Mesh, Recompute
 from ..cost.setting import Setting
 from ..legality import is_legal, runtime_problems
 from ..pins import Pins
@@ -171,6 +171,18 @@ def _logits_chunks(setting: Setting, configuration: Configuration) -> Changed:
             yield f"{old} -> {parts}", replace(configuration, logits_chunks=parts)
 
 
+def _dispatch(setting: Setting, configuration: Configuration) -> Changed:
+    if configuration.mesh.ep > 1 and setting.framework.experts.planned:
+        yield from _one_of("dispatch", get_args(Dispatch))(setting, configuration)
+
+
+def _dispatch_chunks(setting: Setting, configuration: Configuration) -> Changed:
+    old = configuration.dispatch_chunks
+    for parts in (2 * old, old // 2):
+        if parts and configuration.mesh.ep > 1 and setting.framework.experts.planned:
+            yield f"{old} -> {parts}", replace(configuration, dispatch_chunks=parts)
+
+
 def _spread_vocabulary(setting: Setting, configuration: Configuration) -> Changed:
     if configuration.mesh.pp > 1 and setting.framework.spreads_vocabulary:
         yield from _one_of("spread_vocabulary", (True, False))(setting, configuration)
@@ -196,5 +208,7 @@ _CHOICES: dict[str, Callable[[Setting, Configuration], Changed]] = {
     "cp_algorithm": _cp_algorithm,
     "logits_chunks": _logits_chunks,
     "spread_vocabulary": _spread_vocabulary,
+    "dispatch": _dispatch,
+    "dispatch_chunks": _dispatch_chunks,
 }
 """By the name of the pin that would ask for it."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise, product
+from itertools import pairwise
 
 from ...clusters.part import part_sizes, rounded
 from ...clusters.schema import Exceptions
-from ..configuration import Configuration, Mesh, Recompute, ScheduleName
+from ..configuration import Configuration, Mesh, Module, Recompute, ScheduleName
 from ..cost.setting import Setting
 from ..pins import Pins
 from ..schedule.builder import Builder
@@ -35,8 +35,8 @@ from 8k tokens on)."""
 
 
 def candidates(setting: Setting, pins: Pins) -> Iterator[Configuration]:
-    """All recipes in a fixed order, with even stages, all ranks recomputing nothing or all, and the loss in chunks
-    where that is worthwhile; not all are legal."""
+    """All recipes in a fixed order, with even stages, all ranks recomputing alike, and the loss in chunks where that is
+    worthwhile; not all are legal."""
     for shared in listed_shares(setting, pins):
         yield from below(setting, pins, shared)
 
@@ -48,12 +48,37 @@ def listed_shares(setting: Setting, pins: Pins) -> Iterator[Configuration]:
 
 def below(setting: Setting, pins: Pins, shared: Configuration) -> Iterator[Configuration]:
     """The candidates of one share."""
-    choices = tuple(each for each in recomputations(pins) if each != "selective") or recomputations(pins)
+    for recipe in listed_recipes(setting, pins, shared):
+        yield from recomputed(setting, pins, recipe)
+
+
+def listed_recipes(setting: Setting, pins: Pins, shared: Configuration) -> Iterator[Configuration]:
+    """Those of `recipes` that are listed."""
     chunks = logits_chunks(setting, pins, shared)
-    for recipe, choice in product(recipes(setting, pins, shared), choices):
-        if recipe.zero == 1 and recipe.dp_replicate > 1 and pins.dp_replicate is None:
-            continue
-        yield replace(recipe, recompute=(choice,) * recipe.mesh.pp, logits_chunks=chunks)
+    for recipe in recipes(setting, pins, shared):
+        if recipe.zero != 1 or recipe.dp_replicate == 1 or pins.dp_replicate is not None:
+            yield replace(recipe, logits_chunks=chunks)
+
+
+def recomputed(setting: Setting, pins: Pins, recipe: Configuration) -> Iterator[Configuration]:
+    """A recipe with what all its ranks recompute, the fastest first: nothing, operations of experts' layers that cost
+    little, everything; or what is pinned."""
+    light = light_operations(setting, pins)
+    for choice in recomputations(pins):
+        everywhere = replace(recipe, recompute=(choice,) * recipe.mesh.pp)
+        if light and choice == "selective":
+            yield replace(everywhere, recompute_operations=light)
+        elif choice != "selective" or len(recomputations(pins)) == 1:
+            yield everywhere
+
+
+def light_operations(setting: Setting, pins: Pins) -> tuple[Module, ...]:
+    """What a list gives up selectively where a model has experts and nothing is pinned: norms and the activation of
+    experts, which DeepSeek-V3 repeats with the projections from its latents (arXiv:2412.19437, section 3.2.3)."""
+    if not setting.has_experts or not setting.framework.experts.planned or pins.recompute or pins.recompute_operations:
+        return ()
+    latent = any(layer.attention.latent is not None for layer in setting.kinds)
+    return ("layernorm", "moe_act", "mla_up_proj") if latent else ("layernorm", "moe_act")
 
 
 def shares(setting: Setting, pins: Pins, every: bool = True) -> Iterator[Configuration]:

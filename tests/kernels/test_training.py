@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from families import GEMMA2, GPT2, LATENT, LLAMA_ODD, PHI3, QWEN3
+from moe_families import MIXTRAL
 from pydantic import ValidationError
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -79,6 +80,19 @@ def test_a_step_is_the_same_both_ways(family: str, fast: str) -> None:
         found = step(model, vocab, fast)
     assert EXPECTED.get(family, {"norm", "gated", "rotary"}) <= set(seen.calls)
     assert {f"{name}_backward" for name in EXPECTED.get(family, ())} <= set(seen.calls)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_experts_train_the_same_both_ways(fast: str) -> None:
+    """Sorted, permuted and added up by Triton; their products, of rows that PyTorch has none for, too."""
+    config = {**MIXTRAL, "intermediate_size": 30}  # no multiple of 16 bytes
+    model, vocab = model_of(config, fast), config["vocab_size"]
+    with switch.kernels("reference"):
+        expected = step(model, vocab, fast)
+    with Seen() as seen:
+        found = step(model, vocab, fast)
+    both = {"sort_by_expert", "spread_rows", "collect_rows", "collect_weighted", "collect_backward"}
+    assert both | {"grouped_linear", "grouped_backward"} <= set(seen.calls)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 from workers import batches, full, own_sequences
 
+from meshwright.errors import UnrecoverableError
 from meshwright.planner.plan import Plan
 from meshwright.runtime import checkpoint
 from meshwright.runtime.build import build_model
@@ -19,6 +21,7 @@ from meshwright.runtime.export import export
 from meshwright.runtime.optimizer import build_optimizer
 from meshwright.runtime.recipe import Recipe
 from meshwright.runtime.run_folder import open_run
+from meshwright.runtime.shards import held
 from meshwright.runtime.stop import StopWish
 from meshwright.runtime.train import train
 
@@ -63,6 +66,49 @@ def save_then_change(root: Path, plan: Plan) -> bool:
     same += [torch.equal(full(state), full(moments[name])) for name, state in _moments(saved).items()]
     steps = {state["step"].item() for state in saved.optimizer.state.values()}
     return all(same) and steps == {2.0}
+
+
+def save_after_a_flip(root: Path, plan: Plan) -> None:
+    """Save when one bit of one weight is another on the last rank."""
+    saved = _trained(plan, root)
+    if dist.get_rank() == dist.get_world_size() - 1:
+        _flip(saved)
+    saved.checkpointer.save(Position(2, 16))
+    saved.checkpointer.close()
+
+
+def save_and_read(root: Path, plan: Plan) -> bool:
+    """Whether replicas agree after steps: saving refuses where they do not."""
+    saved = _trained(plan, root)
+    saved.checkpointer.save(Position(2, 16))
+    saved.checkpointer.close()
+    return saved.checkpointer.restore() == Restored(Position(2, 16))
+
+
+def flip_after_reading(root: Path, plan: Plan) -> str:
+    """What restoring says when reading leaves one bit wrong on one rank; files are whole."""
+    saved = _trained(plan, root)
+    saved.checkpointer.save(Position(2, 16))
+    saved.checkpointer.close()
+
+    def read(*arguments: Any, **named: Any) -> None:
+        original(*arguments, **named)
+        if dist.get_rank() == 0:
+            _flip(saved)
+
+    original, checkpoint.load = checkpoint.load, read
+    try:
+        saved.checkpointer.restore()
+    except UnrecoverableError as error:
+        return str(error)
+    finally:
+        checkpoint.load = original
+    return "restored"
+
+
+def _flip(saved: _Saved) -> None:
+    _, parameter = next(saved.model.named_parameters())
+    held(parameter).view(torch.int32).view(-1)[3] ^= 1 << 9
 
 
 class _Saved:
