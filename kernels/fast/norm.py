@@ -73,6 +73,11 @@ def _shape(width: int) -> tuple[dict[str, int], int]:
     return {"ROWS": rows, "BLOCK": block}, warps
 
 
+def _backward_warps(width: int) -> int:
+    """With 32 warps a thread has 64 registers, and LayerNorm's gradient of wide rows spills on sm_90."""
+    return min(_shape(width)[1], 16)
+
+
 @torch.library.custom_op("meshwright::norm", mutates_args=())
 def _norm(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float, kind: int
@@ -152,7 +157,7 @@ def _launch_backward(
 ) -> None:
     """All of it, or without the sums over wide rows. `kept`: weight, mean, inverse; `to`: where gradients go."""
     rows, width = matrix.shape
-    constants, warps = _shape(width)
+    constants, warps = _shape(width)[0], _backward_warps(width)
     summed = width <= WIDE_ROW
     count = len(to[1]) if summed else min(rows, 4 * _PROGRAMS * multiprocessors(matrix))
     strides = (slopes.stride(0), 0 if others is None else others.stride(0), matrix.stride(0))
@@ -227,7 +232,7 @@ def _programs(name: str, added: bool, sizes: Sizes, dtype: str) -> list[Program]
     back = flags | {"SUMMED": width <= WIDE_ROW}
     found = [
         program("norm_forward", norm_forward, flags | constants, warps, types),
-        program("norm_backward", norm_backward, back | constants, warps, types),
+        program("norm_backward", norm_backward, back | constants, _backward_warps(width), types),
     ]
     if width > WIDE_ROW:
         columns = {"KIND": kind, **_COLUMNS}

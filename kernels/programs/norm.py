@@ -78,6 +78,8 @@ def norm_backward(
             bias_sum += slope
         if SUMMED:
             weight_sum += slope * (value.to(x.dtype.element_ty).to(tl.float32) if KIND == 0 else value)
+        if ROWS == 1:  # read again for every row, from the first-level cache: in registers it would make others spill
+            factor = scale(weight, column, width, x.dtype.element_ty, KIND)[None, :]
         slope = slope * factor
         through = slope - value * (tl.sum(slope * value, axis=1) / width)[:, None]
         if KIND == 2:
