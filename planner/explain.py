@@ -27,6 +27,9 @@ MEANING = {
 }
 
 
+SEEN = "Of other meshes the best that was seen; `--pin` of a mesh searches it to its end:"
+
+
 def explain(
     setting: Setting,
     configuration: Configuration,
@@ -43,6 +46,7 @@ def explain(
         _memory(predicted),
         *_devices(setting, configuration),
         *mapping_words(setting, configuration, proof),
+        *((SEEN,) if others else ()),
         *(_loses(predicted, *other, objective) for other in others),
         _runs(setting, configuration),
     )

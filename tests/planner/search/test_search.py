@@ -18,7 +18,6 @@ from meshwright.planner.job import Job
 from meshwright.planner.legality import is_legal, problems, runtime_problems
 from meshwright.planner.pins import Pins, parse_pins
 from meshwright.planner.plan import load_plan
-from meshwright.planner.search.best_first import RUNNERS_GAP
 from meshwright.planner.search.bound import Balancer
 from meshwright.planner.search.request import Request
 from meshwright.planner.search.search import find_plan
@@ -215,11 +214,11 @@ def test_the_reasons_say_what_recomputation_costs_and_what_a_runner_up_saves():
 
 
 def test_a_runner_up_is_nearly_the_best_of_its_mesh():
-    """Asked for with its mesh pinned, `plan` finds nothing that is better than the gap allows, though memory binds."""
+    """Asked for with its mesh pinned, `plan` finds nothing that is better by a twentieth, though memory binds."""
     plan = find_plan(ask("llama-3.1-8b", "dgx-h100:1", 4096, 256, top=2))
     assert len(plan.runners_up) == 2
     for runner in plan.runners_up:
         mesh = [f"{name}={size}" for name, size in dict(runner.mesh).items()]
         pinned = find_plan(ask("llama-3.1-8b", "dgx-h100:1", 4096, 256, mesh, top=0))
-        assert runner.step_time_s * (1 - RUNNERS_GAP) <= pinned.predicted.step_time_s
+        assert runner.step_time_s <= 1.05 * pinned.predicted.step_time_s
         assert plan.predicted.step_time_s <= runner.step_time_s
