@@ -170,7 +170,7 @@ def _read_npz(path: Path, routed: Routed | None) -> Trace:
 
 
 def _arrays(path: Path) -> tuple[Ints, Ints | None]:
-    """`experts` and `prompt`, whatever they hold. Raises InputError where the file is no .npz with arrays of numbers."""
+    """`experts` and `prompt`, whatever they hold. Raises InputError where the file is no .npz with such arrays."""
     try:
         with path.open("rb") as file:
             data = np.load(file, allow_pickle=False)

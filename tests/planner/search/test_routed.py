@@ -21,8 +21,10 @@ from meshwright.planner.experts.trace_file import write_trace
 from meshwright.planner.families import load_model
 from meshwright.planner.job import Job
 from meshwright.planner.legality import placement_problems, runtime_problems
+from meshwright.planner.lengths.reading import read_lengths
 from meshwright.planner.pins import parse_pins
 from meshwright.planner.plan import Plan, load_plan
+from meshwright.planner.search.choose import choose
 from meshwright.planner.search.request import Request
 from meshwright.planner.search.search import find_plan
 from meshwright.planner.simulate.simulation import simulate
@@ -122,11 +124,23 @@ def test_copies_are_proposed_only_where_they_pay(trace):
 def test_experts_that_are_not_spread_have_no_placement(trace):
     found = find_plan(ask(trace, "ep=1"))
     assert (found.placement, found.routing) == (None, None)
+    said = "With ep 1 every rank has all experts: the trace has nothing to place."
+    assert said in found.why
+    assert said not in find_plan(ask(None, "ep=1")).why
 
 
 def test_a_framework_with_its_own_routing_is_refused(trace):
     with pytest.raises(InputError) as caught:
         find_plan(ask(trace, "ep=16", framework="megatron-core"))
+    assert [problem.field for problem in caught.value.problems] == ["--routing"]
+
+
+def test_sequences_of_several_lengths_are_refused(trace):
+    """Steps would be priced with experts placed, and the plan would place none."""
+    request = ask(trace)
+    job = request.job.model_copy(update={"lengths": read_lengths("lognormal:median=800,p99=4096")})
+    with pytest.raises(InputError) as caught:
+        choose(replace(request, job=job))
     assert [problem.field for problem in caught.value.problems] == ["--routing"]
 
 
@@ -179,6 +193,20 @@ def test_a_model_without_experts_has_no_routing(refused, tmp_path):
 def test_a_file_that_is_not_there(refused, tmp_path):
     said = refused("olmoe-1b-7b", "dgx-h100:1", "--routing", tmp_path / "nothing.jsonl")
     assert "nothing.jsonl" in said
+
+
+@pytest.mark.parametrize(("prompts", "said"), [(None, "tokens = 1"), (np.zeros(5, np.int64), "prompts = 1")])
+def test_a_trace_too_short_for_two_halves(refused, tmp_path, prompts, said):
+    experts = generate(5, 16, 64, 8, seed=0).experts
+    given = {"experts": experts[:1]} if prompts is None else {"experts": experts, "prompt": prompts}
+    np.savez(tmp_path / "short.npz", **given)
+    assert said in refused("olmoe-1b-7b", "dgx-h100:1", "--routing", tmp_path / "short.npz")
+
+
+def test_what_else_is_wrong_is_told_beside_it(refused, tmp_path):
+    said = refused("olmoe-1b-7b", "dgx-h1:1", "--routing", tmp_path / "nothing.jsonl", "--pin", "ep=x")
+    for each in ("nothing.jsonl", "pin ep", "dgx-h1"):
+        assert each in said
 
 
 def test_a_run_s_folder_is_read_by_its_routing(trace, tmp_path):
