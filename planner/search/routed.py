@@ -103,7 +103,7 @@ def _placement(placed: Fitted) -> ExpertPlacement | None:
 
 
 def _report(routing: Routing, group: Group, placed: Fitted) -> RoutingReport:
-    bound_s = placed.placement.bound_s if placed.placement else 0.0
+    found = placed.placement
     return RoutingReport(
         source=routing.source,
         tokens=routing.tokens,
@@ -115,8 +115,8 @@ def _report(routing: Routing, group: Group, placed: Fitted) -> RoutingReport:
         node_share=placed.node,
         contiguous=Routed.of(placed.contiguous),
         placed=Routed.of(placed.placed),
-        bound_s=bound_s / routing.fit.num_layers,
-        gap=placed.placement.gap if placed.placement else 0.0,
+        bound_s=None if found is None else found.bound_s / routing.fit.num_layers,
+        gap=None if found is None else found.gap,
     )
 
 
@@ -124,7 +124,7 @@ def words(report: RoutingReport, placement: ExpertPlacement | None) -> tuple[str
     """What the trace decided, in a sentence."""
     before, after = report.contiguous, report.placed
     of = f"{report.source} ({report.tokens:,} tokens, half of them {report.held_out} held out)"
-    if placement is None:
+    if placement is None or report.gap is None:
         times = format_seconds(before.layer_time_s)
         return (f"By {of} contiguous experts are as fast as any placement found: {times} a layer.",)
     return (

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from meshwright.cli import app, main
@@ -16,6 +17,7 @@ from meshwright.planner.cost.dispatch import Visits
 from meshwright.planner.cost.step import price
 from meshwright.planner.experts.generator import generate
 from meshwright.planner.experts.routing import Routing
+from meshwright.planner.experts.routing_report import RoutingReport
 from meshwright.planner.experts.trace import Trace
 from meshwright.planner.experts.trace_file import write_trace
 from meshwright.planner.families import load_model
@@ -83,6 +85,23 @@ def test_equal_requests_give_equal_plans_and_simulate_prices_the_same(trace, pla
     read = load_plan(tmp_path / "plan.yaml")
     assert read.fingerprint == plan.fingerprint
     assert simulate(read).to_json()["predicted"]["step_time_s"] == pytest.approx(plan.predicted.step_time_s)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("load", 0.5), ("load", -3), ("rank_share", 1.5), ("node_share", 0), ("gap", -0.1)]
+)
+def test_what_no_trace_can_say_is_refused(plan, field, value):
+    with pytest.raises(ValidationError, match=field):
+        RoutingReport.model_validate(plan.routing.model_dump() | {field: value})
+
+
+def test_contiguous_experts_have_no_bound(trace, monkeypatch):
+    """A gap of nothing would say that no placement is better, which nobody has shown."""
+    monkeypatch.setattr("meshwright.planner.experts.routing._placed", lambda *_: None)
+    found = find_plan(ask(trace, "ep=16"))
+    assert found.placement is None
+    assert (found.routing.bound_s, found.routing.gap, found.routing.gain) == (None, None, 0.0)
+    assert any("contiguous experts are as fast" in each for each in found.why)
 
 
 def test_another_ep_group_than_the_trace_was_looked_at_for_is_refused(plan):
