@@ -42,8 +42,7 @@ def ask(trace: Trace | None, *pins: str, cluster="dgx-h100:2", **changes) -> Req
         job=Job(seq_len=4096, global_batch=64),
         pins=parse_pins([*PINS, *pins]),
         routing=None if trace is None else Routing.of(trace, "made.jsonl"),
-        top=2,
-        **changes,
+        **{"top": 2, **changes},
     )
 
 
@@ -102,6 +101,19 @@ def test_contiguous_experts_have_no_bound(trace, monkeypatch):
     assert found.placement is None
     assert (found.routing.bound_s, found.routing.gap, found.routing.gain) == (None, None, 0.0)
     assert any("contiguous experts are as fast" in each for each in found.why)
+
+
+def test_a_mesh_that_the_sample_flatters_is_not_chosen():
+    """Layers that the search does not read choose other experts in each half, which no placement foresees."""
+    chosen = generate(1200, 16, 64, 8, seed=5).experts.copy()
+    for layer in set(range(16)) - {0, 5, 10, 15}:
+        chosen[:600, layer], chosen[600:, layer] = np.arange(8), np.arange(8, 16)
+    found = find_plan(ask(Trace(chosen, 64), "pp=1", "etp=1", top=5))
+    assert found.placement is None
+    assert found.mesh.ep == 1  # of which no trace says anything
+    steps = [found.predicted.step_time_s, *(each.step_time_s for each in found.runners_up)]
+    assert steps == sorted(steps)
+    assert len({each.mesh for each in found.runners_up} | {found.mesh}) == len(steps) > 3
 
 
 def test_another_ep_group_than_the_trace_was_looked_at_for_is_refused(plan):
