@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ...clusters.paths import GroupPaths
-from ...units import format_seconds
+from ...errors import InfeasibleError
+from ...units import format_bytes, format_seconds
 from ..cost.dispatch import Visits
 from ..cost.setting import Setting, VisitsOf
 from ..cost.sharding import Sharding, sharding_of
@@ -58,7 +59,11 @@ def settled(request: Request, found: Searched) -> Settled:
         if any(made.best.predicted.fits and made.best.value <= each.value for made in tried):
             break
         tried.append(_of_one(request, routing, found, each))
-    holding = [made for made in tried if made.best.predicted.fits] or tried[:1]
+    holding = [made for made in tried if made.best.predicted.fits]
+    if not holding:
+        needed, there = tried[0].best.predicted.fullest_bytes
+        full = f"{format_bytes(needed)} of {format_bytes(there)}"
+        raise InfeasibleError(f"no plan that was found fits with the loads of all layers of {routing.source}: {full}")
     best = min(holding, key=lambda made: made.best.value)
     others = [made.best for made in holding if made is not best] + list(found.ranked[len(tried) :])
     others.sort(key=lambda each: each.value)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from meshwright.cli import app, main
 from meshwright.clusters.catalogue import load_cluster
-from meshwright.errors import InputError
+from meshwright.errors import InfeasibleError, InputError
 from meshwright.planner.cost.dispatch import Visits
 from meshwright.planner.cost.step import price
 from meshwright.planner.experts.generator import generate
@@ -26,7 +26,9 @@ from meshwright.planner.legality import placement_problems, runtime_problems
 from meshwright.planner.lengths.reading import read_lengths
 from meshwright.planner.pins import parse_pins
 from meshwright.planner.plan import Plan, load_plan
+from meshwright.planner.search import routed
 from meshwright.planner.search.choose import choose
+from meshwright.planner.search.objective import price_as
 from meshwright.planner.search.request import Request
 from meshwright.planner.search.search import find_plan
 from meshwright.planner.simulate.simulation import simulate
@@ -114,6 +116,16 @@ def test_a_mesh_that_the_sample_flatters_is_not_chosen():
     steps = [found.predicted.step_time_s, *(each.step_time_s for each in found.runners_up)]
     assert steps == sorted(steps)
     assert len({each.mesh for each in found.runners_up} | {found.mesh}) == len(steps) > 3
+
+
+def test_plans_that_all_layers_leave_no_room_for_are_infeasible(trace, monkeypatch):
+    def overfull(setting, configuration, value_of):
+        priced = price_as(setting, configuration, value_of)
+        return replace(priced, predicted=priced.predicted.model_copy(update={"fits": False}))
+
+    monkeypatch.setattr(routed, "price_as", overfull)
+    with pytest.raises(InfeasibleError, match=r"fits with the loads of all layers of made\.jsonl: .* of .*"):
+        find_plan(ask(trace, "ep=16"))
 
 
 def test_another_ep_group_than_the_trace_was_looked_at_for_is_refused(plan):
