@@ -42,8 +42,8 @@ def read_requests(
     from .units import parse_count, parse_duration
 
     name, tokens, deadline = asked.pop("framework"), asked.pop("tokens", None), asked.pop("deadline", None)
-    spec, work, pinned, executed, listed, count, deadline_s, *machines = gather(
-        lambda: load_model(model),
+    (spec, routing), work, pinned, executed, listed, count, deadline_s, *machines = gather(
+        lambda: _routed(load_model(model), asked.get("routing")),
         lambda: job_of_options(job),
         lambda: parse_pins(pins),
         lambda: framework(name),
@@ -54,18 +54,18 @@ def read_requests(
     )
     pinned = listing(pinned, listed) if listed else pinned
     asked |= {"model": spec, "job": work, "pins": pinned, "framework": executed.name}
-    asked |= {"tokens": count, "deadline_s": deadline_s, "routing": _routing(spec, asked.get("routing"))}
+    asked |= {"tokens": count, "deadline_s": deadline_s, "routing": routing}
     return {
         name: Request(cluster=cluster, **asked)
         for name, cluster in zip(_names(clusters, machines), machines, strict=True)
     }
 
 
-def _routing(model: ModelSpec, path: Path | None) -> Routing | None:
-    """A trace of the model's routing: of a run's folder that in routing/. Raises InputError with every line that is
-    wrong."""
+def _routed(model: ModelSpec, path: Path | None) -> tuple[ModelSpec, Routing | None]:
+    """The model with a trace of its routing: of a run's folder that in routing/. Raises InputError with every line that
+    is wrong."""
     if path is None:
-        return None
+        return model, None
     from .planner.experts.routing import Routing
     from .planner.experts.trace import Routed
     from .planner.experts.trace_file import read_trace
@@ -74,11 +74,10 @@ def _routing(model: ModelSpec, path: Path | None) -> Routing | None:
     try:
         routed = Routed.of(architecture(model))
     except InputError as error:
-        raise InputError(
-            "--routing", [replace(each, field="--routing", value=path) for each in error.problems]
-        ) from None
+        given = [replace(each, field="--routing", value=str(path)) for each in error.problems]
+        raise InputError("--routing", given) from None
     inside = path / "routing"
-    return Routing.of(read_trace(inside if inside.is_dir() else path, routed), path.name, routed.groups)
+    return model, Routing.of(read_trace(inside if inside.is_dir() else path, routed), path.name, routed.groups)
 
 
 def _names(texts: Sequence[str], clusters: Sequence[Cluster]) -> list[str]:

@@ -118,6 +118,8 @@ def _experts(setting: Setting, configuration: Configuration) -> list[str]:
             found.append(f"Every ep rank has {slots} more experts than its share: copies of those in demand.")
         if setting.routing is None:
             found.append("Routing is taken as balanced; --routing takes it from a trace.")
+    elif setting.routing is not None:
+        found.append("With ep 1 every rank has all experts: the trace has nothing to place.")
     counts = counts_s(setting, configuration, setting.architecture.layers) / configuration.mesh.pp
     if whole := configuration.microbatches * counts:
         found.append(f"Counts for a balancing loss over the global batch take {format_seconds(whole)} of a step.")

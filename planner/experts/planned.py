@@ -32,11 +32,6 @@ class ExpertPlacement(Frozen):
                 raise ValueError(f"slots[{place}] has no slot for expert {missing}")
         return self
 
-    def on_rank(self, layer: int, rank: int, ep: int) -> tuple[int, ...]:
-        """Experts of one ep rank, slot by slot; `layer` counts layers with experts."""
-        each = len(self.slots[layer]) // ep
-        return self.slots[layer][rank * each : (rank + 1) * each]
-
 
 def contiguous(experts: Sequence[int]) -> ExpertPlacement:
     """What no placement means, for the number of experts of each layer that has any: expert e in slot e."""
@@ -54,7 +49,9 @@ def problems(placement: ExpertPlacement, experts: Sequence[int], ep: int, replic
         for place, (slots, count) in enumerate(zip(placement.slots, experts, strict=True))
         for problem in _of_layer(f"placement.slots[{place}]", slots, count, ep, replicas)
     ]
-    return found[:_MOST]
+    if len(found) <= _MOST:
+        return found
+    return [*found[:_MOST], Problem("placement.slots", None, f"{len(found) - _MOST} more problems of other layers")]
 
 
 def _of_layer(field: str, slots: Sequence[int], experts: int, ep: int, replicas: int) -> Iterator[Problem]:

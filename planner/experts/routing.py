@@ -74,7 +74,12 @@ class Routing:
 
     @classmethod
     def of(cls, trace: Trace, source: str, groups: int = 1) -> Routing:
+        """Raises InputError where a half would be empty."""
         fit, held = trace.split()
+        if not fit.tokens or not held.tokens:
+            parts, count = ("tokens", trace.tokens) if trace.prompt is None else ("prompts", 1)
+            rule = f"experts are placed by one half of the {parts} and judged on the other: must be two or more"
+            raise InputError.single(source, parts, count, rule, "a longer trace")
         return cls(source, fit, held, groups, "by time" if trace.prompt is None else "by prompt")
 
     @property

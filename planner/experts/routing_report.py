@@ -11,10 +11,10 @@ from .metrics import Metrics
 class Routed(Frozen):
     """What one placement does with the tokens that were held out; means over layers."""
 
-    load: float  # rows of the busiest rank over the mean
-    ranks: float  # distinct ranks that a token visits
-    remote_nodes: float  # other nodes that it visits
-    layer_time_s: float  # of a microbatch through a layer's experts and dispatch, forward and backward
+    load: float = Field(gt=0)  # rows of the busiest rank over the mean
+    ranks: float = Field(gt=0)  # distinct ranks that a token visits
+    remote_nodes: float = Field(ge=0)  # other nodes that it visits
+    layer_time_s: float = Field(gt=0)  # of a microbatch through a layer's experts and dispatch, forward and backward
 
     @classmethod
     def of(cls, metrics: Metrics) -> Routed:
@@ -33,7 +33,7 @@ class RoutingReport(Frozen):
 
     `load`, `rank_share` and `node_share` are what the plan is priced with: the rows of the busiest rank over the mean,
     and the shares of tokens that visit the busiest rank and node. `bound_s` is of the tokens that placement was fitted
-    to: no placement of them takes less.
+    to: no placement of them takes less, which is `gap` of the chosen one's time. None where experts are contiguous.
     """
 
     source: str
@@ -41,13 +41,13 @@ class RoutingReport(Frozen):
     held_out: str  # how the tokens were chosen that this was measured on: "by prompt" or "by time"
     ep: int = Field(ge=1)
     per_node: int = Field(ge=1)  # ranks of the group in each node
-    load: float
-    rank_share: float
-    node_share: float
+    load: float = Field(ge=1)
+    rank_share: float = Field(gt=0, le=1)
+    node_share: float = Field(gt=0, le=1)
     contiguous: Routed
     placed: Routed
-    bound_s: float
-    gap: float
+    bound_s: float | None = Field(default=None, ge=0)
+    gap: float | None = Field(default=None, ge=0)
 
     @property
     def gain(self) -> float:

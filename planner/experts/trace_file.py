@@ -8,10 +8,12 @@ pipeline stages, which have other layers, are taken to have the same tokens in t
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -153,12 +155,7 @@ def _trace(rows: list[_Row], routed: Routed | None) -> Trace:
 
 
 def _read_npz(path: Path, routed: Routed | None) -> Trace:
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            experts, prompt = data["experts"], data.get("prompt")
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        rule = f"cannot be read as .npz with an array `experts`: {' '.join(str(error).split())}"
-        raise InputError.single(str(path), "trace", None, rule) from None
+    experts, prompt = _arrays(path)
     count = routed.experts if routed else int(experts.max()) + 1 if experts.size else 1
     problems = check(experts, count)
     shape = experts.shape[1:] if experts.ndim == 3 else ()
@@ -170,6 +167,23 @@ def _read_npz(path: Path, routed: Routed | None) -> Trace:
     if problems:
         raise InputError(str(path), shortened(problems))
     return Trace(experts.astype(smallest(count)), count, prompt)
+
+
+def _arrays(path: Path) -> tuple[Ints, Ints | None]:
+    """`experts` and `prompt`, whatever they hold. Raises InputError where the file is no .npz with such arrays."""
+    try:
+        with path.open("rb") as file:
+            data = np.load(file, allow_pickle=False)
+            if isinstance(data, np.ndarray):
+                raise ValueError("it is one array, as np.save writes it")
+            with data:
+                experts, prompt = data["experts"], data.get("prompt")
+        if not isinstance(experts, np.ndarray) or not isinstance(prompt, np.ndarray | None):
+            raise ValueError("what it holds under these names are no arrays")
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+        rule = f"cannot be read as .npz with an array `experts`: {' '.join(str(error).split())}"
+        raise InputError.single(str(path), "trace", None, rule) from None
+    return experts, prompt
 
 
 def write_trace(trace: Trace, path: Path) -> None:

@@ -39,14 +39,12 @@ Entry = tuple[float, int, int, "Configuration | Bounded"]
 
 @dataclass
 class Listed:
-    """A list under way. `candidates` are legal configurations seen and recipes of branches that were never opened;
-    `fitting` whether anything has room."""
+    """A list under way. `candidates` are legal configurations seen and recipes of branches that were never opened."""
 
     request: Request
     setting: Setting
     value_of: ValueOf
     candidates: int = 0
-    fitting: bool = False
     bounded: int = 0
     priced: list[Priced] = field(default_factory=list)
     shown: set[Mesh] = field(default_factory=set)  # meshes that have a price
@@ -134,7 +132,6 @@ class Listed:
                 self.candidates += 1
                 balanced = balancer.balanced(configuration)
                 if holds(setting, balanced):
-                    self.fitting = True
                     yield bounded(setting, balanced)
                     if self._alike:  # to recompute more is no faster
                         break

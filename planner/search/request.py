@@ -96,6 +96,9 @@ def _options(request: Request) -> Iterator[Problem]:
     if request.routing is not None and not framework(request.framework).experts.planned:
         rule = f"{request.framework} is priced as its measured runs were, whatever their routing"
         yield Problem("--routing", request.routing.source, rule, "without --framework")
+    if request.routing is not None and request.job.lengths is not None:
+        rule = "experts are placed for sequences of one length"
+        yield Problem("--routing", request.routing.source, rule, "without --lengths")
     if request.risk is not None and not LEAST <= request.risk <= GREATEST:
         rule = f"must be a probability from {LEAST:g} to {GREATEST:g}: beyond, too few runs were measured"
         yield Problem("--risk", request.risk, rule, "--risk 0.9")

@@ -35,6 +35,10 @@ class Settled:
     placement: ExpertPlacement | None
     report: RoutingReport | None
 
+    @property
+    def best(self) -> Priced:
+        return self.found.ranked[0]
+
     def plan(self, made: Plan) -> Plan:
         """With the placement and what it gains."""
         if self.report is None:
@@ -44,23 +48,28 @@ class Settled:
 
 
 def settled(request: Request, found: Searched) -> Settled:
-    """The first of what was found that holds with its experts placed on all layers."""
+    """The best of what was found with its experts placed on all layers. The sample may flatter a configuration: the
+    next best is placed too, until none is left that the sample holds for better."""
     routing = request.routing
     if routing is None or not any(each.configuration.mesh.ep > 1 for each in found.ranked):
         return Settled(request, found, None, None)
-    for place, best in enumerate(found.ranked):
-        if best.configuration.mesh.ep == 1:
-            return Settled(request, replace(found, ranked=found.ranked[place:]), None, None)
-        made = _of_one(request, routing, found, best)
-        if made.found.ranked[0].predicted.fits:
-            left = (each for each in found.ranked if each.configuration.mesh != best.configuration.mesh)
-            ranked = (made.found.ranked[0], *left)
-            return replace(made, found=replace(made.found, ranked=ranked))
-    return _of_one(request, routing, found, found.ranked[0])
+    tried: list[Settled] = []
+    for each in found.ranked:
+        if any(made.best.predicted.fits and made.best.value <= each.value for made in tried):
+            break
+        tried.append(_of_one(request, routing, found, each))
+    holding = [made for made in tried if made.best.predicted.fits] or tried[:1]
+    best = min(holding, key=lambda made: made.best.value)
+    others = [made.best for made in holding if made is not best] + list(found.ranked[len(tried) :])
+    others.sort(key=lambda each: each.value)
+    return replace(best, found=replace(best.found, ranked=(best.best, *others)))
 
 
 def _of_one(request: Request, routing: Routing, found: Searched, best: Priced) -> Settled:
+    """One configuration with its experts placed; where all ranks have all of them it stays as it is."""
     setting = found.setting
+    if best.configuration.mesh.ep == 1:
+        return Settled(request, replace(found, ranked=(best,)), None, None)
     chosen = min((best, *_with_copies(request, setting, best)), key=lambda each: each.value)
     sharding = sharding_of(chosen.configuration)
     group = setting.group(sharding.etp, sharding.ep)
@@ -103,7 +112,7 @@ def _placement(placed: Fitted) -> ExpertPlacement | None:
 
 
 def _report(routing: Routing, group: Group, placed: Fitted) -> RoutingReport:
-    bound_s = placed.placement.bound_s if placed.placement else 0.0
+    found = placed.placement
     return RoutingReport(
         source=routing.source,
         tokens=routing.tokens,
@@ -115,8 +124,8 @@ def _report(routing: Routing, group: Group, placed: Fitted) -> RoutingReport:
         node_share=placed.node,
         contiguous=Routed.of(placed.contiguous),
         placed=Routed.of(placed.placed),
-        bound_s=bound_s / routing.fit.num_layers,
-        gap=placed.placement.gap if placed.placement else 0.0,
+        bound_s=None if found is None else found.bound_s / routing.fit.num_layers,
+        gap=None if found is None else found.gap,
     )
 
 
@@ -124,7 +133,7 @@ def words(report: RoutingReport, placement: ExpertPlacement | None) -> tuple[str
     """What the trace decided, in a sentence."""
     before, after = report.contiguous, report.placed
     of = f"{report.source} ({report.tokens:,} tokens, half of them {report.held_out} held out)"
-    if placement is None:
+    if placement is None or report.gap is None:
         times = format_seconds(before.layer_time_s)
         return (f"By {of} contiguous experts are as fast as any placement found: {times} a layer.",)
     return (

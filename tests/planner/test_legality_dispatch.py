@@ -148,8 +148,11 @@ def test_slots_of_a_file_hold_experts(slots):
         ExpertPlacement(slots=slots)
 
 
-def test_experts_of_a_rank_are_its_slots():
-    assert with_layer(*range(63, -1, -1)).on_rank(0, 1, 16) == (59, 58, 57, 56)
+def test_of_many_wrong_layers_the_number_is_told():
+    wrong = ExpertPlacement(slots=(tuple(range(63)),) * 16)
+    *told, rest = placement_problems(setting(), experts(), wrong)
+    assert len(told) == 8
+    assert rest.rule.startswith("8 more")
 
 
 @pytest.fixture(scope="module")

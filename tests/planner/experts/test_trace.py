@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -135,6 +137,22 @@ def test_npz(small: Trace, tmp_path: Path) -> None:
     assert "one number a token" in problems(path, None)[0]
     path.write_bytes(b"PK nothing")
     assert "cannot be read" in problems(path)[0]
+
+
+def test_files_that_are_no_npz(small: Trace, tmp_path: Path) -> None:
+    """Cut off, one array instead of several, something that is no array, and bytes that are not what was written."""
+    path = tmp_path / "trace.npz"
+    np.savez_compressed(path, experts=small.experts)
+    whole = path.read_bytes()
+    single = BytesIO()
+    np.save(single, small.experts)
+    other = BytesIO()
+    with ZipFile(other, "w") as file:
+        file.writestr("experts.npy", "nothing")
+    damaged = whole[:200] + bytes(20) + whole[220:]
+    for content in (whole[: len(whole) // 2], single.getvalue(), other.getvalue(), damaged, b""):
+        path.write_bytes(content)
+        assert "cannot be read" in problems(path)[0]
 
 
 def test_loads_of_both_kinds(tmp_path: Path) -> None:

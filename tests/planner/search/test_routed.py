@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from meshwright.cli import app, main
@@ -16,13 +17,16 @@ from meshwright.planner.cost.dispatch import Visits
 from meshwright.planner.cost.step import price
 from meshwright.planner.experts.generator import generate
 from meshwright.planner.experts.routing import Routing
+from meshwright.planner.experts.routing_report import RoutingReport
 from meshwright.planner.experts.trace import Trace
 from meshwright.planner.experts.trace_file import write_trace
 from meshwright.planner.families import load_model
 from meshwright.planner.job import Job
 from meshwright.planner.legality import placement_problems, runtime_problems
+from meshwright.planner.lengths.reading import read_lengths
 from meshwright.planner.pins import parse_pins
 from meshwright.planner.plan import Plan, load_plan
+from meshwright.planner.search.choose import choose
 from meshwright.planner.search.request import Request
 from meshwright.planner.search.search import find_plan
 from meshwright.planner.simulate.simulation import simulate
@@ -38,8 +42,7 @@ def ask(trace: Trace | None, *pins: str, cluster="dgx-h100:2", **changes) -> Req
         job=Job(seq_len=4096, global_batch=64),
         pins=parse_pins([*PINS, *pins]),
         routing=None if trace is None else Routing.of(trace, "made.jsonl"),
-        top=2,
-        **changes,
+        **{"top": 2, **changes},
     )
 
 
@@ -83,6 +86,36 @@ def test_equal_requests_give_equal_plans_and_simulate_prices_the_same(trace, pla
     assert simulate(read).to_json()["predicted"]["step_time_s"] == pytest.approx(plan.predicted.step_time_s)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("load", 0.5), ("load", -3), ("rank_share", 1.5), ("node_share", 0), ("gap", -0.1)]
+)
+def test_what_no_trace_can_say_is_refused(plan, field, value):
+    with pytest.raises(ValidationError, match=field):
+        RoutingReport.model_validate(plan.routing.model_dump() | {field: value})
+
+
+def test_contiguous_experts_have_no_bound(trace, monkeypatch):
+    """A gap of nothing would say that no placement is better, which nobody has shown."""
+    monkeypatch.setattr("meshwright.planner.experts.routing._placed", lambda *_: None)
+    found = find_plan(ask(trace, "ep=16"))
+    assert found.placement is None
+    assert (found.routing.bound_s, found.routing.gap, found.routing.gain) == (None, None, 0.0)
+    assert any("contiguous experts are as fast" in each for each in found.why)
+
+
+def test_a_mesh_that_the_sample_flatters_is_not_chosen():
+    """Layers that the search does not read choose other experts in each half, which no placement foresees."""
+    chosen = generate(1200, 16, 64, 8, seed=5).experts.copy()
+    for layer in set(range(16)) - {0, 5, 10, 15}:
+        chosen[:600, layer], chosen[600:, layer] = np.arange(8), np.arange(8, 16)
+    found = find_plan(ask(Trace(chosen, 64), "pp=1", "etp=1", top=5))
+    assert found.placement is None
+    assert found.mesh.ep == 1  # of which no trace says anything
+    steps = [found.predicted.step_time_s, *(each.step_time_s for each in found.runners_up)]
+    assert steps == sorted(steps)
+    assert len({each.mesh for each in found.runners_up} | {found.mesh}) == len(steps) > 3
+
+
 def test_another_ep_group_than_the_trace_was_looked_at_for_is_refused(plan):
     with pytest.raises(InputError) as caught:
         simulate(plan, ("mesh.ep=8",))
@@ -122,11 +155,23 @@ def test_copies_are_proposed_only_where_they_pay(trace):
 def test_experts_that_are_not_spread_have_no_placement(trace):
     found = find_plan(ask(trace, "ep=1"))
     assert (found.placement, found.routing) == (None, None)
+    said = "With ep 1 every rank has all experts: the trace has nothing to place."
+    assert said in found.why
+    assert said not in find_plan(ask(None, "ep=1")).why
 
 
 def test_a_framework_with_its_own_routing_is_refused(trace):
     with pytest.raises(InputError) as caught:
         find_plan(ask(trace, "ep=16", framework="megatron-core"))
+    assert [problem.field for problem in caught.value.problems] == ["--routing"]
+
+
+def test_sequences_of_several_lengths_are_refused(trace):
+    """Steps would be priced with experts placed, and the plan would place none."""
+    request = ask(trace)
+    job = request.job.model_copy(update={"lengths": read_lengths("lognormal:median=800,p99=4096")})
+    with pytest.raises(InputError) as caught:
+        choose(replace(request, job=job))
     assert [problem.field for problem in caught.value.problems] == ["--routing"]
 
 
@@ -179,6 +224,20 @@ def test_a_model_without_experts_has_no_routing(refused, tmp_path):
 def test_a_file_that_is_not_there(refused, tmp_path):
     said = refused("olmoe-1b-7b", "dgx-h100:1", "--routing", tmp_path / "nothing.jsonl")
     assert "nothing.jsonl" in said
+
+
+@pytest.mark.parametrize(("prompts", "said"), [(None, "tokens = 1"), (np.zeros(5, np.int64), "prompts = 1")])
+def test_a_trace_too_short_for_two_halves(refused, tmp_path, prompts, said):
+    experts = generate(5, 16, 64, 8, seed=0).experts
+    given = {"experts": experts[:1]} if prompts is None else {"experts": experts, "prompt": prompts}
+    np.savez(tmp_path / "short.npz", **given)
+    assert said in refused("olmoe-1b-7b", "dgx-h100:1", "--routing", tmp_path / "short.npz")
+
+
+def test_what_else_is_wrong_is_told_beside_it(refused, tmp_path):
+    said = refused("olmoe-1b-7b", "dgx-h1:1", "--routing", tmp_path / "nothing.jsonl", "--pin", "ep=x")
+    for each in ("nothing.jsonl", "pin ep", "dgx-h1"):
+        assert each in said
 
 
 def test_a_run_s_folder_is_read_by_its_routing(trace, tmp_path):
