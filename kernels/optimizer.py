@@ -15,6 +15,8 @@ from torch import Tensor
 
 from .adamw import Options, adamw_step
 
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
 
 class FusedAdamW(torch.optim.Optimizer):
     """AdamW whose moments are of the type `states`: float32, or bfloat16, rounded stochastically from `seed`.
@@ -43,6 +45,18 @@ class FusedAdamW(torch.optim.Optimizer):
                     self._update(parameter, group, place, scale)
                 place += 1
 
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """torch casts states to the type of their parameter, which ours do not have."""
+        super().load_state_dict(state_dict)
+        numbers = (number for group in state_dict["param_groups"] for number in group["params"])
+        parameters = (parameter for group in self.param_groups for parameter in group["params"])
+        for number, parameter in zip(numbers, parameters, strict=True):
+            for name, value in state_dict["state"].get(number, {}).items():
+                if isinstance(value, Tensor):
+                    wanted = self._states if name in _MOMENTS else value.dtype
+                    self.state[parameter][name] = value.to(parameter.device, wanted)
+
     def _update(self, parameter: Tensor, group: dict[str, Any], place: int, scale: Tensor | None) -> None:
         options = self._options(parameter, group, place)
         adamw_step(parameter, parameter.grad, *self._moments(parameter, parameter.shape), options, scale)  # type: ignore[arg-type]
@@ -55,7 +69,7 @@ class FusedAdamW(torch.optim.Optimizer):
 
     def _moments(self, parameter: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
         state = self.state[parameter]
-        for name in ("exp_avg", "exp_avg_sq"):
+        for name in _MOMENTS:
             if name not in state:
                 state[name] = torch.zeros(shape, dtype=self._states, device=parameter.device)
         return state["exp_avg"], state["exp_avg_sq"]

@@ -166,10 +166,12 @@ class Checkpointer:
         return Position(manifest.step, manifest.sample_index)
 
     def _compare(self, folder: Path, manifest: Manifest) -> None:
-        """Raises UnrecoverableError where a tensor is not what was saved: files are whole, so it is read wrongly."""
-        ranks: list[list[Part]] = [[] for _ in range(self._world)]
-        dist.all_gather_object(ranks, parts_of(self._state(), self._orders()), group=self._group)
-        wrong = changed(manifest.tensors, totals(ranks))
+        """Raises UnrecoverableError where a tensor is not what was saved: files are whole, so it is read wrongly.
+
+        Rank 0 looks for all: the parts of many ranks would be too much for each of them."""
+        ranks: list[list[Part]] | None = [[] for _ in range(self._world)] if self._rank == 0 else None
+        dist.gather_object(parts_of(self._state(), self._orders()), ranks, dst=0, group=self._group)
+        wrong = self._from_rank_0([] if ranks is None else _differences(manifest, ranks))
         if wrong:
             raise UnrecoverableError(f"checkpoint {folder.name} was read to other values than were saved: {wrong}")
 
@@ -227,6 +229,14 @@ class Checkpointer:
             ranks.append([Part.read(each) for each in content["parts"]])
             note.unlink()
         return files, ranks
+
+
+def _differences(manifest: Manifest, ranks: list[list[Part]]) -> list[str]:
+    """Tensors that are not what was saved, or what is said of replicas that differ."""
+    try:
+        return changed(manifest.tensors, totals(ranks))
+    except RunError as error:
+        return [str(error)]
 
 
 def _names_of(name: str) -> list[str]:

@@ -61,7 +61,7 @@ class Search:
     def more_meshes(self, wanted: int) -> None:
         """Price on until so many meshes have a price each: of every mesh that could be among the best what is likely of
         all ways to share out a microbatch that could be better than it."""
-        known = {mesh: result.value for result in reversed(self.priced) for mesh in [result.configuration.mesh]}
+        known = {result.configuration.mesh: result.value for result in self.priced}  # the later, the better
         found, looked = dict[Mesh, Node](), Counter[Mesh]()
         for node in self._roomy():
             mesh, value = node.configuration.mesh, self._value(node)
@@ -136,7 +136,8 @@ class Search:
         return self._value_of(node.configuration, node.bound_s)
 
     def _price(self, configuration: Configuration, always: bool = False) -> None:
-        if configuration in self._seen:
+        known = (result.configuration for result in self.priced) if always else self._seen
+        if configuration in known:
             return
         self._seen.add(configuration)
         if not always and self._value_of(configuration, step_s(self._setting, configuration)) >= self.best:

@@ -16,7 +16,8 @@ Found = tuple[list[int], list[int]]
 
 class Rooms:
     """The pipeline ranks of a recipe, whose stages share out layers evenly. More layers never need less, nor do more
-    microbatches: a rank between the ends has room for what the one before it has room for, if it holds no more."""
+    microbatches: a rank between the ends has room for what the one before it has room for, if it holds no more of as
+    many stages."""
 
     def __init__(self, setting: Setting, recipe: Configuration):
         self._setting, self._recipe, self._bytes = setting, recipe, RankBytes(setting, recipe)
@@ -84,7 +85,8 @@ class Rooms:
 
 class _Rank(NamedTuple):
     """What a pipeline rank holds in microbatches, how many stages it has, whether it has the first one, and of one
-    between the ends whether it never holds more, or less, than the one before it that is there too."""
+    between the ends whether it never holds more, or less, than the one before it that is there too and has as many
+    stages (a schedule of one's own may say otherwise)."""
 
     held: Held
     stages: int
@@ -105,6 +107,6 @@ class _Rank(NamedTuple):
 
 def _rank(recipe: Configuration, rank: int, before: list[_Rank]) -> _Rank:
     places, stages, held = recipe.placement, recipe.stages_of(rank), held_of(recipe, rank)
-    between = {places[0], places[-1]}.isdisjoint((rank - 1, rank)) and rank > 0
+    between = {places[0], places[-1]}.isdisjoint((rank - 1, rank)) and rank > 0 and before[-1].stages == len(stages)
     no_more = between and before[-1].held.covers(held)
     return _Rank(held, len(stages), stages[0] == 0, no_more, between and held.covers(before[-1].held))

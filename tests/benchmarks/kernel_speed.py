@@ -16,6 +16,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,9 @@ def main() -> int:
     device = "cpu" if asked.cpu else "cuda"
     if device == "cuda" and not torch.cuda.is_available():
         print("torch finds no CUDA device; scripts/kernel-bench --cpu runs without", file=sys.stderr)
+        return 2
+    if find_spec("triton") is None:
+        print("triton is not installed: pip install triton (Linux), or the extra `test`", file=sys.stderr)
         return 2
     dtype, repeats = asked.dtype or ("fp32" if asked.cpu else "bf16"), 2 if asked.cpu else asked.repeats
     assert dtype in DTYPES

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
@@ -22,7 +24,7 @@ def random(*size: int, seed: int = 0) -> Tensor:
 def trained(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], steps: int = 6) -> list[Tensor]:
     for step in range(steps):
         for place, parameter in enumerate(parameters):
-            parameter.grad = random(*parameter.shape, seed=100 * step + place)
+            parameter.grad = random(*parameter.shape, seed=100 * step + place).to(parameter.dtype)
         optimizer.step()
     return [parameter.detach() for parameter in parameters]
 
@@ -96,6 +98,21 @@ def test_states_in_bfloat16_follow_those_in_float32() -> None:
         nearest = (nearest.float() * 0.999).to(torch.bfloat16)
     assert nearest.item() == 1.0
     assert abs(moments[1].double().mean().item() - moments[0][0].item()) < 2e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("states", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("galore", [False, True])
+def test_a_run_that_is_loaded_goes_on_as_it_would_have(dtype: torch.dtype, states: torch.dtype, galore: bool) -> None:
+    """States keep their own type, whatever that of the parameter: torch would cast them."""
+    make = partial(GaLore, rank=2, every=4) if galore else FusedAdamW
+    one, other = ([nn.Parameter(random(6, 9).to(dtype))] for _ in range(2))
+    first, second = (make(parameters, lr=1e-2, states=states) for parameters in (one, other))
+    trained(first, one, steps=3)
+    other[0].data.copy_(one[0].data)
+    second.load_state_dict(deepcopy(first.state_dict()))
+    assert {x.dtype for name, x in second.state[other[0]].items() if name.startswith("exp")} == {states}
+    assert torch.equal(trained(first, one)[0], trained(second, other)[0])
 
 
 @pytest.mark.parametrize("shape", [(6, 9), (9, 6)])

@@ -90,7 +90,7 @@ def test_fast_gives_the_same_bits_twice(kernel: Kernel, device: str) -> None:
     assert all(torch.equal(x, y) for x, y in zip(once[0] + once[1], again[0] + again[1], strict=True))
 
 
-@EVERY
+@pytest.mark.parametrize("kernel", DIFFERENTIABLE, ids=lambda kernel: kernel.name)
 def test_what_is_not_finite_comes_out_not_finite(kernel: Kernel, device: str) -> None:
     """A NaN in any input that has gradients is seen in some output."""
     for name in example(kernel, smallest(kernel), "fp32").differentiable:

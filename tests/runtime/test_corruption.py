@@ -43,3 +43,8 @@ def test_what_is_read_otherwise_than_it_was_saved_is_refused(tmp_path: Path) -> 
     manifest = read_manifest(folder)
     assert len(manifest.tensors) % 3 == 0  # of every parameter itself and its two moments
     assert {name.split(".")[0] for name in manifest.tensors} == {"model", "optimizer"}
+
+
+def test_replicas_that_are_read_differently_are_refused_on_all_ranks(tmp_path: Path) -> None:
+    found = run_ranks(2, flip_after_reading, tmp_path, make_plan(LLAMA, dp=2, zero=0))
+    assert all("other values than were saved: ['replicas of model." in said for said in found), found

@@ -60,6 +60,21 @@ def test_rooms_are_those_of_whole_configurations(
         assert rooms.fits(rank, 0, layers, choice) == fit[-1]
 
 
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_ranks_with_other_numbers_of_stages_say_nothing_of_each_other(order: tuple[int, int], choice: str) -> None:
+    """Two ranks hold two passes at once: of one stage with all of its layers, or of two stages with half of them."""
+    both = ("0F0,0F1,0B0,0B1", "1F0,1F1,1B0,1B1", "2F0,3F0,3B0,2B0,2F1,3F1,3B1,2B1", "4F0,4B0,4F1,4B1")
+    rows = (both[0], *(both[rank] for rank in order), both[3])
+    setting, recipe = _recipe("1f1b", 1, 0.4, False)
+    recipe = replace(recipe, schedule="custom", actions=rows, vpp=2, microbatches=2, stage_layers=(0,) * 5)
+    rooms = Rooms(setting, recipe)
+    for rank in range(4):
+        whole = (rank_memory(setting, _with(recipe, rank, 0, each, choice), rank) for each in range(1, LAYERS + 1))
+        fit = sum(each.total <= setting.memory_limit_bytes for each in whole)
+        assert rooms.most(rank, 0, LAYERS, choice) == fit  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
 @pytest.mark.parametrize("spread", [False, True])
 def test_seconds_are_those_of_whole_configurations(schedule: str, spread: bool) -> None:

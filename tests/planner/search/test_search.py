@@ -23,6 +23,8 @@ from meshwright.planner.search.request import Request
 from meshwright.planner.search.search import find_plan
 from meshwright.planner.search.space import candidates
 
+from .small import requests_of
+
 
 def ask(model="llama-3.1-8b", cluster="dgx-h100:2", seq_len=8192, global_batch=64, pins=(), **changes) -> Request:
     job = Job(seq_len=seq_len, global_batch=global_batch, precision=changes.pop("precision", "bf16"))
@@ -211,6 +213,15 @@ def test_the_reasons_say_what_recomputation_costs_and_what_a_runner_up_saves():
         (reason,) = [each for each in plan.why if each.startswith(f"{describe(runner.mesh)} is ")]
         assert f"is {runner.slower_by:.1%} slower: it spends" in reason
         assert " s more on " in reason
+
+
+@pytest.mark.parametrize(("layers", "devices", "memory"), [(8, 8, 0.3), (12, 16, 0.3), (16, 4, 0.6), (16, 16, 0.3)])
+def test_as_many_runners_up_as_asked_for(layers, devices, memory):
+    """Also of meshes whose likely configuration the search had looked at and found too slow to be the best."""
+    plan = find_plan(requests_of("llama-3.1-8b", layers=layers, devices=devices, memory=memory))
+    slower = [each.slower_by for each in plan.runners_up]
+    assert len(slower) == 3
+    assert slower == sorted(slower)
 
 
 def test_a_runner_up_is_nearly_the_best_of_its_mesh():
