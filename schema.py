@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -49,6 +50,17 @@ def load_mapping(path: Path) -> dict[str, Any]:
         raise InputError.single(str(path), "file", None, f"is not valid YAML or JSON: {_one_line(error)}") from None
     if not isinstance(data, dict):
         raise InputError.single(str(path), "file", None, f"must hold a mapping, not {type(data).__name__}")
+    return data
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """A file that must be JSON to the letter, as programs write it: a YAML reader passes over some flipped bits."""
+    try:
+        data = json.loads(_read(path))
+    except ValueError as error:
+        raise InputError.single(str(path), "file", None, f"is not valid JSON: {_one_line(error)}") from None
+    if not isinstance(data, dict):
+        raise InputError.single(str(path), "file", None, f"must hold an object, not {type(data).__name__}")
     return data
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ..errors import InputError
-from ..schema import Frozen, load_mapping, parse
+from ..schema import Frozen, load_json, parse
 from .files import sha256, sync_folder, write_text
 
 MANIFEST = "manifest.json"
@@ -71,7 +71,7 @@ def publish(temporary: Path, final: Path, manifest: Manifest) -> None:
 def read_manifest(folder: Path) -> Manifest:
     """Raises InputError when the manifest is not there, not whole, or of another step."""
     path = folder / MANIFEST
-    content = load_mapping(path)
+    content = load_json(path)
     if content.pop("checksum", None) != _checksum(content):
         raise InputError.single(str(path), "checksum", None, "does not agree with the content")
     manifest = parse(Manifest, content, str(path))
