@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from . import expect
+from .mix import MASK, mix
 from .switch import runs_fast
 
-_MASK = 0xFFFFFFFF
 _EXPONENT, _QUIET, _HIGH = 0x7F800000, 0x7FC00000, 0xFFFF0000
 
 
@@ -49,7 +49,7 @@ class Options:
     @property
     def key(self) -> int:
         """32 bits of the seed and the step; the two after it are others' too, for other tensors."""
-        return int(_mix(_mix(torch.tensor(self.seed & _MASK)) ^ torch.tensor(self.step & _MASK)))
+        return int(mix(mix(torch.tensor(self.seed & MASK)) ^ torch.tensor(self.step & MASK)))
 
 
 def clip_scale(norm: Tensor, most: float, loss_scale: float = 1.0) -> Tensor:
@@ -102,20 +102,11 @@ def stepped_reference(
 def rounded(x: Tensor, key: int, number: int = 0) -> Tensor:
     """Float32 as bfloat16, up with the probability that makes it right on average; NaN and infinity as they are."""
     numbers = torch.arange(number, number + x.numel(), device=x.device).view(x.shape)
-    drawn = _mix(_mix((numbers & _MASK) ^ _mix(numbers >> 32)) ^ (key & _MASK)) & 0xFFFF
-    bits = x.float().view(torch.int32).to(torch.int64) & _MASK
+    drawn = mix(mix((numbers & MASK) ^ mix(numbers >> 32)) ^ (key & MASK)) & 0xFFFF
+    bits = x.float().view(torch.int32).to(torch.int64) & MASK
     kept = torch.where(x.isnan(), _QUIET, bits)
     found = torch.where((bits & _EXPONENT) == _EXPONENT, kept, (bits + drawn) & _HIGH)
     return torch.where(found >= 2**31, found - 2**32, found).to(torch.int32).view(torch.float32).to(torch.bfloat16)
-
-
-def _mix(x: Tensor) -> Tensor:
-    """lowbias32 (Wellons, hash-prospector): a permutation of 32-bit numbers, held in int64."""
-    x = x ^ (x >> 16)
-    x = (x * 0x7FEB352D) & _MASK
-    x = x ^ (x >> 15)
-    x = (x * 0x846CA68B) & _MASK
-    return x ^ (x >> 16)
 
 
 def _check(parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor) -> None:

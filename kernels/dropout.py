@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_MASK = 0xFFFFFFFF
+from .mix import MASK, mix
 
 
 def dropout(x: Tensor, rate: float, draws: Tensor, site: int, positions: Tensor) -> Tensor:
@@ -27,24 +27,15 @@ def dropout(x: Tensor, rate: float, draws: Tensor, site: int, positions: Tensor)
 
 def draw(seed: int, samples: Tensor) -> Tensor:
     """What the sequences numbered `samples` int64 of a run with this seed draw."""
-    return _mix(_mix(samples & _MASK) ^ _mix((samples >> 32) + 1) ^ _mix(torch.tensor(seed & _MASK)))
+    return mix(mix(samples & MASK) ^ mix((samples >> 32) + 1) ^ mix(torch.tensor(seed & MASK)))
 
 
 def _kept(rate: float, draws: Tensor, site: int, positions: Tensor, channels: int) -> Tensor:
     """Which entries [batch, tokens, channels] stay."""
-    places = _mix(draws ^ _mix(torch.tensor(site + 1, device=draws.device)))
-    tokens = _mix(places.unsqueeze(-1) ^ _mix(positions + 0x5BD1))
-    entries = _mix(tokens.unsqueeze(-1) ^ _mix(torch.arange(channels, device=draws.device) + 0x2545))
+    places = mix(draws ^ mix(torch.tensor(site + 1, device=draws.device)))
+    tokens = mix(places.unsqueeze(-1) ^ mix(positions + 0x5BD1))
+    entries = mix(tokens.unsqueeze(-1) ^ mix(torch.arange(channels, device=draws.device) + 0x2545))
     return entries >= int(rate * 2**32)
-
-
-def _mix(x: Tensor) -> Tensor:
-    """lowbias32: a permutation of 32-bit numbers, held in int64, in which every bit moves about half of the others."""
-    x = x ^ (x >> 16)
-    x = (x * 0x7FEB352D) & _MASK
-    x = x ^ (x >> 15)
-    x = (x * 0x846CA68B) & _MASK
-    return x ^ (x >> 16)
 
 
 class _Dropout(torch.autograd.Function):
