@@ -23,8 +23,10 @@ MANY, FEW = 2, 5
 
 
 def is_slow(row: Row) -> bool:
-    """Not for a usual run: products of more than three dimensions that need eight processes, too."""
-    return row.slow or (row.world > 6 and row.name.count(", ") > 2)
+    """Not for a usual run: products of more than three dimensions that need eight processes, too, and chunks on more
+    than two, which tests/runtime/test_dispatch.py has block by block."""
+    chunked = row.world > MANY and row.name.endswith("in 2 chunks")
+    return row.slow or chunked or (row.world > 6 and row.name.count(", ") > 2)
 
 
 @pytest.fixture(scope="module")
