@@ -12,7 +12,8 @@ from ..clusters.shapes import work
 from .grid import Point, Sizes, Space, refine
 from .operations import measure_point
 
-_CALLS = 200  # of the longest product that a part of the budget is spent on
+_CALLS = 500  # of the longest call that an operation's budget would pay for
+_LONGEST_ASPECT = 64  # of a weight: narrower ones are none that models have
 _MOST_ELEMENTS = {"cpu": 2**25, "cuda": 2**30}  # of all operands of one call, about
 _SMALLEST_S = 0.1  # budget below which an operation is not worth beginning
 
@@ -78,7 +79,9 @@ PARTS: dict[str, Part] = {
     ),
     "norm": Part(0.05, {"cpu": (256, 256), "cuda": (4096, 4096)}, _each(_TOKENS, _WIDTH)),
     "activation": Part(0.05, {"cpu": (256, 512), "cuda": (4096, 4096)}, _each(_TOKENS, _WIDTH)),
-    "residual": Part(0.02, {"cpu": (2**16,), "cuda": (2**24,)}, _each(_only(Axis(2**12, 2**23), Axis(2**16, 2**28))), 4),
+    "residual": Part(
+        0.02, {"cpu": (2**16,), "cuda": (2**24,)}, _each(_only(Axis(2**12, 2**23), Axis(2**16, 2**28))), 4
+    ),
     "loss": Part(
         0.05, {"cpu": (256, 1024), "cuda": (4096, 32768)}, _each(_TOKENS, _only(Axis(256, 65536), Axis(8192, 262144)))
     ),
@@ -87,7 +90,9 @@ PARTS: dict[str, Part] = {
         {"cpu": (256, 256, 1024), "cuda": (4096, 4096, 32768)},
         _each(_TOKENS, _WIDTH, _only(Axis(256, 65536), Axis(8192, 262144))),
     ),
-    "optimizer": Part(0.03, {"cpu": (2**16,), "cuda": (2**24,)}, _each(_only(Axis(2**12, 2**24), Axis(2**16, 2**28))), 4),
+    "optimizer": Part(
+        0.03, {"cpu": (2**16,), "cuda": (2**24,)}, _each(_only(Axis(2**12, 2**24), Axis(2**16, 2**28))), 4
+    ),
     "copy": Part(0.02, {"cuda": (2**20,)}, {"cuda": (Axis(2**12, 2**28),)}, 4),
 }
 
@@ -109,8 +114,8 @@ def measure(
 
 
 def grid_of(name: str, device: torch.device, dtype: torch.dtype, budget_s: float) -> list[Point]:
-    """Points of one operation. What may be measured follows from what a first size takes: no call longer than a
-    two-hundredth of the budget, no operands beyond memory."""
+    """Points of one operation. What may be measured follows from what a first size takes: no call longer than
+    a five-hundredth of the budget, no operands beyond memory."""
     finish = torch.cuda.synchronize if device.type == "cuda" else _nothing
     part, measure_one = PARTS[name], measure_point(name, device, dtype, finish)
     probe = part.probe[device.type]
@@ -119,11 +124,16 @@ def grid_of(name: str, device: torch.device, dtype: torch.dtype, budget_s: float
     most = _MOST_ELEMENTS[device.type]
 
     def allowed(sizes: Sizes) -> bool:
-        return _amount(name, sizes) <= max(longest, _amount(name, probe)) and work(name, sizes)[1] <= most
+        fits = _amount(name, sizes) <= max(longest, _amount(name, probe)) and work(name, sizes)[1] <= most
+        return fits and _is_usual(name, sizes)
 
     axes = tuple(axis.sizes for axis in part.axes[device.type])
     space = Space(name, axes, allowed, part.coarse)
     return refine(space, measure_one, budget_s * 0.95, at_least=4 if name == "matmul" else 0)
+
+
+def _is_usual(name: str, sizes: Sizes) -> bool:
+    return name not in ("matmul", "grouped") or max(sizes[-2:]) <= _LONGEST_ASPECT * min(sizes[-2:])
 
 
 def _amount(name: str, sizes: Sizes) -> float:

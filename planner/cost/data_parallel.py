@@ -16,6 +16,7 @@ from ..configuration import Configuration
 from ..simulate.work import Work
 from .blocks import ModelCosts
 from .communication import all_gather_s, all_reduce_s, point_to_point_s, reduce_scatter_s
+from .measured import optimizer_s
 from .memory import Held
 from .offload import adamw_s, of_ends, swap_s, update_s
 from .setting import Setting
@@ -122,7 +123,7 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
         optimizer_s=optimizers,
         offload_s=offloads,
         regather_s=() if overlaps else _regather_s(setting, configuration),
-        steal=max(setting.at(configuration, rank).execution.steal for rank in range(configuration.mesh.pp)),
+        steal=max(setting.at(configuration, rank).rates.steal for rank in range(configuration.mesh.pp)),
     )
 
 
@@ -242,8 +243,12 @@ def _after_s(
 
 
 def _adamw_s(setting: Setting, parameters: float) -> float:
+    rates = setting.rates
+    measured = optimizer_s(rates, parameters)
+    if measured is not None:
+        return measured + setting.execution.step_s
     traffic = ADAMW_BYTES[setting.job.precision] * parameters
-    return traffic / setting.rates.elementwise_bytes_per_s + setting.rates.launch_s + setting.execution.step_s
+    return traffic / rates.elementwise_bytes_per_s + rates.launch_s + setting.execution.step_s
 
 
 def _tied_s(setting: Setting, configuration: Configuration) -> float:

@@ -6,11 +6,15 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ...clusters.schema import Cluster, Device, Dtype, NodeGroup, Origin
 from ...errors import InputError
-from ..frameworks.framework import Experts, Framework
+from ..frameworks.framework import Costs, Experts, Framework
 from ..job import Precision
+
+if TYPE_CHECKING:
+    from ...clusters.shape_times import ShapeTimes
 
 ELEMENT_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2}
 """Bytes of an activation. In fp8 recipes only the operands of matmuls are 8 bits wide (Transformer Engine)."""
@@ -47,6 +51,10 @@ class Rates:
     steal: float = 0.0  # share of compute lost while a collective is in flight
     cast_bytes: float = 4.0  # per element of an operand that is narrower than 16 bits
     sixteen_bit: Rates | None = None  # of what stays in 16 bits where the layers' matmuls are in 8
+    times: ShapeTimes | None = None  # measured kernels, where the device has them in this number format
+    matmul_share: float = 1.0  # of their rate that a step sustains under the framework
+    attention_share: float = 1.0
+    elementwise_bytes: float = 1.0  # moved under the framework, over those of what was measured
 
     def matmul_fraction(self, flops: float) -> float:
         """Fraction of the peak that a matmul reaches: linear in log(FLOPs), constant beyond the table."""
@@ -89,10 +97,30 @@ def device_rates(
         experts=costs.experts,
         dispatch=costs.dispatch,
         routing=framework.experts,
-        steal=costs.steal,
+        steal=steal(device, costs),
         cast_bytes=CAST_BYTES.get(operand, 0.0),
         sixteen_bit=device_rates(device, "bf16", framework) if precision == "fp8" else None,
+        times=_times(device, operand),
+        matmul_share=costs.matmul,
+        attention_share=costs.attention,
+        elementwise_bytes=costs.elementwise,
     )
+
+
+def steal(device: Device, costs: Costs) -> float:
+    """Share of compute lost while a collective is in flight: as measured on the device, else the framework's."""
+    overlap = device.calibration.overlap
+    return costs.steal if overlap is None else overlap.steal
+
+
+def _times(device: Device, dtype: Dtype) -> ShapeTimes | None:
+    """Measured kernels of a device, if they are in this number format."""
+    shapes = device.calibration.shapes
+    if shapes is None or shapes.dtype != dtype:
+        return None
+    from ...clusters.shape_times import shape_times  # which imports numpy: a while, for few clusters
+
+    return shape_times(shapes, device.peak_flops[dtype], device.memory_bandwidth_bytes_per_s)
 
 
 def cluster_device(cluster: Cluster, precision: Precision, among: Sequence[NodeGroup] = ()) -> Device:
