@@ -1,4 +1,4 @@
-"""Learned: from measured points to the shapes of a cluster file, the better of table, regression and the device's curve.
+"""Learned: from measured points to the shapes of a cluster file, by the best of table, regression and curve.
 
 Each is judged by its error at points that it has not seen: the points are dealt into folds, and each fold is predicted
 from the others. The curve is the device's own and has seen none of them but through its bins.

@@ -1,4 +1,4 @@
-"""Measured: what is no product and no attention, where the device's kernels were measured by shape (clusters/shapes)."""
+"""Measured: what is no product and no attention, where kernels of the device were measured by shape."""
 
 from __future__ import annotations
 
