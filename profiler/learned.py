@@ -18,6 +18,7 @@ from ..clusters.schema import Device, Dtype
 from ..clusters.shapes import KINDS, Choice, feature_count, work
 from ..planner.cost.operations import by_rates
 from ..planner.cost.rates import PLAIN, Rates, device_rates
+from .parts import Found
 
 FOLDS = 8
 FEWEST = 5  # points of an operation that are worth a table
@@ -52,6 +53,18 @@ def shapes_mapping(
         "memory_bandwidth": described.memory_bandwidth_bytes_per_s,
         "operations": operations,
     }
+
+
+def assemble(cluster: dict[str, Any], found: Found) -> None:
+    """`shapes` of every device of a cluster, from what its own workers measured."""
+    for number, group in enumerate(cluster["node_groups"]):
+        results = found.of("kernels", number)
+        if not results:
+            continue
+        dtype, caches = results[0]["dtype"], results[0]["caches_bytes"]
+        shapes = shapes_mapping([each["rows"] for each in results], group["device"], dtype, caches)
+        if shapes is not None:
+            group["device"]["calibration"]["shapes"] = shapes
 
 
 def merge(name: str, rows: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:

@@ -16,7 +16,7 @@ from ..model import Attention, Latent, Layer, Mlp, Moe
 from .core import core_s
 from .dispatch import imbalance
 from .kernels import Matmul, elementwise_s, forward_s, products_s
-from .measured import both_s, layer_passes_s, norms_s
+from .passes import both_s, layer_passes_s, norms_s
 from .products import each_in_parts_s, layer_products
 from .rates import Rates
 from .sharding import Sharding

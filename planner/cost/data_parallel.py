@@ -16,9 +16,9 @@ from ..configuration import Configuration
 from ..simulate.work import Work
 from .blocks import ModelCosts
 from .communication import all_gather_s, all_reduce_s, point_to_point_s, reduce_scatter_s
-from .measured import optimizer_s
 from .memory import Held
 from .offload import adamw_s, of_ends, swap_s, update_s
+from .passes import optimizer_s
 from .setting import Setting
 
 ADAMW_BYTES = {"bf16": 34, "fp16": 34, "fp8": 35, "fp32": 32}
@@ -123,7 +123,7 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
         optimizer_s=optimizers,
         offload_s=offloads,
         regather_s=() if overlaps else _regather_s(setting, configuration),
-        steal=max(setting.at(configuration, rank).rates.steal for rank in range(configuration.mesh.pp)),
+        steal=max(setting.at(configuration, rank).execution.steal for rank in range(configuration.mesh.pp)),
     )
 
 

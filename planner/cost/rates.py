@@ -77,7 +77,7 @@ def device_rates(
     """Rates of one kind of device under a framework. In fp8 attention and the output head run in bf16; `narrow` is
     what the layers' matmuls run in where that is yet narrower."""
     operand: Dtype = narrow or precision
-    calibration, costs = device.calibration, framework.costs_on(device)
+    calibration, costs = device.calibration, costs_of(framework, device)
     core: Dtype = "bf16" if precision == "fp8" else precision
     return Rates(
         peak_flops=device.peak_flops[operand],
@@ -97,7 +97,7 @@ def device_rates(
         experts=costs.experts,
         dispatch=costs.dispatch,
         routing=framework.experts,
-        steal=steal(device, costs),
+        steal=costs.steal,
         cast_bytes=CAST_BYTES.get(operand, 0.0),
         sixteen_bit=device_rates(device, "bf16", framework) if precision == "fp8" else None,
         times=_times(device, operand),
@@ -107,10 +107,11 @@ def device_rates(
     )
 
 
-def steal(device: Device, costs: Costs) -> float:
-    """Share of compute lost while a collective is in flight: as measured on the device, else the framework's."""
-    overlap = device.calibration.overlap
-    return costs.steal if overlap is None else overlap.steal
+def costs_of(framework: Framework, device: Device) -> Costs:
+    """A framework's costs on a device; what a collective takes from compute as it was measured there, where it was. On
+    a CPU nothing hides a collective, so that it takes nothing."""
+    costs, overlap = framework.costs_on(device), device.calibration.overlap
+    return costs if overlap is None or device.kind == "cpu" else costs.model_copy(update={"steal": overlap.steal})
 
 
 def _times(device: Device, dtype: Dtype) -> ShapeTimes | None:

@@ -1,4 +1,4 @@
-"""Measured: what is no product and no attention, where kernels of the device were measured by shape."""
+"""Passes: what is no product and no attention, where kernels of the device were measured by shape."""
 
 from __future__ import annotations
 
