@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, field_validator
 from ..schema import Frozen
 from ..units import parse_bytes, parse_flops, parse_rate, parse_seconds
 from .devices import device_mapping
+from .provenance import Provenance
 
 Bytes = Annotated[float, BeforeValidator(parse_bytes), Field(gt=0)]
 Rate = Annotated[float, BeforeValidator(parse_rate), Field(gt=0)]  # bytes per second
@@ -219,6 +220,7 @@ class Cluster(Frozen):
     links: tuple[GroupLink, ...] = ()
     exceptions: Exceptions = Exceptions()
     source: str = ""
+    measured: Provenance | None = None
 
     @property
     def num_devices(self) -> int:
