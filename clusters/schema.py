@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, field_validator
 from ..schema import Frozen
 from ..units import parse_bytes, parse_flops, parse_rate, parse_seconds
 from .devices import device_mapping
+from .layer_times import LayerTimes
 from .provenance import Provenance
 
 Bytes = Annotated[float, BeforeValidator(parse_bytes), Field(gt=0)]
@@ -46,6 +47,7 @@ class Calibration(Frozen):
     attention: float = Field(gt=0, le=1, description="fraction of peak that fused attention reaches")
     memory: float = Field(gt=0, le=1, description="fraction of memory bandwidth of element-wise kernels")
     launch_s: Seconds = Field(alias="launch", description="fixed cost of one kernel")
+    layers: LayerTimes | None = Field(None, description="whole layers of some model, as `profile --model` timed them")
 
     def points(self, dtype: Dtype) -> tuple[EfficiencyPoint, ...]:
         """The curve of a number format: fp8's own where it is known, else that of `matmul` by how long a kernel runs:

@@ -100,6 +100,7 @@ PARTS: tuple[Part, ...] = (
     Part("machine", 0, "facts:measure"),
     Part("compute", 0.65, "facts:compute"),
     Part("links", 0.35, "facts:links", talks=True),
+    Part("model layers", 2.0, "model_layers:measure", "model_layers:assemble", least_s=1, talks=True, of_model=True),
 )
 ESSENTIAL = frozenset({"machine", "compute"})
 """Without these of at least one worker there is no cluster file."""

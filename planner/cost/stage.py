@@ -59,6 +59,7 @@ class StageSeconds:
             costs.exposed_forward,
             costs.exposed_backward[choice],
             costs.weight,
+            costs.split,
         )
         self._forward_s = sum(block.forward_s for block in ends)
         self._chunks_s = chunks_s(setting, configuration) if costs.head in ends and costs.shares is None else 0.0
@@ -75,7 +76,7 @@ class StageSeconds:
 
     def growing(self, start: int, first: int) -> Iterator[tuple[float, float, float, float]]:
         """The same of layers start..first-1, then of one more, and so on to the last layer."""
-        forwards, backwards, exposed, exposed_back, weights = self._sums
+        forwards, backwards, exposed, exposed_back, weights, splits = self._sums
         again, rings, latency_s, setting = self._again, self._rings, self._latency_s, self._setting
         for stop in range(first, len(forwards)):
             host_s, alone_s = _host_s(setting, start, stop), _waits_s(setting, start, stop)
@@ -89,7 +90,7 @@ class StageSeconds:
             yield (
                 _issued(forward_s, waits_s, host_s, rings_s) + alone_s,
                 _issued(backward_s, back_s, host_back_s, rings_back_s) + extra_s,
-                _issued(backward_s - weight_s, back_s, host_back_s, rings_back_s) + extra_s,
+                _issued(backward_s - weight_s + splits[stop] - splits[start], back_s, host_back_s, rings_back_s) + extra_s,
                 weight_s,
             )
 
