@@ -33,7 +33,9 @@ class Tail:
 def measure(subject: Subject, budget_s: float) -> list[Tail]:
     """With plain and with sharded parameters, of models of two depths."""
     most = min(CHAIN, len(subject.architecture.layers))
-    cases = [(zero, depth) for zero in ((0, 1) if dist.get_world_size() > 1 else (0,)) for depth in (max(1, most // 2), most)]
+    cases = [
+        (zero, depth) for zero in ((0, 1) if dist.get_world_size() > 1 else (0,)) for depth in (max(1, most // 2), most)
+    ]
     return [_tail(subject, zero, depth, budget_s / len(cases)) for zero, depth in dict.fromkeys(cases)]
 
 

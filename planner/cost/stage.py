@@ -90,7 +90,8 @@ class StageSeconds:
             yield (
                 _issued(forward_s, waits_s, host_s, rings_s) + alone_s,
                 _issued(backward_s, back_s, host_back_s, rings_back_s) + extra_s,
-                _issued(backward_s - weight_s + splits[stop] - splits[start], back_s, host_back_s, rings_back_s) + extra_s,
+                _issued(backward_s - weight_s + splits[stop] - splits[start], back_s, host_back_s, rings_back_s)
+                + extra_s,
                 weight_s,
             )
 

@@ -41,7 +41,9 @@ class Units:
         once = self.first_s if self.zero == 3 else self.forward_s
         reductions = [max(0.0, each - (again if self.zero == 3 else 0.0))
                       for each, again in zip(self.backward_s, gathers, strict=True)]  # fmt: skip
-        late = tuple(max(0.0, a + b) for a, b in zip(once if self.zero == 3 else (0.0,) * len(once), self.last_s, strict=True))
+        late = tuple(
+            max(0.0, a + b) for a, b in zip(once if self.zero == 3 else (0.0,) * len(once), self.last_s, strict=True)
+        )
         forwards = pipeline.forward_s if self.zero == 3 else _sum(pipeline.forward_s, self.forward_s)
         return replace(
             pipeline, forward_s=forwards, gather_s=gathers, reduce_s=tuple(reductions), late_reduce_s=late,
