@@ -21,7 +21,7 @@ MICROBATCHES = (1, 2, 4, 8, 16)
 
 def configurations(setting: Setting) -> list[Configuration]:
     """One for every sharding of a layer that is legal on some mesh of all workers, without a pipeline: of these a
-    layer knows nothing. Small degrees and small microbatches first."""
+    layer knows nothing. Small microbatches and small degrees first."""
     found: dict[Sharding, Configuration] = {}
     for mesh in _meshes(setting.num_devices):
         for each in _of_mesh(setting, mesh):
@@ -33,7 +33,7 @@ def configurations(setting: Setting) -> list[Configuration]:
 def _rank(configuration: Configuration) -> tuple[int, ...]:
     mesh = configuration.mesh
     degrees = (mesh.cp > 1) + (mesh.tp > 1), mesh.cp, mesh.tp
-    return *degrees, configuration.microbatch, not configuration.sp
+    return configuration.microbatch, *degrees, not configuration.sp
 
 
 def _meshes(world: int) -> Iterator[Mesh]:

@@ -13,10 +13,11 @@ from ..runtime.build import build_model
 from ..runtime.model import ParallelModel
 from ..runtime.optimizer import build_optimizer
 from .layer_parts import as_plan
-from .layers import CHAIN, Clock, Legs, Subject, all_agree
+from .layers import Clock, Legs, Subject, all_agree
 from .timing import typical
 
 FEWEST, MOST = 4, 20
+DEPTH = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Tail:
 
 def measure(subject: Subject, budget_s: float) -> list[Tail]:
     """With plain and with sharded parameters, of models of two depths."""
-    most = min(CHAIN, len(subject.architecture.layers))
+    most = min(DEPTH, len(subject.architecture.layers))
     cases = [
         (zero, depth) for zero in ((0, 1) if dist.get_world_size() > 1 else (0,)) for depth in (max(1, most // 2), most)
     ]

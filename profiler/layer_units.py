@@ -21,12 +21,13 @@ from ..planner.plan import Plan
 from ..runtime.parallel.batch import Batch
 from ..runtime.parallel.data import before_microbatch, begin_step, end_step
 from .layer_parts import as_plan, build_stage, data_mesh
-from .layers import CHAIN, Clock, Legs, Subject, all_agree
+from .layers import Clock, Legs, Subject, all_agree
 from .timing import typical
 
 STAGES = (0, 1, 2, 3)
 FEWEST, MOST = 5, 40
 TOKENS = 16
+DEPTH = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def measure(subject: Subject, ranks: int, budget_s: float) -> list[Unit]:
 
 
 def _depths(layers: int) -> tuple[int, int]:
-    most = min(CHAIN, layers)
+    most = min(DEPTH, layers)
     return max(1, most // 2), max(2, most)
 
 

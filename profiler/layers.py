@@ -7,9 +7,8 @@ measured of a few layers one after another, whose weights are then as cold as in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 from time import perf_counter
 
 import torch
@@ -25,7 +24,7 @@ from .layer_parts import Parts, as_plan, build_parts
 from .timing import typical
 
 FEWEST, MOST = 3, 12  # repetitions
-CHAIN = 4  # layers one after another, where they are small
+CHAIN = 2  # layers one after another, where they are small
 CHAIN_PARAMETERS = 2**25
 
 Legs = dict[str, float]
@@ -70,11 +69,11 @@ def measure(subject: Subject, configuration: Configuration, budget_s: float) -> 
 def _of_kind(build: Callable[[Recompute], Parts], count: int, budget_s: float) -> Legs:
     plain, again = build("none"), build("full")
     put_off = PutOff()
-    _legs(plain), _legs(again), _split(plain, put_off)
+    _legs(plain), microbatch(again), _split(plain, put_off)
     begin, samples = perf_counter(), list[Legs]()
     while len(samples) < FEWEST or all_agree(len(samples) < MOST and perf_counter() - begin < budget_s):
         dist.barrier()
-        repeated = _legs(again)
+        repeated = microbatch(again)
         samples.append(
             _legs(plain)
             | {"again_forward": repeated["forward"], "again_backward": repeated["backward"]}
@@ -100,11 +99,12 @@ def _legs(parts: Parts) -> Legs:
     for part in (parts.embedding, parts.layers, parts.head):
         for parameter in part.parameters():
             parameter.grad = None
-    both = [_microbatch(parts), _microbatch(parts)]
+    both = [microbatch(parts), microbatch(parts)]
     return {name: sum(each[name] for each in both) / 2 for name in both[0]}
 
 
-def _microbatch(parts: Parts) -> Legs:
+def microbatch(parts: Parts) -> Legs:
+    """Seconds of every part, forward and backward."""
     clock = Clock(parts.batch.tokens.device)
     embedded: Tensor = parts.embedding(parts.batch.tokens)
     clock("embedding_forward")
@@ -151,8 +151,3 @@ class Clock:
         now = perf_counter()
         self.found[name] = now - self._last
         self._last = now
-
-
-def kept(parts: Parts) -> Iterator[float]:
-    """Placeholder for memory."""
-    yield median([0.0])

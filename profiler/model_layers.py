@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from statistics import median
+from time import perf_counter
 from typing import Any
-
-import torch
-import torch.distributed as dist
 
 from ..clusters.local import cpu_cluster
 from ..planner.cost.measured import head_sizes, sharding_sizes, sizes_of
@@ -15,12 +13,12 @@ from ..planner.cost.setting import Setting as Planned
 from ..planner.cost.sharding import sharding_of
 from ..planner.families import architecture, load_model
 from ..planner.job import Job, Precision
-from . import layer_tails, layer_units, layers
+from . import layer_pace, layer_tails, layer_units, layers
 from .layer_shapes import configurations
 from .layers import Legs, Subject
 from .parts import Found, Result, Setting
 
-SHARES = {"layers": 0.7, "units": 0.2, "tails": 0.1}
+SHARES = {"layers": 0.75, "units": 0.15, "tails": 0.06, "pace": 0.04}
 
 
 def measure(setting: Setting) -> Result:
@@ -46,13 +44,21 @@ def measure_subject(subject: Subject, setting: Setting) -> Result:
         )
     setting.announce("optimizer")
     result["tails"] = setting.once("tails", lambda: _dicts(layer_tails.measure(subject, SHARES["tails"] * budget_s)))
+    if setting.world > 1 and setting.device.type == "cpu":
+        setting.announce("shared cores")
+        result["pace"] = setting.once("pace", lambda: layer_pace.measure(subject, SHARES["pace"] * budget_s))
     planned = Planned(subject.architecture, cpu_cluster(setting.world), subject.job)
-    wanted = configurations(planned)
-    each_s = SHARES["layers"] * budget_s / len(wanted)
-    for each in wanted:
+    wanted, begin = configurations(planned), perf_counter()
+    layers_s = SHARES["layers"] * budget_s
+    for done, each in enumerate(wanted):
+        left_s = layers_s - (perf_counter() - begin)
+        if done and not layers.all_agree(left_s > 0):
+            break
+        each_s = left_s / (len(wanted) - done)
         setting.announce(f"layers {sharding_sizes(sharding_of(each))}")
         result["layers"] += setting.once(
-            repr(sharding_of(each)), lambda each=each: _rows(subject, each, layers.measure(subject, each, each_s))
+            repr(sharding_of(each)),
+            lambda each=each, each_s=each_s: _rows(subject, each, layers.measure(subject, each, each_s)),
         )
     return result
 
@@ -88,9 +94,21 @@ def assemble(cluster: dict[str, Any], found: Found) -> None:
     results = found.of("model layers")
     if not results:
         return
-    layer_times = {name: _medians([result[name] for result in results]) for name in ("layers", "units", "tails")}
+    layer_times: dict[str, Any] = {
+        name: _medians([result[name] for result in results]) for name in ("layers", "units", "tails")
+    }
+    if "pace" in results[0]:
+        layer_times["pace"] = _paces(results[0]["pace"])
     for group in cluster["node_groups"]:
         group["device"]["calibration"]["layers"] = layer_times
+
+
+def _paces(seconds: dict[str, float]) -> dict[int, float]:
+    """By number of workers that compute; a sample that says that more are faster than fewer is noise."""
+    every_s, found = seconds[str(len(seconds))], {}
+    for busy in sorted(map(int, seconds), reverse=True):
+        found[busy] = max([_rounded(every_s / seconds[str(busy)]), 1.0, *found.values()])
+    return dict(sorted(found.items()))
 
 
 def _medians(by_worker: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -103,6 +121,3 @@ def _medians(by_worker: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
-
-
-__all__ = ["assemble", "dist", "measure", "measure_subject", "torch"]

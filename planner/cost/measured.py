@@ -116,6 +116,14 @@ class Measured:
         fixed_s = sum(row.step_s for row in rows) / len(rows)
         return fixed_s + max(0.0, _line(rows, parameters, lambda row: row.seconds))
 
+    def pace(self, busy: int, world: int) -> float:
+        """Of a worker while so many of all workers compute, over that while all do; 1 where cores are not shared. Fewer
+        than were measured together are no faster than these."""
+        known = self.times.pace
+        if not known or max(known) != world:
+            return 1.0
+        return max(1.0, known[min((count for count in known if count >= busy), default=world)])
+
 
 def _line(rows: Iterable[Row], parameters: float, of: Callable[[Row], float]) -> float:
     """Linear between sizes that were measured; beyond, along the line of the two outermost, in proportion where there
