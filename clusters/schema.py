@@ -16,6 +16,7 @@ from ..schema import Frozen
 from ..units import parse_bytes, parse_flops, parse_rate, parse_seconds
 from .adjustment import Adjustment
 from .devices import device_mapping
+from .layer_times import LayerTimes
 from .provenance import Provenance
 from .shapes import Dtype as Dtype
 from .shapes import Overlap, Shapes
@@ -64,6 +65,7 @@ class Calibration(Grown):
     launch_s: Seconds = Field(alias="launch", description="fixed cost of one kernel")
     shapes: Shapes | None = Field(None, description="measured kernels by operation and sizes")
     overlap: Overlap | None = Field(None, description="what compute and a collective take beside each other")
+    layers: LayerTimes | None = Field(None, description="whole layers of some model, as `profile --model` timed them")
 
     def points(self, dtype: Dtype) -> tuple[EfficiencyPoint, ...]:
         """The curve of a number format: fp8's own where it is known, else that of `matmul` by how long a kernel runs:
