@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, field_validator
 from ..schema import Frozen
 from ..units import parse_bytes, parse_flops, parse_rate, parse_seconds
 from .devices import device_mapping
+from .link_costs import LinkCost
 
 Bytes = Annotated[float, BeforeValidator(parse_bytes), Field(gt=0)]
 Rate = Annotated[float, BeforeValidator(parse_rate), Field(gt=0)]  # bytes per second
@@ -123,6 +124,7 @@ class Fabric(Frozen):
     )
     domain_devices: int | None = Field(None, ge=1, description="devices in one domain; default: one node")
     matrix: Matrix | None = Field(None, description="between the devices of a node: of one device, sustained")
+    costs: tuple[LinkCost, ...] = ()  # measured, instead of latency + bytes / bandwidth
 
 
 class Nics(Frozen):
@@ -133,6 +135,7 @@ class Nics(Frozen):
     rate_bytes_per_s: Rate = Field(alias="rate", description="per card and direction")
     latency_s: Seconds = Field(alias="latency")
     efficiency: float = Field(0.8, gt=0, le=1, description="fraction of the rate that large collectives reach")
+    costs: tuple[LinkCost, ...] = ()  # measured, instead of latency + bytes / bandwidth
 
 
 class Host(Frozen):
