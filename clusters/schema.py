@@ -16,6 +16,7 @@ from ..schema import Frozen
 from ..units import parse_bytes, parse_flops, parse_rate, parse_seconds
 from .devices import device_mapping
 from .link_costs import LinkCost
+from .provenance import Provenance
 
 Bytes = Annotated[float, BeforeValidator(parse_bytes), Field(gt=0)]
 Rate = Annotated[float, BeforeValidator(parse_rate), Field(gt=0)]  # bytes per second
@@ -222,6 +223,7 @@ class Cluster(Frozen):
     links: tuple[GroupLink, ...] = ()
     exceptions: Exceptions = Exceptions()
     source: str = ""
+    measured: Provenance | None = None
 
     @property
     def num_devices(self) -> int:
