@@ -1,8 +1,8 @@
 """Link costs: what collectives and messages were measured to take, where a straight line is a poor price.
 
 A cost is a line and a table. The line is what the network carries: `factor` times the bytes that the textbook's
-algorithm moves, at the bandwidth of the path, so that a slower path of the same kind takes that much longer. The table is
-what comes on top whatever the bandwidth: latency, the library's own steps, threads that wait for a core. It is
+algorithm moves, at the bandwidth of the path, so that a slower path of the same kind takes that much longer. The table
+is what comes on top whatever the bandwidth: latency, the library's own steps, threads that wait for a core. It is
 interpolated between measured sizes on log(bytes), and goes on beyond the last as between the last two.
 """
 

@@ -40,6 +40,7 @@ class Group:
         else:
             backend = dist.ProcessGroupGloo(shared, self.place, len(ranks), limit)
         self._backend = backend
+        self._posts_first = device.type != "cuda"  # NCCL runs what it is given in order: a receive would wait for ever
         self._buffers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def together(self) -> None:
@@ -92,28 +93,27 @@ class Group:
         last = len(self.ranks) - 1
         if self.place not in (0, last):
             return
-        peer = last if self.place == 0 else 0
-        arrival = self._backend.recv([received], peer, 0)
-        if self.place == last:
-            arrival.wait()
-        self._backend.send([sent], peer, 0).wait()
-        if self.place == 0:
-            arrival.wait()
+        self._exchange(self.place == 0, sent, received, last if self.place == 0 else 0, 0)
 
     def answered(self, sender: int, size_bytes: int) -> float:
         """Seconds until the sender (a place in a pair) has an answer of a few bytes to a message of so many."""
         whole, _ = self._pair_of(max(1, size_bytes // ELEMENT_BYTES))
         small, _ = self._pair_of(1)
-        peer = 1 - self.place
-        arrival = self._backend.recv([small if self.place == sender else whole], peer, 1)
-        self.together()  # both have posted
+        self.together()
         begin = perf_counter()
         if self.place == sender:
-            self._backend.send([whole], peer, 1).wait()
-            arrival.wait()
+            self._exchange(True, whole, small, 1 - self.place, 1)
         else:
-            arrival.wait()
-            self._backend.send([small], peer, 1).wait()
+            self._exchange(False, small, whole, 1 - self.place, 1)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return perf_counter() - begin
+
+    def _exchange(self, first: bool, sent: torch.Tensor, received: torch.Tensor, peer: int, tag: int) -> None:
+        """Send and then receive, or where the peer is first the other way round."""
+        arrival = self._backend.recv([received], peer, tag) if self._posts_first or not first else None
+        if arrival is not None and not first:
+            arrival.wait()
+        self._backend.send([sent], peer, tag).wait()
+        if first:
+            (arrival or self._backend.recv([received], peer, tag)).wait()

@@ -76,3 +76,17 @@ def without_dead(ranks: Sequence[int], dead: Iterable[tuple[int, int]]) -> list[
         if worst is None or not missed[worst]:
             return left
         left.remove(worst)
+
+
+def rails(hosts: Sequence[Ranks]) -> list[tuple[tuple[int, int], ...]]:
+    """The same of hosts: all workers of two of them talk at once, the j-th to the j-th."""
+    return [
+        tuple((min(pair), max(pair)) for a, b in pairs for pair in zip(hosts[a], hosts[b], strict=False))
+        for pairs in rounds(range(len(hosts)))
+    ]
+
+
+def crossings(racks: Sequence[Ranks], hosts: Sequence[Ranks]) -> list[tuple[tuple[int, int], ...]]:
+    """The same of racks of hosts (numbers in `hosts`): as many as can cross between two racks at once."""
+    workers = [tuple(rank for host in rack for rank in hosts[host]) for rack in racks]
+    return rails(workers)

@@ -99,7 +99,7 @@ def _function(path: str) -> Callable[..., Any]:
 PARTS: tuple[Part, ...] = (
     Part("machine", 0, "facts:measure"),
     Part("compute", 0.65, "facts:compute"),
-    Part("links", 0.35, "facts:links", talks=True),
+    Part("links", 0.35, "links:measure", "links_file:assemble", talks=True),
 )
 ESSENTIAL = frozenset({"machine", "compute"})
 """Without these of at least one worker there is no cluster file."""

@@ -1,4 +1,4 @@
-"""Company: the workers that are still there, and what they agree on when one of them is not.
+"""Peers: the workers that are still there, and what they agree on when one of them is not.
 
 They meet at a group of all; when that fails, over the store that every worker reaches. Whoever does not come in time is
 left out from then on: what it measured stays in its own records.
@@ -6,7 +6,7 @@ left out from then on: what it measured stays in its own records.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from time import monotonic
 
@@ -21,7 +21,7 @@ class Alone(Exception):
     """The others went on without this worker, or nobody answers."""
 
 
-class Company:
+class Peers:
     """Workers `ranks` of which this is `rank`. `limit_s` is the longest that one operation may take."""
 
     def __init__(
@@ -61,11 +61,20 @@ class Company:
             self.store.set(self._key("go", 0), ",".join(map(str, here)))
         if not self._waits(self._key("go", 0), until_s + 4 * self.limit_s):
             raise Alone("nobody else answers")
-        self.ranks = tuple(map(int, self.store.get(self._key("go", 0)).decode().split(",")))
-        if self.rank not in self.ranks or len(self.ranks) < 2:
-            raise Alone("the others went on without this worker" if len(self.ranks) > 1 else "nobody else is left")
-        self._all = self._whole()
+        self._go_on(tuple(map(int, self.store.get(self._key("go", 0)).decode().split(","))))
         return self.ranks
+
+    def only(self, ranks: Sequence[int]) -> None:
+        """Go on with some of them, on which all agree. Raises Alone."""
+        if tuple(ranks) != self.ranks:
+            self._meetings += 1
+            self._go_on(tuple(ranks))
+
+    def _go_on(self, ranks: Ranks) -> None:
+        if self.rank not in ranks or len(ranks) < 2:
+            raise Alone("the others go on without this worker" if len(ranks) > 1 else "nobody else is left")
+        self.ranks = ranks
+        self._all = self._whole()
 
     def _whole(self) -> Group:
         """Of all; it waits three times as long, for those whose own operation has to time out first."""
@@ -82,20 +91,6 @@ class Company:
         except RuntimeError:  # of which those of the store are kinds
             return False
         return True
-
-
-def guarded(company: Company, notes: list[str], what: str, measure: Callable[[], None]) -> bool:
-    """Do this with all; whether nothing failed. After a failure a note is left, and those that remain have met.
-
-    Raises Alone where this worker is left out.
-    """
-    try:
-        measure()
-    except RuntimeError as error:
-        notes.append(f"{what}: {first_line(error)}")
-        company.meet()
-        return False
-    return True
 
 
 def first_line(error: BaseException) -> str:
