@@ -98,6 +98,7 @@ def _function(path: str) -> Callable[..., Any]:
 
 PARTS: tuple[Part, ...] = (
     Part("machine", 0, "facts:measure"),
+    Part("detect", 0, "detect.machine:measure", "detect.machine:assemble"),
     Part("compute", 0.65, "facts:compute"),
     Part("links", 0.35, "links:measure", "links_file:assemble", talks=True),
 )
