@@ -12,7 +12,8 @@ class Program:
     """`signature`: Triton's type of every argument, in order, of constants "constexpr"; `constants` their values.
 
     All pointers and those integers of `aligned` are multiples of 16, as they are in a training step; else no load is
-    wide. `loads` and `stores`: these are what its time goes to, and 128 bits a thread are expected of them. `fusion` of products and sums.
+    wide. `loads` and `stores`: these are what its time goes to, and 128 bits a thread are expected of them. `fusion`:
+    products and sums may be rounded once.
     """
 
     name: str

@@ -39,14 +39,16 @@ def decode(code, MANTISSA: tl.constexpr, BIAS: tl.constexpr):
 
 @triton.jit
 def coded(value, INVERSE: tl.constexpr, MANTISSA: tl.constexpr, BIAS: tl.constexpr):
-    """Codes of rows of float32, their scales, and whether these are finite. INVERSE: one over the grid's largest."""
+    """Codes of rows of float32, their scales, what the codes stand for, and whether a scale is finite; codes are 0
+    where it is not. INVERSE: one over the grid's largest."""
     largest = tl.max(value.to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=1)  # as integers: a NaN is the largest
     scale = largest.to(tl.float32, bitcast=True) * INVERSE
     scale = tl.where(scale < 1.1754943508222875e-38, 1.1754943508222875e-38, scale)
     finite = (scale == scale) & (scale < float("inf"))
     turn = tl.div_rn(tl.full(scale.shape, 1.0, tl.float32), scale)
-    near = tl.where(finite[:, None], value * turn[:, None], 0.0)
-    return encode(near, MANTISSA, BIAS), scale, finite
+    near = tl.where(finite[:, None], value, 0.0) * tl.where(finite, turn, 0.0)[:, None]
+    code = encode(near, MANTISSA, BIAS)
+    return code, scale, decode(code, MANTISSA, BIAS) * tl.where(finite, scale, 0.0)[:, None], finite
 
 
 @triton.jit
@@ -65,12 +67,11 @@ def quantise(
     if FEEDBACK:
         before = tl.load(residual + part[:, None] * residual_stride + column, mask=inside, other=0.0)
         value = value + before
-    code, scale, finite = coded(value, INVERSE, MANTISSA, BIAS)
+    code, scale, found, finite = coded(value, INVERSE, MANTISSA, BIAS)
     tl.store(codes + part[:, None] * codes_stride + column, code.to(tl.uint8), mask=inside)
     tl.store(scales + part * scales_stride + place, scale, mask=number < count)
     if FEEDBACK:
-        left = value - decode(code, MANTISSA, BIAS) * scale[:, None]
-        left = tl.where(finite[:, None], left, before)
+        left = tl.where(finite[:, None], value - found, before)
         tl.store(to_residual + part[:, None] * to_stride + column, left, mask=inside)
 
 
@@ -111,10 +112,10 @@ def reduce(
     if AGAIN:
         before = tl.load(residual + column, mask=inside, other=0.0)
         total = total + before
-        code, scale, finite = coded(total, INVERSE, MANTISSA, BIAS)
+        code, scale, found, finite = coded(total, INVERSE, MANTISSA, BIAS)
         tl.store(to_codes + column, code.to(tl.uint8), mask=inside)
         tl.store(to_scales + place, scale, mask=here)
-        left = tl.where(finite[:, None], total - decode(code, MANTISSA, BIAS) * scale[:, None], before)
+        left = tl.where(finite[:, None], total - found, before)
         tl.store(to_residual + column, left, mask=inside)
     else:
         tl.store(to + column, total, mask=inside)
