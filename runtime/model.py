@@ -20,6 +20,7 @@ from .parallel.batch import Batch
 from .parallel.expert.control import ExpertControl
 from .parallel.expert.copies import copies_of
 from .parallel.mixed import Mixed
+from .parallel.replicas import replicas
 from .parallel.tensor import partial_parameters
 from .parallel.twin import twin_of
 from .slots import orders_of
@@ -82,6 +83,13 @@ class ParallelModel:
         """Global names and states that no gradient reaches, equal on all ranks of a stage."""
         for part in self.parts:
             yield from part.named_buffers()
+
+    def named_residuals(self) -> Iterator[tuple[str, Tensor]]:
+        """What this rank's compressed sums keep from step to step; names are of this plan and this rank alone."""
+        sums = [each.sum for part in self.parts for each in replicas(part)]
+        for number, each in enumerate(sums):
+            for name, residual in each.residuals().items():
+                yield f"{self.meshes.rank:05}.{number:05}.{name}", residual
 
     def forward_backward(self, tokens: Tensor, documents: Tensor | None = None, draws: Tensor | None = None) -> Tensor:
         """Run one step's microbatches, forward and backward.

@@ -43,6 +43,8 @@ class Report:
     def _announce(self, restored: Restored) -> None:
         for what in restored.damaged:
             self._event("damaged", f"damaged checkpoint not used: {what}", file=what)
+        if restored.left:
+            self._event("left", f"not taken from the checkpoint: {restored.left}", what=restored.left)
         step, restarts = restored.position.step, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
         if restarts:
             self._event("restarted", f"the workers were started again ({restarts} times so far)", restarts=restarts)
