@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from ..schema import Frozen
 from ..units import parse_bytes, parse_flops, parse_rate, parse_seconds
+from .adjustment import Adjustment
 from .devices import device_mapping
+from .provenance import Provenance
 
 Bytes = Annotated[float, BeforeValidator(parse_bytes), Field(gt=0)]
 Rate = Annotated[float, BeforeValidator(parse_rate), Field(gt=0)]  # bytes per second
@@ -22,6 +24,18 @@ Flops = Annotated[float, BeforeValidator(parse_flops), Field(gt=0)]  # FLOP per 
 Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(ge=0)]
 Origin = Literal["measured", "calibrated", "analytical"]
 Dtype = Literal["fp32", "tf32", "bf16", "fp16", "fp8", "fp4"]
+
+
+class Grown(Frozen):
+    """A part of the format that has grown: optional fields of `later` stay out of what is written where they are None,
+    so that plans of clusters without them are the same files as before."""
+
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return {name: value for name, value in written.items() if value is not None or name not in self.later}
 
 
 class EfficiencyPoint(Frozen):
@@ -209,16 +223,20 @@ class Exceptions(Frozen):
     matrix: Matrix | None = None  # between all nodes, group by group: of whole nodes, sustained
 
 
-class Cluster(Frozen):
+class Cluster(Grown):
     """All machines of one job. Devices are numbered group by group, node by node, device by device; a missing one keeps
     its number."""
+
+    later: ClassVar[tuple[str, ...]] = ("adjustment",)
 
     schema_version: Literal[1] = 1
     name: str
     node_groups: tuple[NodeGroup, ...] = Field(min_length=1)
     links: tuple[GroupLink, ...] = ()
     exceptions: Exceptions = Exceptions()
+    adjustment: Adjustment | None = Field(None, description="what runs on it taught; absent: nothing")
     source: str = ""
+    measured: Provenance | None = None
 
     @property
     def num_devices(self) -> int:

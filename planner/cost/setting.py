@@ -18,6 +18,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from ...clusters.adjustment import Adjustment
 from ...clusters.any_order import AnyOrder
 from ...clusters.schema import Cluster, Device, Dtype, NodeGroup, Nvme, Origin
 from ...clusters.topology import GroupPaths, Path, Topology, domain_devices
@@ -26,6 +27,7 @@ from ..configuration import Configuration, Mesh, Module
 from ..frameworks.framework import Costs, Framework, Spread, framework
 from ..job import Job
 from ..model import Architecture, Layer
+from . import adjusted
 from .activations import Shape
 from .blocks import ModelCosts, model_costs
 from .communication import ALONE, slowed
@@ -192,7 +194,12 @@ class Setting:
     @cached_property
     def execution(self) -> Costs:
         """What the framework's execution costs on the device."""
-        return self.framework.costs_on(self.device)
+        return adjusted.execution(self.framework.costs_on(self.device), self.adjustment)
+
+    @cached_property
+    def adjustment(self) -> Adjustment | None:
+        """What runs of this framework on this cluster taught."""
+        return adjusted.adjustment_of(self.cluster, self.framework.name)
 
     @cached_property
     def rates(self) -> Rates:
@@ -219,7 +226,13 @@ class Setting:
     def origin(self) -> Origin:
         """The weakest origin among the devices in use."""
         origins = [group.device.calibration.origin for group in self.node_groups]
+        origins += [] if self.adjustment is None else [self.adjustment.origin]
         return max(origins, key=ORIGIN_RANK.index)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether all devices in use were profiled, whatever runs have taught since."""
+        return all(group.device.calibration.origin == "measured" for group in self.node_groups)
 
     @cached_property
     def domain_devices(self) -> int:
@@ -293,7 +306,7 @@ class Setting:
         return self._paths[key]
 
     def _slowest_group(self, stride: int, count: int) -> GroupPaths:
-        slowest = self.topology.slowest_group(stride, count, self._ranks)
+        slowest = adjusted.group(self.topology.slowest_group(stride, count, self._ranks), self.adjustment)
         return _flat(slowest) if self.framework.flat_rings else slowest
 
     def hop(self, stage_ranks: int, stages: int) -> Path:
@@ -311,7 +324,8 @@ class Setting:
 
     def _borders(self, stage_ranks: int, stages: int) -> tuple[Path, ...]:
         nexts = [*range(1, stages), 0 if self.is_mixed else stages - 1]
-        paths = [self.topology.border(stage_ranks, stage, there) for stage, there in enumerate(nexts) if stage != there]
+        ends = [(stage, there) for stage, there in enumerate(nexts) if stage != there]
+        paths = [adjusted.path(self.topology.border(stage_ranks, *each), self.adjustment) for each in ends]
         if self.is_mixed:
             return tuple(paths)
         return (min(paths, key=lambda path: (path.bandwidth_bytes_per_s, -path.latency_s)),) * stages
@@ -360,10 +374,12 @@ class Setting:
         """Costs are made once for all views that are alike."""
         groups, shape = self.groups(sharding), self.shape(sharding)
         if self._whole is None:
-            return model_costs(self.architecture, shape, self.rates, groups, modules)
+            made = model_costs(self.architecture, shape, self.rates, groups, modules)
+            return adjusted.blocks(made, self.adjustment)
         known, key = self._whole._alike, (sharding, modules, groups, self.rates, shape.on_cpu)
         if key not in known:
-            known[key] = model_costs(self.architecture, shape, self.rates, groups, modules)
+            made = model_costs(self.architecture, shape, self.rates, groups, modules)
+            known[key] = adjusted.blocks(made, self.adjustment)
         return known[key]
 
 
