@@ -100,6 +100,8 @@ PARTS: tuple[Part, ...] = (
     Part("machine", 0, "facts:measure"),
     Part("compute", 0.65, "facts:compute"),
     Part("links", 0.35, "facts:links", talks=True),
+    Part("overlap", 0.1, "overlap:measure", "overlap:assemble", least_s=0.3, talks=True),
+    Part("kernels", 1.0, "kernels:measure", "learned:assemble", least_s=2),
 )
 ESSENTIAL = frozenset({"machine", "compute"})
 """Without these of at least one worker there is no cluster file."""

@@ -18,6 +18,7 @@ from .blocks import ModelCosts
 from .communication import all_gather_s, all_reduce_s, point_to_point_s, reduce_scatter_s
 from .memory import Held
 from .offload import adamw_s, of_ends, swap_s, update_s
+from .passes import optimizer_s
 from .setting import Setting
 
 ADAMW_BYTES = {"bf16": 34, "fp16": 34, "fp8": 35, "fp32": 32}
@@ -242,8 +243,12 @@ def _after_s(
 
 
 def _adamw_s(setting: Setting, parameters: float) -> float:
+    rates = setting.rates
+    measured = optimizer_s(rates, parameters)
+    if measured is not None:
+        return measured + setting.execution.step_s
     traffic = ADAMW_BYTES[setting.job.precision] * parameters
-    return traffic / setting.rates.elementwise_bytes_per_s + setting.rates.launch_s + setting.execution.step_s
+    return traffic / rates.elementwise_bytes_per_s + rates.launch_s + setting.execution.step_s
 
 
 def _tied_s(setting: Setting, configuration: Configuration) -> float:
