@@ -139,6 +139,10 @@ class ParallelModel:
         """Clip the gradient of the whole model to `max_norm`; returns its norm before, equal on all ranks."""
         return gradients.clip(self._shares, max_norm, self._counted)
 
+    def grad_norm(self) -> Tensor:
+        """That norm alone; gradients stay as they are."""
+        return gradients.gradient_norm(self._shares, self._counted)
+
     def _complete_gradients(self) -> None:
         missing = [name for name, parameter in self._parameters.items() if parameter.grad is None]
         if missing:

@@ -31,9 +31,10 @@ class Recipe(Frozen):
     init_from: str | None = Field(None, description="folder of pretrained weights (safetensors); none: from the seed")
     dropout: bool = Field(True, description="drop out what the model's config says; false: nothing")
     compile: bool = Field(False, description="torch.compile every layer")
-    kernels: Literal["auto", "reference"] = Field(
-        "auto", description="auto: Triton on CUDA devices, wherever it has a kernel; reference: plain PyTorch"
-    )
+    kernels: Literal["auto", "reference"] | None = Field(
+        None, description="auto: Triton on CUDA devices, wherever it has a kernel; reference: plain PyTorch;"
+        " none: what the plan was priced with"
+    )  # fmt: skip
     compress: Compress = Field(
         "none", description="gradients of replicas (zero 0) travel in 8 bits, with feedback of what rounding left"
     )

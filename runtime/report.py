@@ -92,6 +92,7 @@ class Report:
             "final_loss": losses[-1],
             "recent_loss": mean(losses[-RECENT_STEPS:]),
             "kernels": described(),
+            "priced_kernels": self._plan.job.kernels,
             "measured_step_time_s": measured,
             "predicted_step_time_s": self._plan.predicted.step_time_s,
             "tokens_per_s": self._plan.job.tokens_per_step / measured if measured else None,
