@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import compat
+from ..components import span
 from ..shards import local, views
 
 
@@ -96,7 +97,8 @@ class Replicas(nn.Module):
         if self._work is None:
             self.reduce()
         if self._work is not None:
-            self._work.wait()
+            with span("dp"):
+                self._work.wait()
         for index in self._arrived:
             whole = self.whole[index]
             whole.grad = compat.like_sharded(self._views[index], whole)
