@@ -56,6 +56,9 @@ class Recipe(Frozen):
     )  # fmt: skip
     keep_last: int = Field(2, ge=2, description="checkpoints kept; two, because the newest may be damaged")
     log_every: int = Field(1, gt=0)
+    sample_every: int = Field(
+        20, ge=0, description="steps between two whose parts (compute, collectives) are timed; 0: never"
+    )
     timeout_s: float = Field(300.0, gt=0, description="longest wait for a peer in one collective")
 
     @model_validator(mode="before")
