@@ -26,9 +26,12 @@ def one_purpose(given: Mapping[str, Any]) -> None:
     written = [name for name, value in given.items() if value]
     purposes = [name for name in ("--diff", "--from-run", "--from-log") if name in written]
     if not purposes:
+        if given.get("--cluster"):
+            rule, fix = "is the cluster of the runs of --from-log", "--from-log runs.csv"
+            raise InputError.single("command line", "--cluster", given["--cluster"], rule, fix)
         return
     kept = {purposes[0], "--json"} | ({"--out"} if purposes[0] != "--diff" else set())
-    kept |= {"CLUSTER"} if purposes[0] == "--from-log" else set()
+    kept |= {"--cluster"} if purposes[0] == "--from-log" else set()
     rule = f"has nothing to do with {purposes[0]}"
     wrong = [Problem(name, None, rule, "leave one of them out") for name in written if name not in kept]
     if wrong:

@@ -45,6 +45,9 @@ def assemble(found: Found, about: dict[str, Any], notes: Iterable[Note] = ()) ->
             mapping["measured"]["notes"].append({"part": part.name, "what": "its figures", "why": why})
             continue
         mapping = changed
+    if any(group.get("nics") == ASSUMED_NICS for group in mapping["node_groups"]):
+        why = "assumed, 1 GB/s: no card with a known rate, and nothing was measured between hosts"
+        mapping["measured"]["notes"].append({"part": "links", "what": "network cards", "why": why})
     return parse(Cluster, mapping, "profile")
 
 

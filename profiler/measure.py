@@ -20,11 +20,9 @@ from . import workers as processes
 from .assembly import Note, assemble
 from .detect.busy import busy_notes, processors_used
 from .detect.gpus import read_gpus
-from .parts import Allotted, Asked, Found, allot
+from .parts import MEASURING, Allotted, Asked, Found, allot
 
 __all__ = ["profile_machine", "save_cluster"]
-
-MEASURING = 0.7  # of the budget; the rest is for starting Python and torch
 
 
 def profile_machine(
@@ -47,7 +45,7 @@ def profile_machine(
     if budget_s <= 0:
         raise InputError.single("profile", "budget_s", budget_s, "must be above 0 seconds", "20")
     asked, tell = asked or Asked(), progress or _silent
-    allotted = allot(MEASURING * budget_s, asked)
+    allotted = allot(budget_s, asked)
     tell("starting workers", 0.0)
     busy = list(busy_notes(processors_used(), read_gpus()[0]))
     with _kept(folder) as place:

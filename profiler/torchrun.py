@@ -20,7 +20,7 @@ from ..errors import InputError, Problem
 from .assembly import Note, assemble
 from .detect.busy import busy_notes, processors_used
 from .detect.gpus import read_gpus
-from .measure import MEASURING, Done, left_out, notes_of, provenance, result_of
+from .measure import Done, left_out, notes_of, provenance, result_of
 from .nodes import grouped
 from .parts import Allotted, Asked, Found, Result, allot
 from .workers import Settings
@@ -77,10 +77,10 @@ def profile_nodes(
 
     from .worker import device_of, joined, measure_parts
 
-    allotted = allot(MEASURING * budget_s, asked)
+    allotted = allot(budget_s, asked)
     with _kept(folder) as kept:
         settings = _settings(place, budget_s, kept, allotted, asked)
-        busy = list(busy_notes(processors_used(), read_gpus()[0])) if place.local_rank == 0 else []
+        busy = _busy(place)
         torch.set_num_threads(settings.threads)
         company = joined(settings, device_of(settings))
         done = Done(allotted, progress) if place.rank == 0 else None
@@ -94,6 +94,12 @@ def profile_nodes(
     found = Found(results, grouped(results, place.local_world))
     about = provenance(place.world, settings.threads, budget_s, asked) | {"nodes": place.world // place.local_world}
     return assemble(found, about, notes)
+
+
+def _busy(place: Place) -> list[Note]:
+    """What others use of this node, asked once a node."""
+    found = list(busy_notes(processors_used(), read_gpus()[0])) if place.local_rank == 0 else []
+    return [note | {"what": f"{note['what']} of node {place.node}"} for note in found]
 
 
 @contextmanager
