@@ -1,9 +1,9 @@
 """The tier without privileges: groups whose calls are real but tiny, and last as long as a formula says.
 
 What is emulated: the time of every message and collective, from the rates of the scenario alone (rings at their
-narrowest path, Thakur et al. 2005; what gloo adds to these: a reduce-scatter moves as much as an all-reduce, a broadcast
-goes down a tree). What is real: processes, gloo's calls, who waits for whom, clocks, timeouts. Concurrent traffic does
-not slow anything here but by the scenario's rates, which are those while all that can cross an uplink do.
+narrowest path, Thakur et al. 2005; what gloo adds to these: a reduce-scatter moves as much as an all-reduce, and a
+broadcast goes down a tree). What is real: processes, gloo's calls, who waits for whom, clocks, timeouts. Concurrent
+traffic does not slow anything here but by the scenario's rates, which are those while all that can cross an uplink do.
 """
 
 from __future__ import annotations
@@ -68,15 +68,15 @@ class EmulatedGroup(Group):
         self.together()
         begin = perf_counter()
         if self.place == sender:
-            self.sending(size_bytes, 1 - self.place, 1)
+            self.sending(size_bytes, 1 - self.place, 1)()
             self.receiving(_TINY_BYTES, 1 - self.place, 1)()
         else:
             self.receiving(size_bytes, 1 - self.place, 1)()
-            self.sending(_TINY_BYTES, 1 - self.place, 1)
+            self.sending(_TINY_BYTES, 1 - self.place, 1)()
         return perf_counter() - begin
 
     def sending(self, size_bytes: int, peer: int, tag: int) -> Callable[[], object]:
-        """The real message is the time at which the emulated one arrives."""
+        """The real message is the time at which the emulated one arrives; it has left when the call returns."""
         rate = self._scenario.bytes_per_s(self.ranks[self.place], self.ranks[peer])
         begin = max(perf_counter(), self._free_s.get(peer, 0.0))
         self._free_s[peer] = begin + size_bytes / rate
@@ -98,11 +98,11 @@ class EmulatedGroup(Group):
     def _both_ways(self, size_bytes: int) -> None:
         last = len(self.ranks) - 1
         if self.place == 0:
-            self.sending(size_bytes, last, 0)
+            self.sending(size_bytes, last, 0)()
             self.receiving(size_bytes, last, 0)()
         elif self.place == last:
             self.receiving(size_bytes, 0, 0)()
-            self.sending(size_bytes, 0, 0)
+            self.sending(size_bytes, 0, 0)()
 
     def _seconds(self, operation: Operation, size_bytes: int) -> float:
         members = len(self.ranks)

@@ -31,7 +31,7 @@ def run_ranks(
     result is None. Call it before torch has started threads.
     """
     ranks = [_fork(function, rank, name) for rank, name in enumerate(namespaces)]
-    texts = {rank: b"" for rank in range(len(ranks))}
+    texts = dict.fromkeys(range(len(ranks)), b"")
     try:
         _read([pipe for _, pipe in ranks], texts, time.monotonic() + limit_s)
     finally:

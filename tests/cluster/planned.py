@@ -11,8 +11,8 @@ from meshwright.planner.configuration import Configuration
 from meshwright.planner.cost.data_parallel import GRADIENT_BYTES, stage_parameters
 from meshwright.planner.cost.setting import Setting
 from meshwright.planner.cost.step import step_s, work_of
-from meshwright.planner.job import Job
 from meshwright.planner.families import load_model
+from meshwright.planner.job import Job
 from meshwright.planner.pins import parse_pins
 from meshwright.planner.plan import ModelSpec
 from meshwright.planner.schedule import build
@@ -23,7 +23,7 @@ from meshwright.schema import parse
 
 from .step import VirtualStep
 
-JOB = Job(seq_len=512, global_batch=16, precision="fp32")
+JOB = Job(seq_len=512, global_batch=8, precision="fp32")
 PINS = ("tp=1", "cp=1", "vpp=1", "zero=0", "schedule=1f1b", "recompute=none", "offload=0", "spread_vocabulary=false")
 """What `step.py` knows to do: pp x dp, and all gradients of a layer in one bucket."""
 
@@ -71,9 +71,9 @@ def measured_cluster(name: str, hosts: int, results: Sequence[Mapping[str, Any]]
     return cluster
 
 
-def request(cluster: Cluster, rank_map: tuple[int, ...] = ()) -> Request:
-    """The question to the planner."""
-    return Request(model=model(), cluster=cluster, job=JOB, pins=parse_pins(PINS), rank_map=rank_map)
+def request(cluster: Cluster, rank_map: tuple[int, ...] = (), pins: Sequence[str] = ()) -> Request:
+    """The question to the planner; `pins` of the mesh besides what `PINS` fixes."""
+    return Request(model=model(), cluster=cluster, job=JOB, pins=parse_pins((*PINS, *pins)), rank_map=rank_map)
 
 
 def unaware(cluster: Cluster) -> Cluster:

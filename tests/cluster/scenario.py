@@ -19,6 +19,7 @@ class Scenario:
     slow_mbit: float = 0.0
     groups: tuple[tuple[int, ...], ...] = ()  # of equal cards, where there are several
     slow_host: int | None = None
+    pins: tuple[str, ...] = ()  # of the mesh, so that all scenarios together have both kinds of traffic
 
     @property
     def hosts(self) -> int:
@@ -44,9 +45,9 @@ def _one_rack(hosts: int) -> tuple[tuple[int, ...], ...]:
 
 
 SCENARIOS: tuple[Scenario, ...] = (
-    Scenario("two racks, slow cross-link", (200.0,) * 4, ((0, 2), (1, 3)), uplink_mbit=80),
+    Scenario("two racks, slow cross-link", (200.0,) * 4, ((0, 2), (1, 3)), uplink_mbit=80, pins=("dp=2",)),
     Scenario("one slow host", (200, 50, 200, 200), _one_rack(4), slow_host=1),
-    Scenario("one slow link", (200.0,) * 4, _one_rack(4), slow_link=(1, 2), slow_mbit=40),
-    Scenario("two groups of cards", (60, 60, 200, 200), _one_rack(4), groups=((0, 1), (2, 3))),
+    Scenario("one slow link", (200.0,) * 4, _one_rack(4), slow_link=(1, 2), slow_mbit=40, pins=("dp=4",)),
+    Scenario("two groups of cards", (60, 60, 200, 200), _one_rack(4), groups=((0, 1), (2, 3)), pins=("dp=2",)),
 )
 """Rates that two cores carry with little of their time: what is measured is the network, not the machine."""

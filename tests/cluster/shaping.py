@@ -27,4 +27,6 @@ def buckets_by_peer(device: str, rate_mbit: float, slow_mbit: dict[str, float]) 
 
 def _class(device: str, name: str, rate_mbit: float) -> str:
     rate = f"{rate_mbit:g}mbit"
-    return f"tc class add dev {device} parent 1: classid {name} htb rate {rate} ceil {rate} burst {BURST} cburst {BURST}"
+    return (
+        f"tc class add dev {device} parent 1: classid {name} htb rate {rate} ceil {rate} burst {BURST} cburst {BURST}"
+    )
