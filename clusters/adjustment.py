@@ -29,7 +29,7 @@ class LinkScale(Frozen):
 
 
 class Evidence(Frozen):
-    """What an adjustment rests on. Errors are medians of |predicted / measured - 1| of runs that the fit had not seen."""
+    """What an adjustment rests on. Errors are medians of |predicted / measured - 1| over runs that were held out."""
 
     rows: int = Field(ge=1, description="runs that were used")
     configurations: int = Field(ge=1, description="different ones among them")

@@ -267,7 +267,11 @@ def _embedding_block(model: Architecture, sharding: Sharding, seq_len: int, rate
         tp_forward_s=region if sharding.sp else 2 * region, tp_backward_s=region if sharding.sp else 0.0
     )
     held = Held((model.vocab / sharding.vocabulary_split + model.learned_positions) * model.hidden)
-    compute = accumulated(embedding_compute(model.hidden, sharding, seq_len, rates), rates, held.total)
+    compute = accumulated(
+        embedding_compute(model.hidden, sharding, seq_len, rates, model.vocab / sharding.vocabulary_split),
+        rates,
+        held.total,
+    )
     return Block(compute, exchange, held, 0.0)
 
 

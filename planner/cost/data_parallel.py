@@ -18,6 +18,7 @@ from .blocks import ModelCosts
 from .communication import all_gather_s, all_reduce_s, point_to_point_s, reduce_scatter_s
 from .memory import Held
 from .offload import adamw_s, of_ends, swap_s, update_s
+from .passes import optimizer_s
 from .setting import Setting
 from .units import units_of
 
@@ -249,11 +250,13 @@ def _after_s(
 
 
 def _adamw_s(setting: Setting, parameters: float, sharded: bool = True) -> float:
-    measured_s = setting.measured and setting.measured.tail_s(sharded, parameters)
+    rates = setting.rates
+    tail_s = setting.measured and setting.measured.tail_s(sharded, parameters)
+    measured_s = tail_s or optimizer_s(rates, parameters)
     if measured_s:
         return measured_s + setting.execution.step_s
     traffic = ADAMW_BYTES[setting.job.precision] * parameters
-    return traffic / setting.rates.elementwise_bytes_per_s + setting.rates.launch_s + setting.execution.step_s
+    return traffic / rates.elementwise_bytes_per_s + rates.launch_s + setting.execution.step_s
 
 
 def _is_sharded(configuration: Configuration) -> bool:

@@ -35,7 +35,7 @@ from .context import Links
 from .dispatch import Visits
 from .exchange import Groups
 from .measured import Measured
-from .rates import ORIGIN_RANK, Rates, cluster_device, device_rates
+from .rates import ORIGIN_RANK, Rates, cluster_device, costs_of, device_rates
 from .sharding import Sharding, sharding_of
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ class Setting:
     @cached_property
     def execution(self) -> Costs:
         """What the framework's execution costs on the device."""
-        return adjusted.execution(self.framework.costs_on(self.device), self.adjustment)
+        return adjusted.execution(costs_of(self.framework, self.device), self.adjustment)
 
     @cached_property
     def adjustment(self) -> Adjustment | None:
