@@ -338,7 +338,19 @@ def _taking(block: Block, leg: Leg) -> Block:
     )
     compute = replace(compute, weight_s=leg.weight_s or compute.weight_s)
     again_s = leg.recompute_s or None
-    return replace(block, compute=compute, exchange=exchange, again_s=again_s, split_s=leg.split_s)
+    taken = replace(block, compute=compute, exchange=exchange, again_s=again_s, split_s=leg.split_s)
+    return _holding(taken, leg) if leg.kept_bytes else taken
+
+
+def _holding(block: Block, leg: Leg) -> Block:
+    """With the activations that were seen; selective recomputation keeps its share of them."""
+    share = leg.kept_bytes / block.activation_bytes
+    return replace(
+        block,
+        activation_bytes=leg.kept_bytes,
+        selective_bytes=share * block.selective_bytes,
+        input_bytes=leg.recompute_kept_bytes or block.input_bytes,
+    )
 
 
 def _scaled(compute: Compute, forward: float, backward: float) -> Compute:
