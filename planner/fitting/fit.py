@@ -12,7 +12,7 @@ from .observation import STEP, Observation
 from .parameter import PARAMETERS, adjustment, rounded
 from .robust import huber, noise, solve
 from .select import LEAST_GROUPS, folds, helps, selected
-from .sheet import Sheet, Vector, around, sheet
+from .sheet import Rows, Sheet, Vector, around, sheet
 
 AGAIN = 2
 """How often slopes are taken anew where a fit has arrived."""
@@ -70,7 +70,7 @@ def fit(observations: Sequence[Observation], *, source: str, date: str, framewor
     return Fit(found, "", measured, before, held_out, after)
 
 
-def _fitted(observations: Sequence[Observation], table: Sheet, rows: Vector) -> Vector:
+def _fitted(observations: Sequence[Observation], table: Sheet, rows: Rows) -> Vector:
     """Values of all parameters, found on some runs; slopes are taken anew twice where it arrives."""
     free = selected(table, rows)
     at = solve(table, free, rows)
@@ -80,7 +80,7 @@ def _fitted(observations: Sequence[Observation], table: Sheet, rows: Vector) -> 
     return at
 
 
-def _held_out(observations: Sequence[Observation], table: Sheet, rows: Vector) -> Vector:
+def _held_out(observations: Sequence[Observation], table: Sheet, rows: Rows) -> Vector:
     """Real prices of every run under what was selected and fitted without its part."""
     found = table.base_s.copy()
     for part in folds(table.groups):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .robust import huber, noise, solve
-from .sheet import Sheet, Vector
+from .sheet import Rows, Sheet, Vector
 
 FOLDS = 10
 """At most; groups share a fold where there are more of them."""
@@ -28,7 +28,7 @@ LEAST_GAIN = 0.02
 """Of the loss: what is less is not worth a line in a file."""
 
 
-def folds(groups: Sequence[str]) -> list[Vector]:
+def folds(groups: Sequence[str]) -> list[Rows]:
     """Row numbers of every part that is held out at once: one group each, or several where they are many."""
     names = list(dict.fromkeys(groups))
     parts = min(FOLDS, len(names))
@@ -37,7 +37,7 @@ def folds(groups: Sequence[str]) -> list[Vector]:
     return [np.flatnonzero(rows == each) for each in range(parts)]
 
 
-def selected(sheet: Sheet, rows: Vector) -> list[int]:
+def selected(sheet: Sheet, rows: Rows) -> list[int]:
     """Numbers of the parameters to free, in the order in which they were."""
     held = [rows[each] for each in folds([sheet.groups[row] for row in rows])]
     if len(held) < LEAST_GROUPS:
@@ -59,7 +59,7 @@ def selected(sheet: Sheet, rows: Vector) -> list[int]:
     return free
 
 
-def helps(before: Vector, after: Vector, held: Sequence[Vector], candidates: int = 1) -> bool:
+def helps(before: Vector, after: Vector, held: Sequence[Rows], candidates: int = 1) -> bool:
     """Whether losses of held-out runs fell by more than chance. Losses stand in the order of `held`, joined."""
     sizes = np.cumsum([len(each) for each in held])[:-1]
     gains = np.array([part.mean() for part in np.split(before - after, sizes)])
@@ -89,17 +89,17 @@ def _normal(tail: float) -> float:
     return t - above / (1 + 1.432788 * t + 0.189269 * t**2 + 0.001308 * t**3)
 
 
-def _matters(sheet: Sheet, column: int, rows: Vector) -> bool:
+def _matters(sheet: Sheet, column: int, rows: Rows) -> bool:
     """Whether any of these runs would notice: links that nobody uses do not."""
     return bool((sheet.slopes_s[rows, column] > 1e-3 * sheet.base_s[rows] * _unit(sheet, column, rows)).any())
 
 
-def _unit(sheet: Sheet, column: int, rows: Vector) -> float:
+def _unit(sheet: Sheet, column: int, rows: Rows) -> float:
     """Slopes of fixed seconds are counts, which a thousandth of a step's seconds is no measure of."""
     return 0.0 if sheet.parameters[column].is_fixed else 1.0
 
 
-def _held_out(sheet: Sheet, free: Sequence[int], rows: Vector, held: Sequence[Vector], scale: float) -> Vector:
+def _held_out(sheet: Sheet, free: Sequence[int], rows: Rows, held: Sequence[Rows], scale: float) -> Vector:
     """Losses of all runs, each under values that were found without its part."""
     losses = []
     for part in held:
