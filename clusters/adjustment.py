@@ -43,13 +43,13 @@ class Adjustment(Frozen):
     origin: Literal["calibrated"] = "calibrated"
     source: str = Field(description="the runs that it was fitted on")
     date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$", description="year-month-day")
-    framework: str = Field(default="meshwright", description="whose runs these were; others are priced without the adjustment")
+    framework: str = Field(default="meshwright", description="whose runs these were; it counts for no other")
     compute: float = Field(default=1.0, gt=0, description="sustained rate of compute over the priced one")
-    layer_s: Seconds = Field(default=0.0, alias="layer", description="of a layer and microbatch, forward and backward together")
+    layer_s: Seconds = Field(default=0.0, alias="layer", description="of a layer and microbatch, both directions")
     step_s: Seconds = Field(default=0.0, alias="step", description="of a step")
     fabric: LinkScale = LinkScale()
     network: LinkScale = LinkScale()
-    overlap: float = Field(default=1.0, gt=0, description="rate of compute beside a collective in flight over the priced one")
+    overlap: float = Field(default=1.0, gt=0, description="rate of compute beside a collective, over the priced")
     evidence: Evidence | None = None
 
     @property

@@ -10,8 +10,8 @@ import numpy as np
 from ...clusters.adjustment import Adjustment, Evidence
 from .observation import STEP, Observation
 from .parameter import PARAMETERS, adjustment, rounded
-from .robust import huber, noise, solve
-from .select import LEAST_GROUPS, folds, helps, selected
+from .robust import noise, solve
+from .select import LEAST_GROUPS, folds, helps, missed, selected
 from .sheet import Rows, Sheet, Vector, around, sheet
 
 AGAIN = 2
@@ -96,9 +96,8 @@ def _refusal(steps: Sheet, held_out: Vector, at: Vector) -> str:
     """Why nothing is to change, or nothing where held-out steps are nearer than before by more than chance."""
     if not at.any():
         return "no parameter brings held-out runs nearer by more than chance"
-    scale, order = noise(steps, np.zeros(len(at)), np.arange(len(held_out))), folds(steps.groups)
-    joined = np.concatenate(order)
-    before, after = (huber(np.log(each / steps.measured_s), scale)[joined] for each in (steps.base_s, held_out))
-    if not helps(before, after, order) or error(held_out, steps.measured_s) > error(steps.base_s, steps.measured_s):
+    scale = noise(steps, np.zeros(len(at)), np.arange(len(held_out)))
+    before, after = (missed(np.log(each / steps.measured_s), scale) for each in (steps.base_s, held_out))
+    if not helps(before, after, steps.groups) or error(held_out, steps.measured_s) > error(steps.base_s, steps.measured_s):
         return "what these runs ask for does not hold for runs that the fit had not seen"
     return ""
