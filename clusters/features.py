@@ -1,8 +1,8 @@
-"""Features of the sizes of an operation, and a ridge regression of the logarithm of its seconds on them.
+"""Features of an operation's sizes, and a ridge regression of the logarithm of its seconds on them.
 
 A constant, the logarithm of the base (clusters/interpolation.py), that of each size, all products of two of these, and
-for each threshold of elements moved, as caches have them, what the logarithm exceeds it by: a bend. Ridge after Hoerl and
-Kennard 1970; its strength is the one with the least error at points that are left out, in closed form (Allen's PRESS).
+for each threshold of elements moved, as caches have them, what the logarithm exceeds it by: a bend. Ridge after Hoerl
+and Kennard 1970; its strength is the one with the least error at points that are left out, in closed form (PRESS).
 """
 
 from __future__ import annotations

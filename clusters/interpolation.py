@@ -1,7 +1,7 @@
 """Interpolation of measured seconds over the logarithms of sizes.
 
 What is interpolated is the logarithm of the time over a base, constant + operations / rate + elements / rate, that is
-fitted to the same points: smooth over many octaves, so that few points say much. Between the points simple kriging with an
+fitted to the same points: smooth over many octaves, so that few points say much. Between the points kriging with an
 unknown mean and a Matern 3/2 kernel (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, sections
 2.7 and 4.2): through every point, up to the spread that was measured there, and back to the mean far from all of them.
 Beyond the points nothing is faster or slower, in terms of the base, than what was measured somewhere.
@@ -134,7 +134,7 @@ class Surface:
 def surface(
     sizes: Array, works: Array, seconds: Array, spread: Array, reach: Sequence[float] | Array | None = None
 ) -> Surface:
-    """Through seconds [n] at sizes [n, sizes], each with a relative `spread`; the reach is found where none is given."""
+    """Through seconds [n] at sizes [n, sizes], each with a relative `spread`; the reach is found if not given."""
     base = base_of(works, seconds)
     values, x = np.log(seconds / based(base, works)), np.log2(sizes)
     known = best_reach(x, values, spread) if reach is None else np.asarray(reach, dtype=float)

@@ -25,22 +25,22 @@ def assemble(found: Found, about: dict[str, Any], notes: Iterable[Note] = ()) ->
     `about`: the fields of Provenance that nobody measures. Raises RunError where no worker has measured what a file
     cannot do without.
     """
-    told = list(notes)
+    told = [*notes]
     complete = [each for each in found.results if each.keys() >= ESSENTIAL]
     if not complete:
         raise RunError("the profile has measured nothing: " + ("; ".join(_words(note) for note in told) or "no worker"))
     mapping = _base(found, complete)
-    mapping["measured"] = about | {"date": date.today().isoformat(), **_who(complete)}
+    mapping["measured"] = about | {"date": date.today().isoformat(), **_who(complete), "notes": told}
     for part in PARTS:
         changed = deepcopy(mapping)
         try:
             part.assemble(changed, found)
             parse(Cluster, changed, part.name)
         except (InputError, ValueError, LookupError, ArithmeticError) as error:
-            told.append({"part": part.name, "what": "its figures", "why": f"{type(error).__name__}: {error}"})
+            why = f"{type(error).__name__}: {error}"
+            mapping["measured"]["notes"].append({"part": part.name, "what": "its figures", "why": why})
             continue
         mapping = changed
-    mapping["measured"]["notes"] = told
     return parse(Cluster, mapping, "profile")
 
 

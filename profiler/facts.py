@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from . import compute as computing
-from . import links as joining
 from .parts import Result, Setting
 
 
@@ -24,11 +23,6 @@ def measure(setting: Setting) -> Result:
 def compute(setting: Setting) -> Result:
     """profiler/compute.py as JSON."""
     return asdict(computing.measure(setting.device, setting.budget_s, setting.announce))
-
-
-def links(setting: Setting) -> Result:
-    """profiler/links.py as JSON."""
-    return dict(joining.measure(setting.device, setting.budget_s))
 
 
 def _context_bytes(device: torch.device) -> float:

@@ -23,7 +23,7 @@ TARGET = 0.05
 PATIENCE = 5  # worst places in a row that were predicted within the target
 _FEWEST = 4  # points before an interpolation is worth asking
 _SHARE = 1 / 25  # of a part's budget: the most that one point may take, unless its three samples do
-_SURPRISE = 3  # targets: what is this far off is measured once more
+_SURPRISE = 3  # targets: what is this far off, and not measured surely, is measured once more
 
 Sizes = tuple[int, ...]
 
@@ -107,7 +107,7 @@ def refine(
     for sizes, predicted in _worst(space, points, lambda: end - clock()):
         point = measure(sizes, each_s)
         error = _off(predicted, point)
-        if error > _SURPRISE * max(target, point.spread) and clock() < end:
+        if point.spread > target / 2 and error > _SURPRISE * target and clock() < end:
             point = _lower(point, measure(sizes, each_s))
             error = _off(predicted, point)
         points.append(point)
@@ -160,7 +160,7 @@ def _surfaces(space: Space, points: Sequence[Point], reaches: list[Array]) -> li
     works = np.array([work(space.name, point.sizes) for point in points], dtype=float)
     spread = np.array([point.spread for point in points])
     parts = np.array([point.seconds for point in points]).T
-    if not reaches or len(points) % 5 == 0:
+    if not reaches or len(points) % 8 == 0:
         reaches[:] = [surface(sizes, works, each, spread).ratio.reach for each in parts]
     return [surface(sizes, works, each, spread, reach) for each, reach in zip(parts, reaches, strict=True)]
 

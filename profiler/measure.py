@@ -17,6 +17,8 @@ from ..errors import InputError
 from . import records
 from . import workers as processes
 from .assembly import Note, assemble
+from .detect.busy import busy_notes, processors_used
+from .detect.gpus import read_gpus
 from .parts import Allotted, Asked, Found, allot
 
 __all__ = ["profile_machine", "save_cluster"]
@@ -46,13 +48,14 @@ def profile_machine(
     asked, tell = asked or Asked(), progress or _silent
     allotted = allot(_MEASURING * budget_s, asked)
     tell("starting workers", 0.0)
+    busy = list(busy_notes(processors_used(), read_gpus()[0]))
     with _kept(folder) as place:
         settings = _settings(workers, budget_s, place, allotted, asked)
         done = _Done(allotted, tell)
         wrong = processes.run(settings, f"{__package__}.worker", done)
         found, notes = _found(place, settings, allotted), _notes(place, settings)
     tell("done", 1.0)
-    notes = [*_left_out(allotted), *notes, *({"part": "workers", "why": words} for words in wrong)]
+    notes = [*busy, *_left_out(allotted), *notes, *({"part": "workers", "why": words} for words in wrong)]
     about = {"workers": workers, "threads": settings[0].threads, "budget_s": budget_s, "model": _about(asked)}
     return assemble(found, about, notes)
 
@@ -83,8 +86,8 @@ def _settings(
             workers=workers,
             threads=max(1, usable_cores() // workers),
             folder=str(folder),
-            limit_s=60 + 5 * budget_s,
-            wait_s=30 + budget_s,
+            limit_s=180 + 5 * budget_s,  # Python and torch take their time to start on a busy machine
+            wait_s=60 + budget_s,
             seconds=allotted.seconds,
             asked=asdict(asked),
             rendezvous=f"file://{rendezvous}",

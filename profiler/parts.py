@@ -98,8 +98,12 @@ def _function(path: str) -> Callable[..., Any]:
 
 PARTS: tuple[Part, ...] = (
     Part("machine", 0, "facts:measure"),
+    Part("detect", 0, "detect.machine:measure", "detect.machine:assemble"),
     Part("compute", 0.65, "facts:compute"),
-    Part("links", 0.35, "facts:links", talks=True),
+    Part("links", 0.35, "links:measure", "links_file:assemble", talks=True),
+    Part("overlap", 0.1, "overlap:measure", "overlap:assemble", least_s=0.3, talks=True),
+    Part("kernels", 1.0, "kernels:measure", "learned:assemble", least_s=2),
+    Part("model layers", 2.0, "model_layers:measure", "model_layers:assemble", least_s=1, talks=True, of_model=True),
 )
 ESSENTIAL = frozenset({"machine", "compute"})
 """Without these of at least one worker there is no cluster file."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import torch
 
 from . import records
 from .company import Company, last_line
+from .detect.machine import NCCL_TOPOLOGY
 from .parts import PARTS, Asked, Part, Setting
 from .workers import Settings
 
@@ -27,6 +29,9 @@ def main(settings: Settings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started us decides what Ctrl-C means
     torch.set_num_threads(settings.threads)
     company = Company(_device(settings), settings.rank, settings.workers)
+    if settings.local_rank == 0:  # NCCL writes down what it finds when workers meet; profiler/detect reads it
+        own = Path(settings.folder) / str(settings.rank) / NCCL_TOPOLOGY
+        os.environ |= {"NCCL_TOPO_DUMP_FILE": str(own), "NCCL_TOPO_DUMP_FILE_RANK": str(settings.rank)}
     company.join(settings.rendezvous, settings.wait_s)
     gc.disable()  # a collection in the middle of a sample is not the machine's speed
     measure_parts(settings, company)

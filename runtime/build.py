@@ -16,6 +16,7 @@ from .blocks.moe import Moe
 from .blocks.shape import Shape, read_shape
 from .blocks.transformer import Layer, Transformer
 from .checks import problems
+from .compression import Compress
 from .expert_recipe import UNBALANCED, ExpertRecipe
 from .initialize import materialise
 from .mesh import Meshes, build_meshes
@@ -52,11 +53,13 @@ def build_model(
     seed: int | None = 0,
     experts: ExpertRecipe = UNBALANCED,
     compiler: str | None = None,
+    compress: Compress = "none",
 ) -> ParallelModel:
     """Build this rank's part of the model, initialised from `seed` alike for every plan; None leaves it to be loaded.
 
     `experts` says how experts are balanced, if the model has any; `compiler`, a backend of torch.compile, makes layers
-    compiled ones (`recipe_checks.compile_problems` says where that does not run). Several ranks need the default
+    compiled ones (`recipe_checks.compile_problems` says where that does not run); `compress` is how gradients of
+    replicas travel (`recipe_checks.compress_problems`). Several ranks need the default
     process group; a single one does not. Raises InputError for a plan that the runtime cannot execute.
     """
     found = problems(plan, dist.get_world_size() if dist.is_initialized() else 1)
@@ -74,7 +77,7 @@ def build_model(
         mixed=() if plan.mix is None else plan.mix.degrees,
         replicas=plan.expert_replicas > 0,
     )
-    builder = Builder(plan, shape, meshes, device, seed, compiler, rounds_of(plan, meshes, device))
+    builder = Builder(plan, shape, meshes, device, seed, compiler, rounds_of(plan, meshes, device), compress)
     parts = {stage: builder.part(stage) for stage in configuration.stages_of(meshes.pp_rank)}
     ends = builder.ends() if configuration.spread_vocabulary else None
     modules = [*([] if ends is None else [ends]), *parts.values()]
@@ -114,6 +117,7 @@ class Builder:
     seed: int | None
     compiler: str | None = None
     rounds: Rounds | None = None
+    compress: Compress = "none"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -145,7 +149,9 @@ class Builder:
         names = {parameter: name for name, parameter in named([found], self.shape)}
         materialise(found, names, self.device, seed=self.seed, std=self.shape.initializer_range)
         if self.meshes.data is not None:
-            shard_unit(found, self.meshes.data, zero=self.plan.zero, dtype=self.dtype, root=True)
+            shard_unit(
+                found, self.meshes.data, zero=self.plan.zero, dtype=self.dtype, root=True, compress=self.compress
+            )
         return found
 
     def _home(self, unit: nn.Module) -> torch.device:
@@ -212,11 +218,12 @@ class Builder:
             recompute_operations(unit, self.plan.recompute_operations)
         meshes, zero, dtype = self.meshes, self.plan.zero, self.dtype
         if not root:
-            alone |= spread_experts(unit, meshes, zero=zero, dtype=dtype, on_host=self.plan.swap_layers > 0)
+            on_host = self.plan.swap_layers > 0
+            alone |= spread_experts(unit, meshes, zero=zero, dtype=dtype, on_host=on_host, compress=self.compress)
         if meshes.data is not None and isinstance(unit, Layer) and self.plan.swap_layers:
             swap_shards(unit, meshes.data, dtype=dtype)
         elif meshes.data is not None:
-            shard_unit(unit, meshes.data, zero=zero, dtype=dtype, root=root, ignored=alone)
+            shard_unit(unit, meshes.data, zero=zero, dtype=dtype, root=root, ignored=alone, compress=self.compress)
 
     @property
     def reads_apart(self) -> bool:

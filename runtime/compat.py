@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.distributed_c10d import _set_pg_timeout
+from torch.distributed.distributed_c10d import _get_default_store, _set_pg_timeout
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 from torch.distributed.pipelining import PipelineStage, schedules
@@ -33,6 +33,7 @@ __all__ = [
     "all_to_all",
     "concatenate",
     "custom_action",
+    "default_store",
     "default_timeout",
     "device_of",
     "divide_gradients",
@@ -58,6 +59,13 @@ __all__ = [
 ]
 
 PipelineRuntime: Any = _PipelineScheduleRuntime
+
+
+def default_store() -> dist.Store:
+    """Where the workers of the default process group met: it works on when the group does not."""
+    store: dist.Store = _get_default_store()
+    return store
+
 
 # 2.13 renamed these; 2.11 has the second name only.
 _all_gather = getattr(functional, "all_gather_single_autograd", None) or functional.all_gather_tensor_autograd

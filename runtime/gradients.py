@@ -42,7 +42,20 @@ def add_up(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup, kind: s
 def clip(
     shares: Mapping[nn.Parameter, float], max_norm: float, counted: Mapping[nn.Parameter, Tensor] = _WHOLE
 ) -> Tensor:
-    """Scale all gradients so that their norm over the whole model is at most `max_norm`; return the norm before.
+    """Scale all gradients so that their norm over the whole model is at most `max_norm`; return the norm before."""
+    norm = gradient_norm(shares, counted)
+    gradients = local_gradients(shares)
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for place in {gradient.device for gradient in gradients}:
+        torch._foreach_mul_([gradient for gradient in gradients if gradient.device == place], factor.to(place))
+    return norm
+
+
+@torch.no_grad()
+def gradient_norm(
+    shares: Mapping[nn.Parameter, float], counted: Mapping[nn.Parameter, Tensor] = _WHOLE
+) -> Tensor:
+    """Norm of the gradients over the whole model.
 
     `shares` says for each parameter what fraction of this rank's square counts: replicas of one value
     on k ranks count 1/k each (see `share`). Of stacked weights in `counted` only the matrices with a 1 there count.
@@ -52,12 +65,7 @@ def clip(
     gradients = local_gradients(parameters)
     device = max(gradients, key=lambda gradient: gradient.is_cuda).device  # those of swapped layers are on the host
     norms = torch.stack([norm.to(device) for norm in _norms(parameters, gradients, counted)])
-    square = _square(norms, [shares[parameter] for parameter in parameters])
-    norm = square.sqrt()
-    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for place in {gradient.device for gradient in gradients}:
-        torch._foreach_mul_([gradient for gradient in gradients if gradient.device == place], factor.to(place))
-    return norm
+    return _square(norms, [shares[parameter] for parameter in parameters]).sqrt()
 
 
 def _norms(

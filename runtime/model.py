@@ -21,6 +21,7 @@ from .parallel.batch import Batch
 from .parallel.expert.control import ExpertControl
 from .parallel.expert.copies import copies_of
 from .parallel.mixed import Mixed
+from .parallel.replicas import replicas
 from .parallel.tensor import partial_parameters
 from .parallel.twin import twin_of
 from .slots import orders_of
@@ -84,6 +85,13 @@ class ParallelModel:
         for part in self.parts:
             yield from part.named_buffers()
 
+    def named_residuals(self) -> Iterator[tuple[str, Tensor]]:
+        """What this rank's compressed sums keep from step to step; names are of this plan and this rank alone."""
+        sums = [each.sum for part in self.parts for each in replicas(part)]
+        for number, each in enumerate(sums):
+            for name, residual in each.residuals().items():
+                yield f"{self.meshes.rank:05}.{number:05}.{name}", residual
+
     def forward_backward(self, tokens: Tensor, documents: Tensor | None = None, draws: Tensor | None = None) -> Tensor:
         """Run one step's microbatches, forward and backward.
 
@@ -131,6 +139,10 @@ class ParallelModel:
     def clip_grad_norm(self, max_norm: float) -> Tensor:
         """Clip the gradient of the whole model to `max_norm`; returns its norm before, equal on all ranks."""
         return gradients.clip(self._shares, max_norm, self._counted)
+
+    def grad_norm(self) -> Tensor:
+        """That norm alone; gradients stay as they are."""
+        return gradients.gradient_norm(self._shares, self._counted)
 
     def _complete_gradients(self) -> None:
         missing = [name for name, parameter in self._parameters.items() if parameter.grad is None]

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from ..errors import Problem
 from ..schema import Frozen, dump_yaml, load_mapping, parse
 from .blocks.moe_shape import MoeShape
+from .compression import Compress
 from .expert_recipe import ExpertRecipe
 
 STANDARD_LIBRARY = "python-stdlib"
@@ -30,8 +31,12 @@ class Recipe(Frozen):
     init_from: str | None = Field(None, description="folder of pretrained weights (safetensors); none: from the seed")
     dropout: bool = Field(True, description="drop out what the model's config says; false: nothing")
     compile: bool = Field(False, description="torch.compile every layer")
-    kernels: Literal["auto", "reference"] = Field(
-        "auto", description="auto: Triton on CUDA devices, wherever it has a kernel; reference: plain PyTorch"
+    kernels: Literal["auto", "reference"] | None = Field(
+        None, description="auto: Triton on CUDA devices, wherever it has a kernel; reference: plain PyTorch;"
+        " none: what the plan was priced with"
+    )  # fmt: skip
+    compress: Compress = Field(
+        "none", description="gradients of replicas (zero 0) travel in 8 bits, with feedback of what rounding left"
     )
     lr: float = Field(3e-4, gt=0, description="learning rate after warm-up")
     min_lr: float = Field(3e-5, ge=0, description="learning rate at the last step; a tenth of lr if not given")

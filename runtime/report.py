@@ -46,6 +46,8 @@ class Report:
     def _announce(self, restored: Restored) -> None:
         for what in restored.damaged:
             self._event("damaged", f"damaged checkpoint not used: {what}", file=what)
+        if restored.left:
+            self._event("left", f"not taken from the checkpoint: {restored.left}", what=restored.left)
         step, restarts = restored.position.step, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
         if restarts:
             self._event("restarted", f"the workers were started again ({restarts} times so far)", restarts=restarts)
@@ -100,6 +102,7 @@ class Report:
             "final_loss": losses[-1],
             "recent_loss": mean(losses[-RECENT_STEPS:]),
             "kernels": described(),
+            "priced_kernels": self._plan.job.kernels,
             "measured_step_time_s": measured,
             "predicted_step_time_s": self._plan.predicted.step_time_s,
             "tokens_per_s": self._plan.job.tokens_per_step / measured if measured else None,

@@ -29,7 +29,7 @@ from .learning_rate import learning_rate
 from .manifest import complete_checkpoints
 from .mesh import set_timeouts
 from .model import ParallelModel
-from .optimizer import build_optimizer
+from .optimizer import build_optimizer, gradient_norm, step
 from .parallel.compiled import INDUCTOR
 from .parallel.expert.statistics import RoutingRecorder
 from .pretrained import load_pretrained
@@ -60,6 +60,7 @@ def train(
     optimizer = build_optimizer(
         model, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, eps=recipe.eps,
         scratch=Path(recipe.offload_folder) if recipe.offload_folder else run.offload,
+        seed=recipe.seed,
     )  # fmt: skip
     checkpointer = Checkpointer(
         run.checkpoints, model, optimizer,
@@ -90,8 +91,9 @@ def _model(run: RunFolder, plan: Plan, recipe: Recipe, device: torch.device) -> 
     pretrained = recipe.init_from
     seed = recipe.seed if pretrained is None else None
     compiler = INDUCTOR if recipe.compile else None
-    use_kernels(recipe.kernels)
-    model = build_model(plan, device, seed=seed, experts=recipe.experts or DEFAULT, compiler=compiler)
+    use_kernels(recipe.kernels or plan.job.kernels)
+    experts = recipe.experts or DEFAULT
+    model = build_model(plan, device, seed=seed, experts=experts, compiler=compiler, compress=recipe.compress)
     if pretrained is not None and not complete_checkpoints(run.checkpoints):
         load_pretrained(model, Path(pretrained))
     return model
@@ -163,13 +165,13 @@ class Loop:
         with span("compute"), self.recorder.step(self.position.step + 1):
             loss = self._rows() if isinstance(self.samples, Samples) else self._rounds(self.samples)
         with span("optimizer"):
-            norm = self.model.clip_grad_norm(self.recipe.clip)
+            norm = gradient_norm(self.model, self.optimizer, self.recipe.clip)
         loss_value, norm_value = self._finite(loss, norm)
         lr = learning_rate(self.recipe, self.position.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         with span("optimizer"):
-            self.optimizer.step()
+            step(self.optimizer, norm, self.recipe.clip)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # or the next step would be charged for this one
         batch = self.plan.job.global_batch

@@ -34,13 +34,14 @@ from .communication import ALONE, slowed
 from .context import Links
 from .dispatch import Visits
 from .exchange import Groups
-from .rates import ORIGIN_RANK, Rates, cluster_device, device_rates
+from .measured import Measured
+from .rates import ORIGIN_RANK, Rates, cluster_device, costs_of, device_rates
 from .sharding import Sharding, sharding_of
 
 if TYPE_CHECKING:
     from .replica import ReplicaClass
 
-Alike = tuple[Sharding, tuple[Module, ...], Groups, Rates, bool]
+Alike = tuple[Sharding, tuple[Module, ...], Groups, Rates, bool, str]
 """What the costs of a model depend on beside the model."""
 
 VisitsOf = Callable[["Setting", Sharding, GroupPaths], Visits | None]
@@ -194,7 +195,7 @@ class Setting:
     @cached_property
     def execution(self) -> Costs:
         """What the framework's execution costs on the device."""
-        return adjusted.execution(self.framework.costs_on(self.device), self.adjustment)
+        return adjusted.execution(costs_of(self.framework, self.device), self.adjustment)
 
     @cached_property
     def adjustment(self) -> Adjustment | None:
@@ -374,13 +375,19 @@ class Setting:
         """Costs are made once for all views that are alike."""
         groups, shape = self.groups(sharding), self.shape(sharding)
         if self._whole is None:
-            made = model_costs(self.architecture, shape, self.rates, groups, modules)
+            made = model_costs(self.architecture, shape, self.rates, groups, modules, self.measured)
             return adjusted.blocks(made, self.adjustment)
-        known, key = self._whole._alike, (sharding, modules, groups, self.rates, shape.on_cpu)
+        known, key = self._whole._alike, (sharding, modules, groups, self.rates, shape.on_cpu, self.device.name)
         if key not in known:
-            made = model_costs(self.architecture, shape, self.rates, groups, modules)
+            made = model_costs(self.architecture, shape, self.rates, groups, modules, self.measured)
             known[key] = adjusted.blocks(made, self.adjustment)
         return known[key]
+
+    @cached_property
+    def measured(self) -> Measured | None:
+        """Layers and the rest of a step as they were timed on the device, where they were."""
+        layers = self.device.calibration.layers
+        return None if layers is None else Measured(layers, self.job.precision)
 
 
 def _flat(group: GroupPaths) -> GroupPaths:

@@ -76,7 +76,8 @@ class Copies:
 
     def _fingerprint(self, pair: Pair, tensors: Sequence[Tensor]) -> Tensor:
         """int64 [2 x tensors]: sums over the bits of a slot, weighted by row and by column."""
-        bits = [self._slot(pair, tensor).contiguous().view(torch.int32) for tensor in tensors]
+        slots = [self._slot(pair, tensor).contiguous() for tensor in tensors]
+        bits = [slot.view(torch.int16 if slot.element_size() == 2 else torch.int32) for slot in slots]
         return torch.stack([_weighted(each.sum(dim, dtype=torch.int64)) for each in bits for dim in (0, 1)])
 
     def counted(self) -> dict[nn.Parameter, Tensor]:
