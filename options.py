@@ -27,6 +27,20 @@ class ObjectiveOption(StrEnum):
     energy = "energy"
 
 
+class StatesOption(StrEnum):
+    """What the moments of the optimizer are held in."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class KernelsOption(StrEnum):
+    """What norms, activations, rotations, permutations and the optimizer run as."""
+
+    auto = "auto"
+    reference = "reference"
+
+
 Model = Annotated[str, typer.Argument(help="config.json, a bundled name (llama-3.1-8b), or a hub id.")]
 Cluster = Annotated[
     str | None,
@@ -42,7 +56,13 @@ Lengths = Annotated[
     str | None, typer.Option(help="Of the sequences: a file of lengths, or lognormal:median=800,p99=16000.")
 ]
 Precision = Annotated[PrecisionOption, typer.Option(help="Of the matrix products.")]
-Optimizer = Annotated[str, typer.Option(help="adamw is the only one so far.")]
+Optimizer = Annotated[str, typer.Option(help="adamw, or galore:rank=1024,every=200,scale=0.25.")]
+OptimizerStates = Annotated[
+    StatesOption, typer.Option(help="Of AdamW's moments; bf16 is rounded stochastically and takes half the memory.")
+]
+Kernels = Annotated[
+    KernelsOption, typer.Option(help="Of the built-in runtime on CUDA devices: Triton's (auto), or plain PyTorch.")
+]
 Objective = Annotated[ObjectiveOption, typer.Option(help="Least time, price or energy of a token, or fewest devices.")]
 Tokens = Annotated[str | None, typer.Option(help="Tokens of the whole run, e.g. 15T: days, price, energy.")]
 Deadline = Annotated[str | None, typer.Option(help="For the tokens of the whole run, e.g. 30d.")]

@@ -25,6 +25,8 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from ..errors import RunError, UnrecoverableError
+from ..kernels.galore import SPACE
+from ..kernels.optimizer import MOMENTS, FusedAdamW
 from .manifest import (
     FileRecord,
     Manifest,
@@ -46,7 +48,7 @@ from .slots import Order, Orders
 from .sums import Part, changed, parts_of, totals
 
 _POLL_S = 0.05
-_STATES = ("exp_avg", "exp_avg_sq")  # AdamW's, arXiv:1711.05101
+_STATES = ("exp_avg", "exp_avg_sq", SPACE)  # AdamW's, arXiv:1711.05101; GaLore's
 _FEEDBACK = "feedback."  # of compressed gradients, by rank
 
 
@@ -104,7 +106,7 @@ class Checkpointer:
         temporary = self._root / f"{folder_name(position.step)}.tmp"
         state = self._state()
         if self._model.copies is not None:  # only one of them is written
-            self._model.copies.check(lambda name: [state[each] for each in _names_of(name)])
+            self._model.copies.check(lambda name: [state[each] for each in _names_of(name) if each in state])
         parts = parts_of(state, self._orders())
         written = async_save(
             state, storage_writer=FileSystemWriter(temporary), planner=SlotSavePlanner(self._orders()),
@@ -203,7 +205,7 @@ class Checkpointer:
         for name, parameter in self._model.named_parameters():
             state[f"model.{name}"] = parameter.detach()
             moments = self._optimizer.state[parameter] or _no_steps(self._optimizer, parameter)
-            state |= {f"optimizer.{name}.{key}": moments[key] for key in _STATES}
+            state |= {f"optimizer.{name}.{key}": moments[key] for key in _STATES if key in moments}
         return state
 
     def _orders(self) -> dict[str, Order]:
@@ -268,10 +270,12 @@ def _names_of(name: str) -> list[str]:
 
 def _no_steps(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
     """AdamW's state of a parameter before its first step, as AdamW would make it."""
+    if isinstance(optimizer, FusedAdamW):
+        return optimizer.begin(parameter)
     group = optimizer.param_groups[0]
     on_device = group.get("fused") or group.get("capturable")
     state: dict[str, torch.Tensor] = optimizer.state[parameter]
     state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device if on_device else "cpu")
-    for key in _STATES:
+    for key in MOMENTS:
         state[key] = torch.zeros_like(parameter, memory_format=torch.preserve_format, requires_grad=False)
     return state

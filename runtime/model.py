@@ -15,6 +15,7 @@ from ..planner.plan import Plan
 from . import gradients
 from .blocks.shape import Shape
 from .blocks.transformer import EMBEDDING, HEAD, Transformer
+from .components import span
 from .mesh import Meshes
 from .parallel.batch import Batch
 from .parallel.expert.control import ExpertControl
@@ -139,6 +140,10 @@ class ParallelModel:
         """Clip the gradient of the whole model to `max_norm`; returns its norm before, equal on all ranks."""
         return gradients.clip(self._shares, max_norm, self._counted)
 
+    def grad_norm(self) -> Tensor:
+        """That norm alone; gradients stay as they are."""
+        return gradients.gradient_norm(self._shares, self._counted)
+
     def _complete_gradients(self) -> None:
         missing = [name for name, parameter in self._parameters.items() if parameter.grad is None]
         if missing:
@@ -146,9 +151,9 @@ class ParallelModel:
         if self._twin is not None:
             self._twin.add_up()
         if self.meshes.tp is not None:
-            gradients.add_up(self._partial, self.meshes.tp.get_group())
+            gradients.add_up(self._partial, self.meshes.tp.get_group(), "tp")
         if self.meshes.ends is not None:
-            gradients.add_up([self._parameters[EMBEDDING]], self.meshes.ends)
+            gradients.add_up([self._parameters[EMBEDDING]], self.meshes.ends, "pp")
         if self.copies is not None:
             self.copies.add_up()
 
@@ -157,7 +162,8 @@ class ParallelModel:
         total = loss.float() / self.meshes.data_size
         for mesh in (self.meshes.dp, self.meshes.cp, self.meshes.pp):
             if mesh is not None:
-                dist.all_reduce(total, group=mesh.get_group())
+                with span("wait"):
+                    dist.all_reduce(total, group=mesh.get_group())
         return total
 
 

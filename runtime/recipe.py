@@ -32,9 +32,10 @@ class Recipe(Frozen):
     init_from: str | None = Field(None, description="folder of pretrained weights (safetensors); none: from the seed")
     dropout: bool = Field(True, description="drop out what the model's config says; false: nothing")
     compile: bool = Field(False, description="torch.compile every layer")
-    kernels: Literal["auto", "reference"] = Field(
-        "auto", description="auto: Triton on CUDA devices, wherever it has a kernel; reference: plain PyTorch"
-    )
+    kernels: Literal["auto", "reference"] | None = Field(
+        None, description="auto: Triton on CUDA devices, wherever it has a kernel; reference: plain PyTorch;"
+        " none: what the plan was priced with"
+    )  # fmt: skip
     attention: Literal["dense", "s2"] = Field(
         "dense", description="s2: every head sees its own shard of the sequence (arXiv:2407.17678), as `s2` says"
     )
@@ -60,6 +61,9 @@ class Recipe(Frozen):
     )  # fmt: skip
     keep_last: int = Field(2, ge=2, description="checkpoints kept; two, because the newest may be damaged")
     log_every: int = Field(1, gt=0)
+    sample_every: int = Field(
+        20, ge=0, description="steps between two whose parts (compute, collectives) are timed; 0: never"
+    )
     timeout_s: float = Field(300.0, gt=0, description="longest wait for a peer in one collective")
 
     @model_validator(mode="before")

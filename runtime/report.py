@@ -21,6 +21,8 @@ from .manifest import complete_checkpoints
 from .metrics import MetricsLog, StepMetrics, append_event, measured_step_time
 from .recipe import Recipe
 from .run_folder import RunFolder
+from .sampling import Table
+from .watching import Watching
 
 RECENT_STEPS = 20  # one batch says little about the loss; the mean of the last ones is what a run came to
 
@@ -37,6 +39,7 @@ class Report:
         self._unreported_s: list[float] = []
         self._last: StepMetrics | None = None
         self._peak_bytes = 0
+        self._watching = Watching(plan)
         if self._writes:
             self._log = MetricsLog(run, restored.position.step)
             self._announce(restored)
@@ -60,6 +63,8 @@ class Report:
         if not self._writes:
             return
         self._times_s.append(time_s)
+        if (slow := self._watching.step(time_s, last)) is not None:
+            self._event("slow", slow.pop("message"), step=position.step, **slow)
         self._unreported_s.append(time_s)
         self._peak_bytes = max(self._peak_bytes, peak_bytes)
         if is_logged(self._recipe, position.step, last):
@@ -70,8 +75,13 @@ class Report:
                 tokens_per_s=self._plan.job.tokens_per_step / mean_s, step_time_s=mean_s, mfu=self._mfu(mean_s),
                 predicted_step_time_s=self._plan.predicted.step_time_s, peak_memory_bytes=peak_bytes,
                 sample_index=position.sample_index, expert_imbalance=expert_imbalance,
+                predicted_peak_memory_bytes=predicted_peak_bytes(self._plan), **self._watching.newest(),
             )  # fmt: skip
             self._log.write(self._last)
+
+    def sampled(self, table: Table) -> None:
+        """Take note of what all ranks spent the newest step on; it is written with the next step to log."""
+        self._watching.sampled(table)
 
     def conclude(self, position: Position, finished: bool) -> None:
         """Close the metrics and write result.json."""
@@ -93,11 +103,14 @@ class Report:
             "final_loss": losses[-1],
             "recent_loss": mean(losses[-RECENT_STEPS:]),
             "kernels": described(),
+            "priced_kernels": self._plan.job.kernels,
             "measured_step_time_s": measured,
             "predicted_step_time_s": self._plan.predicted.step_time_s,
             "tokens_per_s": self._plan.job.tokens_per_step / measured if measured else None,
             "mfu": self._mfu(measured) if measured else None,
             "peak_memory_bytes": self._peak_bytes,
+            "predicted_peak_memory_bytes": predicted_peak_bytes(self._plan),
+            **self._watching.result(),
             "checkpoint": str(newest[0]) if newest else None,
             "export": str(self._run.final) if finished else None,
             "run": str(self._run.path),
@@ -129,6 +142,12 @@ def _saved_flops(plan: Plan, recipe: Recipe) -> int:
 def is_logged(recipe: Recipe, step: int, last: bool) -> bool:
     """Whether a step is written: the first, every `log_every`-th, and the last of a launch."""
     return last or step == 1 or step % recipe.log_every == 0
+
+
+def predicted_peak_bytes(plan: Plan) -> int:
+    """What a run's peak compares with: allocated bytes of the fullest rank on GPUs, all of its bytes on CPUs."""
+    on_cpu = plan.cluster.node_groups[0].device.kind == "cpu"
+    return int(max(each.total if on_cpu else each.allocated for each in plan.predicted.memory))
 
 
 def peak_flops(plan: Plan) -> float:

@@ -168,6 +168,11 @@ def _given(value: object) -> str:
     return "none" if value is None else "given"
 
 
+def _rank(plan: Plan) -> int | None:
+    """Of GaLore's space, on which the sizes of its states depend."""
+    return None if plan.job.galore is None else plan.job.galore.rank
+
+
 def differences(old_plan: Plan, plan: Plan, old: Recipe, recipe: Recipe) -> list[Problem]:
     """What may not change in a run: the model, the data and their order, the batch, and what is dropped out, balanced
     or limited: the loss would be another function. The mesh may, and so may the optimizer's numbers."""
@@ -175,6 +180,9 @@ def differences(old_plan: Plan, plan: Plan, old: Recipe, recipe: Recipe) -> list
         ("job.seq_len", old_plan.job.seq_len, plan.job.seq_len),
         ("job.lengths", _given(old_plan.job.lengths), _given(plan.job.lengths)),
         ("job.global_batch", old_plan.job.global_batch, plan.job.global_batch),
+        ("job.optimizer", old_plan.job.optimizer, plan.job.optimizer),
+        ("job.optimizer_states", old_plan.job.optimizer_states, plan.job.optimizer_states),
+        ("job.galore.rank", _rank(old_plan), _rank(plan)),
         *((f"recipe.{name}", getattr(old, name), getattr(recipe, name)) for name in _FIXED),
     ]
     experts, others = ((each.experts or DEFAULT).model_dump(exclude={_FREE_OF_EXPERTS}) for each in (old, recipe))

@@ -18,7 +18,9 @@ from .blocks import ModelCosts
 from .communication import all_gather_s, all_reduce_s, point_to_point_s, reduce_scatter_s
 from .memory import Held
 from .offload import adamw_s, of_ends, swap_s, update_s
+from .passes import optimizer_s
 from .setting import Setting
+from .units import units_of
 
 ADAMW_BYTES = {"bf16": 34, "fp16": 34, "fp8": 35, "fp32": 32}
 """Memory traffic per owned parameter: gradient read twice (norm, update) 8, master, momentum and variance read and
@@ -110,6 +112,11 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
         reduce_s += _copies_s(slowest, configuration, costs.shared)
         gathers = [each + gather_s * (stage in firsts) for stage, each in enumerate(gathers)]
         late_s = tuple(each + reduce_s for each in late_s or (0.0,) * configuration.mesh.pp)
+    added = units_of(setting, configuration, [costs.shared.total, *(each.total for each in held)])
+    if added is not None:
+        return replace(
+            added.around(pipeline), tied_s=_tied_s(setting, configuration), optimizer_s=optimizers, offload_s=offloads
+        )
     return replace(
         pipeline,
         gather_s=tuple(gathers) if overlaps else (),
@@ -232,7 +239,8 @@ def _after_s(
         ends = owned(of_ends(seen[0].costs(configuration)), configuration)
         return (_adamw_s(seen[0], ends),), (adamw_s(seen[0], states[0] - ends),)
     optimizers = tuple(
-        _adamw_s(view, (1 - configuration.offload) * each) for view, each in zip(seen, states, strict=True)
+        _adamw_s(view, (1 - configuration.offload) * each, _is_sharded(configuration))
+        for view, each in zip(seen, states, strict=True)
     )
     offloads = (
         update_s(view, configuration, configuration.offload * each, beside)
@@ -241,9 +249,19 @@ def _after_s(
     return optimizers, tuple(offloads)
 
 
-def _adamw_s(setting: Setting, parameters: float) -> float:
+def _adamw_s(setting: Setting, parameters: float, sharded: bool = True) -> float:
+    rates = setting.rates
+    tail_s = setting.measured and setting.measured.tail_s(sharded, parameters)
+    measured_s = tail_s or optimizer_s(rates, parameters)
+    if measured_s:
+        return measured_s + setting.execution.step_s
     traffic = ADAMW_BYTES[setting.job.precision] * parameters
-    return traffic / setting.rates.elementwise_bytes_per_s + setting.rates.launch_s + setting.execution.step_s
+    return traffic / rates.elementwise_bytes_per_s + rates.launch_s + setting.execution.step_s
+
+
+def _is_sharded(configuration: Configuration) -> bool:
+    """Whether parameters are parts of tensors that others hold the rest of."""
+    return configuration.zero > 0 or configuration.mesh.tp > 1
 
 
 def _tied_s(setting: Setting, configuration: Configuration) -> float:
@@ -267,5 +285,5 @@ def layer_collectives_s(setting: Setting, configuration: Configuration, held: He
 
 def rank_after_s(setting: Setting, configuration: Configuration, states: float) -> float:
     """Seconds of optimizer and offload on a rank that owns the states of so many parameters."""
-    optimizer = _adamw_s(setting, (1 - configuration.offload) * states)
+    optimizer = _adamw_s(setting, (1 - configuration.offload) * states, _is_sharded(configuration))
     return optimizer + update_s(setting, configuration, configuration.offload * states, optimizer)

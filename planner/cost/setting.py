@@ -18,6 +18,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from ...clusters.adjustment import Adjustment
 from ...clusters.any_order import AnyOrder
 from ...clusters.schema import Cluster, Device, Dtype, NodeGroup, Nvme, Origin
 from ...clusters.topology import GroupPaths, Path, Topology, domain_devices
@@ -26,19 +27,21 @@ from ..configuration import Configuration, Mesh, Module
 from ..frameworks.framework import Costs, Framework, Spread, framework
 from ..job import Job
 from ..model import Architecture, Layer
+from . import adjusted
 from .activations import Shape
 from .blocks import ModelCosts, model_costs
 from .communication import ALONE, slowed
 from .context import Links
 from .dispatch import Visits
 from .exchange import Groups
-from .rates import ORIGIN_RANK, Rates, cluster_device, device_rates
+from .measured import Measured
+from .rates import ORIGIN_RANK, Rates, cluster_device, costs_of, device_rates
 from .sharding import Sharding, sharding_of
 
 if TYPE_CHECKING:
     from .replica import ReplicaClass
 
-Alike = tuple[Sharding, tuple[Module, ...], Groups, Rates, bool]
+Alike = tuple[Sharding, tuple[Module, ...], Groups, Rates, bool, str]
 """What the costs of a model depend on beside the model."""
 
 VisitsOf = Callable[["Setting", Sharding, GroupPaths], Visits | None]
@@ -192,7 +195,12 @@ class Setting:
     @cached_property
     def execution(self) -> Costs:
         """What the framework's execution costs on the device."""
-        return self.framework.costs_on(self.device)
+        return adjusted.execution(costs_of(self.framework, self.device), self.adjustment)
+
+    @cached_property
+    def adjustment(self) -> Adjustment | None:
+        """What runs of this framework on this cluster taught."""
+        return adjusted.adjustment_of(self.cluster, self.framework.name)
 
     @cached_property
     def rates(self) -> Rates:
@@ -219,7 +227,13 @@ class Setting:
     def origin(self) -> Origin:
         """The weakest origin among the devices in use."""
         origins = [group.device.calibration.origin for group in self.node_groups]
+        origins += [] if self.adjustment is None else [self.adjustment.origin]
         return max(origins, key=ORIGIN_RANK.index)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether all devices in use were profiled, whatever runs have taught since."""
+        return all(group.device.calibration.origin == "measured" for group in self.node_groups)
 
     @cached_property
     def domain_devices(self) -> int:
@@ -293,7 +307,7 @@ class Setting:
         return self._paths[key]
 
     def _slowest_group(self, stride: int, count: int) -> GroupPaths:
-        slowest = self.topology.slowest_group(stride, count, self._ranks)
+        slowest = adjusted.group(self.topology.slowest_group(stride, count, self._ranks), self.adjustment)
         return _flat(slowest) if self.framework.flat_rings else slowest
 
     def hop(self, stage_ranks: int, stages: int) -> Path:
@@ -311,7 +325,8 @@ class Setting:
 
     def _borders(self, stage_ranks: int, stages: int) -> tuple[Path, ...]:
         nexts = [*range(1, stages), 0 if self.is_mixed else stages - 1]
-        paths = [self.topology.border(stage_ranks, stage, there) for stage, there in enumerate(nexts) if stage != there]
+        ends = [(stage, there) for stage, there in enumerate(nexts) if stage != there]
+        paths = [adjusted.path(self.topology.border(stage_ranks, *each), self.adjustment) for each in ends]
         if self.is_mixed:
             return tuple(paths)
         return (min(paths, key=lambda path: (path.bandwidth_bytes_per_s, -path.latency_s)),) * stages
@@ -360,11 +375,19 @@ class Setting:
         """Costs are made once for all views that are alike."""
         groups, shape = self.groups(sharding), self.shape(sharding)
         if self._whole is None:
-            return model_costs(self.architecture, shape, self.rates, groups, modules)
-        known, key = self._whole._alike, (sharding, modules, groups, self.rates, shape.on_cpu)
+            made = model_costs(self.architecture, shape, self.rates, groups, modules, self.measured)
+            return adjusted.blocks(made, self.adjustment)
+        known, key = self._whole._alike, (sharding, modules, groups, self.rates, shape.on_cpu, self.device.name)
         if key not in known:
-            known[key] = model_costs(self.architecture, shape, self.rates, groups, modules)
+            made = model_costs(self.architecture, shape, self.rates, groups, modules, self.measured)
+            known[key] = adjusted.blocks(made, self.adjustment)
         return known[key]
+
+    @cached_property
+    def measured(self) -> Measured | None:
+        """Layers and the rest of a step as they were timed on the device, where they were."""
+        layers = self.device.calibration.layers
+        return None if layers is None else Measured(layers, self.job.precision)
 
 
 def _flat(group: GroupPaths) -> GroupPaths:

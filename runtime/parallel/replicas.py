@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import compat
+from ..components import span
 from ..compression import Compress
 from ..shards import local, views
 from .compressed import sum_over
@@ -103,13 +104,15 @@ class Replicas(nn.Module):
         if not self._started:
             self.reduce()
         if self._started:
-            self.sum.pass_on()
+            with span("dp"):
+                self.sum.pass_on()
 
     @torch.no_grad()
     def end(self) -> None:
         """After that: leave the mean in `.grad` of the parameters that have one."""
         if self._started:
-            self.sum.finish()
+            with span("dp"):
+                self.sum.finish()
         for index in self._arrived:
             whole = self.whole[index]
             whole.grad = compat.like_sharded(self._views[index], whole)

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ....kernels.vocabulary import columns_of, counted, exponentials, gradient, summary, totals
+from ...components import span
 from .ends import Ends
 
 
@@ -43,7 +44,8 @@ class OutputLayer:
         """G: the sum of the losses (equal on all ranks) and this rank's part of the gradient of `hidden`, both over
         `weight`; gradients of the rank's rows are added to those they have."""
         assert self.exchange is not None
-        self.exchange.wait()
+        with span("pp"):
+            self.exchange.wait()
         whole = totals(self.every)
         scale = counted(self.targets).to(self.own.dtype) / weight
         each_token = (self.own[1], whole.probability(self.own), scale)
