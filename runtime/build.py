@@ -10,10 +10,14 @@ from torch import nn
 from torch.utils.checkpoint import noop_context_fn
 
 from ..errors import InputError
+from ..kernels.flexible import Masks
 from ..planner.plan import Plan
+from .attention_recipe import S2Recipe
 from .blocks import kept
+from .blocks.core import Core
 from .blocks.moe import Moe
 from .blocks.shape import Shape, read_shape
+from .blocks.sparse import SparseCore
 from .blocks.transformer import Layer, Transformer
 from .checks import problems
 from .compression import Compress
@@ -54,13 +58,14 @@ def build_model(
     experts: ExpertRecipe = UNBALANCED,
     compiler: str | None = None,
     compress: Compress = "none",
+    sharded: S2Recipe | None = None,
 ) -> ParallelModel:
     """Build this rank's part of the model, initialised from `seed` alike for every plan; None leaves it to be loaded.
 
     `experts` says how experts are balanced, if the model has any; `compiler`, a backend of torch.compile, makes layers
     compiled ones (`recipe_checks.compile_problems` says where that does not run); `compress` is how gradients of
-    replicas travel (`recipe_checks.compress_problems`). Several ranks need the default
-    process group; a single one does not. Raises InputError for a plan that the runtime cannot execute.
+    replicas travel (`recipe_checks.compress_problems`), `sharded` how heads share the sequence out. Several ranks need
+    the default process group; a single one does not. Raises InputError for a plan that the runtime cannot execute.
     """
     found = problems(plan, dist.get_world_size() if dist.is_initialized() else 1)
     if found:
@@ -77,7 +82,7 @@ def build_model(
         mixed=() if plan.mix is None else plan.mix.degrees,
         replicas=plan.expert_replicas > 0,
     )
-    builder = Builder(plan, shape, meshes, device, seed, compiler, rounds_of(plan, meshes, device), compress)
+    builder = Builder(plan, shape, meshes, device, seed, compiler, rounds_of(plan, meshes, device), compress, sharded)
     parts = {stage: builder.part(stage) for stage in configuration.stages_of(meshes.pp_rank)}
     ends = builder.ends() if configuration.spread_vocabulary else None
     modules = [*([] if ends is None else [ends]), *parts.values()]
@@ -118,6 +123,7 @@ class Builder:
     compiler: str | None = None
     rounds: Rounds | None = None
     compress: Compress = "none"
+    sharded: S2Recipe | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -174,6 +180,8 @@ class Builder:
                 assert isinstance(layer, Layer)
                 shard_layer(layer, axis)
             shard_ends(part, axis)
+        if self.sharded is not None:
+            self._shard_attention(part, self.sharded)
         orders = layer_orders(self.plan, self.shape)
         for number, layer in part.model.layers.items():
             if isinstance(layer.mlp, Moe):
@@ -184,6 +192,16 @@ class Builder:
             self.place.spread(part)
         if part.lm_head is not None and self.plan.logits_chunks > 1:
             chunk_loss(part.lm_head, self.plan.logits_chunks)
+
+    def _shard_attention(self, part: Transformer, s2: S2Recipe) -> None:
+        """Let heads of the sparse layers see their shards; of tensor parallelism's ranks each has the next heads."""
+        heads = -(-self.shape.heads // self.meshes.tp_size)
+        pattern, masks = s2.pattern(self.shape, first_head=heads * self.meshes.tp_rank), Masks()
+        for number, layer in part.model.layers.items():
+            if s2.sparse(int(number)):
+                assert isinstance(layer, Layer)
+                assert isinstance(layer.self_attn.core, Core)
+                layer.self_attn.core = SparseCore(layer.self_attn.core.scoring, pattern, masks)
 
     def _spread(self, moe: Moe, order: Order | None, axis: TensorAxis | None) -> None:
         """Share out one block of experts, whose slots hold them in `order`."""

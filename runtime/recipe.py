@@ -10,6 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ..errors import Problem
 from ..schema import Frozen, dump_yaml, load_mapping, parse
+from .attention_recipe import S2Recipe
 from .blocks.moe_shape import MoeShape
 from .compression import Compress
 from .expert_recipe import ExpertRecipe
@@ -35,6 +36,10 @@ class Recipe(Frozen):
         None, description="auto: Triton on CUDA devices, wherever it has a kernel; reference: plain PyTorch;"
         " none: what the plan was priced with"
     )  # fmt: skip
+    attention: Literal["dense", "s2"] = Field(
+        "dense", description="s2: every head sees its own shard of the sequence (arXiv:2407.17678), as `s2` says"
+    )
+    s2: S2Recipe | None = Field(None, description="shards of attention=s2: blocks, nearest ones, stride, dense heads")
     compress: Compress = Field(
         "none", description="gradients of replicas (zero 0) travel in 8 bits, with feedback of what rounding left"
     )
@@ -100,6 +105,11 @@ class Recipe(Frozen):
     def expert_problems(self, moe: MoeShape | None) -> list[Problem]:
         """Settings of experts that do not fit a model's."""
         return [] if self.experts is None else list(self.experts.problems(moe))
+
+    @property
+    def sharded(self) -> S2Recipe | None:
+        """How heads share the sequence out; None: each sees all of it."""
+        return None if self.attention == "dense" else self.s2 or S2Recipe.model_validate({})
 
     def save(self, path: Path) -> None:
         """Write the recipe as YAML."""

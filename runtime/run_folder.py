@@ -160,7 +160,7 @@ def in_use(folder: RunFolder) -> Iterator[None]:
         yield
 
 
-_FIXED = ("data", "suffixes", "tokenizer", "separate_documents", "seed", "init_from", "dropout")  # of a recipe
+_FIXED = ("data", "suffixes", "tokenizer", "separate_documents", "seed", "init_from", "dropout", "attention", "s2")
 _FREE_OF_EXPERTS = "record_every"  # a habit, as the log
 
 

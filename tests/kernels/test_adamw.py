@@ -184,7 +184,9 @@ def test_many_shards_step_as_each_alone(
     scale = torch.tensor(0.5, device=device)
     for number, (count, offset) in enumerate([(9000, 0), (5, 0), (0, 0), (1, 1), (4097, 1), (4096, 0)]):
         types = (parameter, [torch.float32, torch.bfloat16][number % 2], states, states)
-        whole = [random(count + 9, seed=9 * number + place).abs().to(device, dtype) for place, dtype in enumerate(types)]
+        whole = [
+            random(count + 9, seed=9 * number + place).abs().to(device, dtype) for place, dtype in enumerate(types)
+        ]
         own = [x[offset : offset + count] for x in whole]
         place = Place(11 * number, width=100, pitch=1000) if number % 2 else Place(number)
         shards.append(Shard(*own, seed=number, place=place))
