@@ -87,7 +87,6 @@ def plan(
     lengths: options.Lengths = None,
     precision: options.Precision = options.PrecisionOption.bf16,
     optimizer: options.Optimizer = "adamw",
-    optimizer_states: options.OptimizerStates = options.StatesOption.fp32,
     kernels: options.Kernels = options.KernelsOption.auto,
     objective: options.Objective = options.ObjectiveOption.time,
     tokens: options.Tokens = None,
@@ -110,18 +109,26 @@ def plan(
     """Choose the parallel configuration for MODEL on CLUSTER; with --clusters the one for each, time against price."""
     from .planning import read_requests, which_clusters
 
-    given = {"--picture": picture, "--objective": objective.value != "time", "--contingency": contingency}
-    given |= {"--explain": explain, "--out": out and not deadline}  # of several clusters, the deadline says which
-    names = which_clusters(cluster, clusters, given)
+    given = _about_one_plan(picture, objective, contingency, explain, out, deadline)
     job = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value, "optimizer": optimizer}
-    job |= {"optimizer_states": optimizer_states.value, "kernels": kernels.value}
+    job |= {"lengths": lengths, "kernels": kernels.value}
     asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
     asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk, "routing": routing}
-    requests = read_requests(model, names, job | {"lengths": lengths}, pin or [], schedule_file, **asked)
+    requests = read_requests(model, which_clusters(cluster, clusters, given), job, pin or [], schedule_file, **asked)
     if clusters is None:
         _plan(next(iter(requests.values())), contingency, explain, out, json)
     else:
         _compare_clusters(requests, picture, out, json)
+
+
+def _about_one_plan(
+    picture: Path | None, objective: options.ObjectiveOption, contingency: int, explain: bool, out: Path | None,
+    deadline: str | None,
+) -> dict[str, object]:  # fmt: skip
+    """Which options that are about one plan are given."""
+    given = {"--picture": picture, "--objective": objective.value != "time", "--contingency": contingency}
+    # of several clusters, the deadline says which
+    return given | {"--explain": explain, "--out": out and not deadline}
 
 
 def _plan(request: Request, contingency: int, explain: bool, out: Path | None, json: bool) -> None:

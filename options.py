@@ -27,13 +27,6 @@ class ObjectiveOption(StrEnum):
     energy = "energy"
 
 
-class StatesOption(StrEnum):
-    """What the moments of the optimizer are held in."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
 class KernelsOption(StrEnum):
     """What norms, activations, rotations, permutations and the optimizer run as."""
 
@@ -56,9 +49,9 @@ Lengths = Annotated[
     str | None, typer.Option(help="Of the sequences: a file of lengths, or lognormal:median=800,p99=16000.")
 ]
 Precision = Annotated[PrecisionOption, typer.Option(help="Of the matrix products.")]
-Optimizer = Annotated[str, typer.Option(help="adamw, or galore:rank=1024,every=200,scale=0.25.")]
-OptimizerStates = Annotated[
-    StatesOption, typer.Option(help="Of AdamW's moments; bf16 is rounded stochastically and takes half the memory.")
+Optimizer = Annotated[
+    str,
+    typer.Option(help="adamw, adamw:states=bf16 (moments, half as large), or galore:rank=1024,every=200,scale=0.25."),
 ]
 Kernels = Annotated[
     KernelsOption, typer.Option(help="Of the built-in runtime on CUDA devices: Triton's (auto), or plain PyTorch.")
