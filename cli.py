@@ -45,6 +45,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command(epilog="Example: meshwright profile --budget 60s --out this-machine.yaml")
 def profile(
+    runs: options.MoreRuns = None,
     workers: options.Workers = None,
     budget: options.Budget = "20s",
     model: options.ForModel = None,
@@ -64,12 +65,12 @@ def profile(
     from . import profile_verb, profiling
 
     given = {"--workers": workers is not None, "--model": model, "--folder": folder, "--diff": diff, "--out": out}
-    given |= {"--from-run": from_run, "--from-log": from_log, "--cluster": cluster}
+    given |= {"--from-run": from_run, "--from-log": from_log, "--cluster": cluster, "RUN": runs}
     profiling.one_purpose(given)
     if diff:
         shown = profile_verb.compare(*diff)
     elif from_run or from_log:
-        shown = profile_verb.learn(from_run or [], from_log, cluster, out)
+        shown = profile_verb.learn([*(from_run or []), *(runs or [])], from_log, cluster, out)
     else:
         budget_s, asked = profiling.request(budget, folder, out, model, seq_len, global_batch)
         shown = profile_verb.measure(workers, budget_s, asked, folder, out)
