@@ -59,16 +59,20 @@ def profile(
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """Measure this machine (compute, memory, links) and write a cluster file; or compare two, or learn from runs.
-
-    Under torchrun on several nodes, all of them are measured together and the first writes the file."""
+    """Measure this machine (all nodes under torchrun) and write a cluster file; or compare two; or learn from runs."""
     from . import profile_verb, profiling
 
-    given = {"--workers": workers is not None, "--model": model, "--folder": folder, "--diff": diff, "--out": out}
+    given: dict[str, Any] = {
+        "--workers": workers is not None,
+        "--model": model,
+        "--folder": folder,
+        "--diff": diff,
+        "--out": out,
+    }
     given |= {"--from-run": from_run, "--from-log": from_log, "--cluster": cluster, "RUN": runs}
     profiling.one_purpose(given)
     if diff:
-        shown = profile_verb.compare(*diff)
+        shown: profile_verb.Shown | None = profile_verb.compare(*diff)
     elif from_run or from_log:
         shown = profile_verb.learn([*(from_run or []), *(runs or [])], from_log, cluster, out)
     else:
@@ -326,50 +330,20 @@ def launch(
     json: Json = False,
 ) -> None:
     """Run the training that PLAN describes; without PLAN: train a small Llama on this machine."""
-    from . import runs
-    from .display.profile import warn_of
-    from .display.training import show_mapping, show_result
+    from . import launch_verb, runs
 
     options = {"data": data, "tokenizer": tokenizer, "init_from": init_from, "steps": steps, "lr": lr}
     settings = runs.recipe_settings(recipe, options, set_ or [])
-    job = runs.find_run(plan, run, settings, lambda: _quickstart(workers, pin or []), lost_nodes, nnodes)
+    job = runs.find_run(plan, run, settings, lambda: launch_verb.quickstart(workers, pin or []), lost_nodes, nnodes)
     if slurm:
         text = runs.submit(job, slurm_option or [], dry_run)
         _print(json, lambda: {"slurm": text}, lambda console: console.print(text, markup=False, soft_wrap=True))
         return
-    warned = warn_of(job.plan.cluster, runs_here=True)
+    warned = launch_verb.warn_of(job.plan.cluster, runs_here=True)
     rendezvous = {"nnodes": nnodes, "node_rank": node_rank, "endpoint": rdzv_endpoint, "run_id": rdzv_id}
     rendezvous |= {"backend": rdzv_backend}
-    result = runs.check(job, rendezvous) if dry_run else _train(job, rendezvous, max_restarts)
-    show = show_mapping if dry_run else show_result
-    _print(json, lambda: result | {"warnings": warned}, lambda console: show(console, result))
-
-
-def _quickstart(workers: int | None, pins: list[str]) -> Any:
-    """Measure and plan with a bar, and say what was chosen."""
-    from .display.console import stderr
-    from .display.plan import show_plan
-    from .display.progress import measuring
-    from .quickstart import make_plan, measure
-
-    with measuring() as progress:
-        cluster = measure(workers, progress)
-    plan = make_plan(cluster, pins)
-    show_plan(stderr(), plan)
-    return plan
-
-
-def _train(job: Any, rendezvous: dict[str, Any], max_restarts: int) -> dict[str, Any]:
-    """Launch with a progress bar."""
-    from .display.training import training
-    from .runtime.launch import launch
-    from .runtime.rendezvous import Rendezvous
-
-    with training(job.recipe.steps) as show:
-        return launch(
-            job.plan, job.recipe, job.folder,
-            rendezvous=Rendezvous(**rendezvous), max_restarts=max_restarts, on_event=show,
-        )  # fmt: skip
+    result = runs.check(job, rendezvous) if dry_run else launch_verb.train(job, rendezvous, max_restarts)
+    _print(json, lambda: result | {"warnings": warned}, lambda console: launch_verb.show(console, result, dry_run))
 
 
 def _print(as_json: bool, data: Any, show: Any) -> None:

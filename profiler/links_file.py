@@ -6,7 +6,7 @@ stand side by side; racks in any other order become a matrix, of usual rates so 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, pairwise
 from statistics import median
 from typing import Any
@@ -28,10 +28,14 @@ def assemble(cluster: Mapped, found: Found) -> None:
     groups: list[Mapped] = cluster["node_groups"]
     inside = [row for row in links.rows if row["scope"] == "inside"]
     for fabric in (group["fabric"] for group in groups if inside):
-        sustained = fabric["bandwidth"] * fabric.get("efficiency", 0.8)
-        fabric["costs"] = link_costs(inside, lambda _, sustained=sustained: sustained)
+        fabric["costs"] = link_costs(inside, _sustained(fabric))
     if len(links.hosts) > 1:
         _write_hosts(cluster, links, _by_device(found, links))
+
+
+def _sustained(fabric: Mapped) -> Callable[[Ranks], float]:
+    """Bytes per second of a device, whatever was measured."""
+    return lambda _: float(fabric["bandwidth"] * fabric.get("efficiency", 0.8))
 
 
 def _by_device(found: Found, links: Links) -> list[Ranks]:

@@ -140,7 +140,7 @@ def _gather(
         found = {part: result_of(folder, rank, part, settings) for part in allotted.seconds}
         return {part: each for part, each in found.items() if each is not None}
 
-    mine = {"results": of(settings.rank), "notes": [*notes, *notes_of(folder, [settings.rank])]}
+    mine: dict[str, Any] = {"results": of(settings.rank), "notes": [*notes, *notes_of(folder, [settings.rank])]}
     all_of_them = company.gather(mine)
     if all_of_them is not None:
         return [each["results"] for each in all_of_them], [note for each in all_of_them for note in each["notes"]]
