@@ -31,7 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Write the file here.", show_default=False)]
 
