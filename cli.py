@@ -31,7 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Write the file here.", show_default=False)]
 
@@ -132,8 +131,7 @@ def _about_one_plan(
 ) -> dict[str, object]:  # fmt: skip
     """Which options that are about one plan are given."""
     given = {"--picture": picture, "--objective": objective.value != "time", "--contingency": contingency}
-    # of several clusters, the deadline says which
-    return given | {"--explain": explain, "--out": out and not deadline}
+    return given | {"--explain": explain, "--out": out and not deadline}  # of several, the deadline says which
 
 
 def _plan(request: Request, contingency: int, explain: bool, out: Path | None, json: bool) -> None:
@@ -330,20 +328,55 @@ def launch(
     json: Json = False,
 ) -> None:
     """Run the training that PLAN describes; without PLAN: train a small Llama on this machine."""
-    from . import launch_verb, runs
+    from . import runs
+    from .display import profile as profiles
+    from .display import training
 
     options = {"data": data, "tokenizer": tokenizer, "init_from": init_from, "steps": steps, "lr": lr}
     settings = runs.recipe_settings(recipe, options, set_ or [])
-    job = runs.find_run(plan, run, settings, lambda: launch_verb.quickstart(workers, pin or []), lost_nodes, nnodes)
+    job = runs.find_run(plan, run, settings, lambda: _quickstart(workers, pin or []), lost_nodes, nnodes)
     if slurm:
-        text = runs.submit(job, slurm_option or [], dry_run)
-        _print(json, lambda: {"slurm": text}, lambda console: console.print(text, markup=False, soft_wrap=True))
-        return
-    warned = launch_verb.warn_of(job.plan.cluster, runs_here=True)
-    rendezvous = {"nnodes": nnodes, "node_rank": node_rank, "endpoint": rdzv_endpoint, "run_id": rdzv_id}
-    rendezvous |= {"backend": rdzv_backend}
-    result = runs.check(job, rendezvous) if dry_run else launch_verb.train(job, rendezvous, max_restarts)
-    _print(json, lambda: result | {"warnings": warned}, lambda console: launch_verb.show(console, result, dry_run))
+        return _submit(job, slurm_option or [], dry_run, json)
+    warned = profiles.warn_of(job.plan.cluster, runs_here=True)
+    nodes = {"nnodes": nnodes, "node_rank": node_rank}
+    where = nodes | {"endpoint": rdzv_endpoint, "run_id": rdzv_id, "backend": rdzv_backend}
+    result = runs.check(job, where) if dry_run else _train(job, where, max_restarts)
+    show = training.show_mapping if dry_run else training.show_result
+    _print(json, lambda: result | {"warnings": warned}, lambda console: show(console, result))
+
+
+def _submit(job: Any, slurm_options: list[str], dry_run: bool, json: bool) -> None:
+    from . import runs
+
+    text = runs.submit(job, slurm_options, dry_run)
+    _print(json, lambda: {"slurm": text}, lambda console: console.print(text, markup=False, soft_wrap=True))
+
+
+def _quickstart(workers: int | None, pins: list[str]) -> Any:
+    """Measure and plan with a bar, and say what was chosen."""
+    from .display.console import stderr
+    from .display.plan import show_plan
+    from .display.progress import measuring
+    from .quickstart import make_plan, measure
+
+    with measuring() as progress:
+        cluster = measure(workers, progress)
+    plan = make_plan(cluster, pins)
+    show_plan(stderr(), plan)
+    return plan
+
+
+def _train(job: Any, rendezvous: dict[str, Any], max_restarts: int) -> dict[str, Any]:
+    """Launch with a progress bar."""
+    from .display.training import training
+    from .runtime.launch import launch
+    from .runtime.rendezvous import Rendezvous
+
+    with training(job.recipe.steps) as show:
+        return launch(
+            job.plan, job.recipe, job.folder,
+            rendezvous=Rendezvous(**rendezvous), max_restarts=max_restarts, on_event=show,
+        )  # fmt: skip
 
 
 def _print(as_json: bool, data: Any, show: Any) -> None:
@@ -360,17 +393,13 @@ def main() -> None:
     """Run the command line; every error of ours becomes one report and its exit code."""
     try:
         app()
-    except MeshwrightError as error:
+    except (MeshwrightError, OSError) as error:  # a full disk, a folder that went away
         from .display.console import error_json, show_error
 
+        ours = error if isinstance(error, MeshwrightError) else MeshwrightError(str(error))
         if "--json" in sys.argv:
-            typer.echo(json_module.dumps(error_json(error)))
-        show_error(error)
-        raise SystemExit(error.exit_code) from None
-    except OSError as error:  # a full disk, a folder that went away
-        from .display.console import show_error
-
-        show_error(MeshwrightError(str(error)))
-        raise SystemExit(1) from None
+            typer.echo(json_module.dumps(error_json(ours)))
+        show_error(ours)
+        raise SystemExit(ours.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

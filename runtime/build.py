@@ -74,17 +74,7 @@ def build_model(
     if found:
         raise InputError("plan", found)
     configuration, shape = plan.configuration, read_shape(plan.model.config)
-    meshes = build_meshes(
-        configuration.mesh,
-        device,
-        tied=(configuration.placement[0], configuration.placement[-1]) if shape.tied_embeddings else None,
-        dp_replicate=configuration.dp_replicate,
-        cp_ulysses=configuration.cp_ulysses,
-        ep_per_node=ep_per_node(plan),
-        spread_vocabulary=configuration.spread_vocabulary,
-        mixed=() if plan.mix is None else plan.mix.degrees,
-        replicas=plan.expert_replicas > 0,
-    )
+    meshes = _meshes_of(plan, shape, device)
     mixing = rounds_of(plan, meshes, device)
     builder = Builder(plan, shape, meshes, device, seed, compiler, mixing, compress, sharded, added)
     parts = {stage: builder.part(stage) for stage in configuration.stages_of(meshes.pp_rank)}
@@ -97,6 +87,21 @@ def build_model(
         blocks = expert_blocks(parts.values())
         model.experts = ExpertControl(blocks, shape.moe, experts, meshes, plan.schedule.microbatches, device)
     return model
+
+
+def _meshes_of(plan: Plan, shape: Shape, device: torch.device) -> Meshes:
+    configuration = plan.configuration
+    return build_meshes(
+        configuration.mesh,
+        device,
+        tied=(configuration.placement[0], configuration.placement[-1]) if shape.tied_embeddings else None,
+        dp_replicate=configuration.dp_replicate,
+        cp_ulysses=configuration.cp_ulysses,
+        ep_per_node=ep_per_node(plan),
+        spread_vocabulary=configuration.spread_vocabulary,
+        mixed=() if plan.mix is None else plan.mix.degrees,
+        replicas=plan.expert_replicas > 0,
+    )
 
 
 def ep_per_node(plan: Plan) -> int:
