@@ -74,6 +74,7 @@ _FIGURES = {
     "memory bandwidth": "memory_bytes_per_s",
     "memory": "block_bytes_per_s",
     "launch": "launch_s",
+    "host device link": "host_bytes_per_s",
 }
 
 

@@ -82,14 +82,26 @@ def test_ctrl_c_writes_what_is_there_and_the_same_folder_goes_on(tmp_path):
     assert not begun(folder, "compute")
 
 
+def places(port):
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": "2"}
+    return [address | {"RANK": str(n), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"} for n in range(2)]
+
+
 def test_two_nodes_measure_together(tmp_path):
     folder = tmp_path / "kept"
-    folder.mkdir()
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29741", "GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": "2"}
-    places = [address | {"RANK": str(n), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"} for n in range(2)]
-    processes = [start(folder, environment=place) for place in places]
+    processes = [start(folder, environment=place) for place in places(29741)]
     assert [process.wait(LIMIT_S) for process in processes] == [0, 0]
     cluster = load_cluster(f"{folder}.yaml")
     assert sum(group.nodes for group in cluster.node_groups) == 2
     assert {group.devices_per_node for group in cluster.node_groups} == {1}
     assert cluster.measured.nodes == 2
+
+
+def test_the_first_of_two_nodes_is_interrupted_and_both_end(tmp_path):
+    folder = tmp_path / "kept"
+    processes = [start(folder, environment=place) for place in places(29743)]
+    until(lambda: (folder / "0" / "compute.json").exists())
+    processes[0].send_signal(signal.SIGTERM)  # what torchrun does with Ctrl-C
+    assert [process.wait(LIMIT_S) for process in processes] == [130, 0]
+    notes = load_cluster(f"{folder}.yaml").measured.notes
+    assert any(note.why == "interrupted" for note in notes)
