@@ -95,7 +95,7 @@ def _see_all(turn: _Turn, budget_s: float, host: str) -> None:
     _see_pairs(turn, _PAIRS * budget_s)
     gone = [tuple(pair) for pairs in turn.told("dead", seen.dead).values() for pair in pairs]
     peers.only(without_dead(peers.ranks, gone))
-    wanted = shapes(_hosts(seen, peers))
+    wanted = shapes(_neighbours(turn))
     each_s = (1 - _PAIRS) * budget_s / max(1, len(wanted))
     for shape in wanted:
         seen.rows += turn(f"operations {shape.name}", lambda shape=shape: _rows(peers, shape, each_s), [])
@@ -113,6 +113,21 @@ def _see_pairs(turn: _Turn, budget_s: float) -> None:
     racks = find_topology(len(hosts), host_pairs(hosts, everybody)).racks if len(hosts) > 1 else ()
     if len(racks) > 1:
         seen.uplinks = _pairs(turn, "pairs of racks", crossings(racks, hosts), budget_s / 4)
+
+
+def _neighbours(turn: _Turn) -> list[Ranks]:
+    """Hosts so that those of one rack and of equal cards follow each other: groups are measured where they belong."""
+    hosts = _hosts(turn.seen, turn.peers)
+    if len(hosts) == 1:
+        return hosts
+    own = turn.seen.nodes or turn.seen.pairs
+    everybody = [row for rows in turn.told("rates again", own).values() for row in rows]
+    found = find_topology(len(hosts), host_pairs(hosts, everybody))
+    rack_of = {host: index for index, rack in enumerate(found.racks) for host in rack}
+    group_of = {host: index for index, group in enumerate(found.groups) for host in group}
+    slow = {host for each in found.slow_hosts for host in each.hosts}
+    order = sorted(range(len(hosts)), key=lambda host: (rack_of[host], group_of[host], host in slow, host))
+    return [hosts[host] for host in order]
 
 
 def _pairs(turn: _Turn, what: str, tournament: list[tuple[tuple[int, int], ...]], budget_s: float) -> list[list[float]]:
