@@ -16,15 +16,17 @@ from ..schema import Frozen
 from ..units import parse_bytes, parse_flops, parse_rate, parse_seconds
 from .adjustment import Adjustment
 from .devices import device_mapping
+from .layer_times import LayerTimes
 from .link_costs import LinkCost
 from .provenance import Provenance
+from .shapes import Dtype as Dtype
+from .shapes import Overlap, Shapes
 
 Bytes = Annotated[float, BeforeValidator(parse_bytes), Field(gt=0)]
 Rate = Annotated[float, BeforeValidator(parse_rate), Field(gt=0)]  # bytes per second
 Flops = Annotated[float, BeforeValidator(parse_flops), Field(gt=0)]  # FLOP per second
 Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(ge=0)]
 Origin = Literal["measured", "calibrated", "analytical"]
-Dtype = Literal["fp32", "tf32", "bf16", "fp16", "fp8", "fp4"]
 
 
 class Grown(Frozen):
@@ -50,8 +52,10 @@ _OVER_SIXTEEN_BIT: dict[Dtype, int] = {"fp8": 2, "fp4": 4}
 """Rate of narrow formats over that of 16-bit ones on every device that has them."""
 
 
-class Calibration(Frozen):
+class Calibration(Grown):
     """What a device sustains, beside what its datasheet promises."""
+
+    later: ClassVar[tuple[str, ...]] = ("shapes", "overlap")
 
     origin: Origin
     source: str
@@ -60,6 +64,9 @@ class Calibration(Frozen):
     attention: float = Field(gt=0, le=1, description="fraction of peak that fused attention reaches")
     memory: float = Field(gt=0, le=1, description="fraction of memory bandwidth of element-wise kernels")
     launch_s: Seconds = Field(alias="launch", description="fixed cost of one kernel")
+    shapes: Shapes | None = Field(None, description="measured kernels by operation and sizes")
+    overlap: Overlap | None = Field(None, description="what compute and a collective take beside each other")
+    layers: LayerTimes | None = Field(None, description="whole layers of some model, as `profile --model` timed them")
 
     def points(self, dtype: Dtype) -> tuple[EfficiencyPoint, ...]:
         """The curve of a number format: fp8's own where it is known, else that of `matmul` by how long a kernel runs:
@@ -230,7 +237,7 @@ class Cluster(Grown):
     """All machines of one job. Devices are numbered group by group, node by node, device by device; a missing one keeps
     its number."""
 
-    later: ClassVar[tuple[str, ...]] = ("adjustment",)
+    later: ClassVar[tuple[str, ...]] = ("adjustment", "measured")
 
     schema_version: Literal[1] = 1
     name: str

@@ -11,9 +11,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ..schema import Frozen
+from ..units import parse_flops, parse_rate
 
 Dtype = Literal["fp32", "tf32", "bf16", "fp16", "fp8", "fp4"]
 Name = Literal[
@@ -66,12 +67,12 @@ def work(name: str, sizes: Sequence[float]) -> tuple[float, float]:
 
 
 class Errors(Frozen):
-    """Mean absolute relative errors on points that were left out, each over all parts; the mean of the logarithms'
-    absolutes, so that twice and half count alike."""
+    """Errors at points that were left out, over all parts: the mean of the absolute logarithms of predicted over
+    measured, so that twice and half count alike."""
 
-    table: float | None = Field(None, ge=0, description="the points, interpolated")
-    regression: float | None = Field(None, ge=0, description="the regression over shape features")
-    curve: float | None = Field(None, ge=0, description="the device's curve and rates, without shapes")
+    table: float | None = Field(default=None, ge=0, description="the points, interpolated")
+    regression: float | None = Field(default=None, ge=0, description="the regression over shape features")
+    curve: float | None = Field(default=None, ge=0, description="the device's curve and rates, without shapes")
 
 
 class Regression(Frozen):
@@ -107,9 +108,9 @@ class Operation(Frozen):
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Operation:
         kind = KINDS[self.name]
-        for field, given, expected in (("sizes", self.sizes, kind.sizes), ("parts", self.parts, kind.parts)):
-            if given != expected:
-                raise ValueError(f"{field} of {self.name} must be [{', '.join(expected)}]")
+        for field, given, legal in (("sizes", self.sizes, kind.sizes), ("parts", self.parts, kind.parts)):
+            if given != legal:
+                raise ValueError(f"{field} of {self.name} must be [{', '.join(legal)}]")
         if len(self.reach) != len(kind.sizes):
             raise ValueError(f"reach must have one number for each of [{', '.join(kind.sizes)}]")
         columns = len(kind.sizes) + len(kind.parts) + 1
@@ -146,8 +147,8 @@ class Shapes(Frozen):
     be changed after they were measured: `--set ...peak_flops=2x` means what it says."""
 
     dtype: Dtype
-    peak_flops: float = Field(gt=0, description="the device's in this format when these were measured")
-    memory_bandwidth_bytes_per_s: float = Field(gt=0, alias="memory_bandwidth")
+    peak_flops: Annotated[float, BeforeValidator(parse_flops), Field(gt=0)]  # the device's when these were measured
+    memory_bandwidth_bytes_per_s: Annotated[float, BeforeValidator(parse_rate), Field(gt=0, alias="memory_bandwidth")]
     operations: tuple[Operation, ...] = Field(min_length=1)
 
     @field_validator("operations")

@@ -16,14 +16,14 @@ from time import perf_counter
 
 import numpy as np
 
-from ..clusters.interpolation import Array, Kriging, Surface, kernel, surface
+from ..clusters.interpolation import Array, Kriging, Surface, based, kernel, surface
 from ..clusters.shapes import work
 
 TARGET = 0.05
 PATIENCE = 5  # worst places in a row that were predicted within the target
 _FEWEST = 4  # points before an interpolation is worth asking
 _SHARE = 1 / 25  # of a part's budget: the most that one point may take, unless its three samples do
-_SURPRISE = 3  # targets: what is this far off is measured once more
+_SURPRISE = 3  # targets: what is this far off, and not measured surely, is measured once more
 
 Sizes = tuple[int, ...]
 
@@ -107,7 +107,7 @@ def refine(
     for sizes, predicted in _worst(space, points, lambda: end - clock()):
         point = measure(sizes, each_s)
         error = _off(predicted, point)
-        if error > _SURPRISE * max(target, point.spread) and clock() < end:
+        if point.spread > target / 2 and error > _SURPRISE * target and clock() < end:
             point = _lower(point, measure(sizes, each_s))
             error = _off(predicted, point)
         points.append(point)
@@ -160,7 +160,7 @@ def _surfaces(space: Space, points: Sequence[Point], reaches: list[Array]) -> li
     works = np.array([work(space.name, point.sizes) for point in points], dtype=float)
     spread = np.array([point.spread for point in points])
     parts = np.array([point.seconds for point in points]).T
-    if not reaches or len(points) % 5 == 0:
+    if not reaches or len(points) % 8 == 0:
         reaches[:] = [surface(sizes, works, each, spread).ratio.reach for each in parts]
     return [surface(sizes, works, each, spread, reach) for each, reach in zip(parts, reaches, strict=True)]
 
@@ -169,7 +169,7 @@ def _place(surfaces: Sequence[Surface], grid: Array, works: Array, left_s: float
     """Where the error is believed to be largest, of what there is time for; None: for nothing."""
     x = np.log2(grid)
     errors = np.max([believed(each.ratio, x) for each in surfaces], axis=0)
-    costs = np.sum([each.base[0] + works @ each.base[1:] for each in surfaces], axis=0)
+    costs = np.sum([based(each.bounds.base, works) for each in surfaces], axis=0)
     errors = np.where(4 * costs <= left_s, errors, -1.0)
     place = int(np.argmax(errors))
     return place if errors[place] >= 0 else None

@@ -1,4 +1,4 @@
-"""How each operation of the grid is run: on operands of its own that change from call to call, as the runtime runs it."""
+"""How each operation of the grid is run: as the runtime runs it, on operands that change from call to call."""
 
 from __future__ import annotations
 

@@ -30,17 +30,18 @@ from ..model import Architecture, Layer
 from . import adjusted
 from .activations import Shape
 from .blocks import ModelCosts, model_costs
-from .communication import ALONE, slowed
+from .communication import ALONE, flat, slowed
 from .context import Links
 from .dispatch import Visits
 from .exchange import Groups
-from .rates import ORIGIN_RANK, Rates, cluster_device, device_rates
+from .measured import Measured
+from .rates import ORIGIN_RANK, Rates, cluster_device, costs_of, device_rates
 from .sharding import Sharding, sharding_of
 
 if TYPE_CHECKING:
     from .replica import ReplicaClass
 
-Alike = tuple[Sharding, tuple[Module, ...], Groups, Rates, bool]
+Alike = tuple[Sharding, tuple[Module, ...], Groups, Rates, bool, str]
 """What the costs of a model depend on beside the model."""
 
 VisitsOf = Callable[["Setting", Sharding, GroupPaths], Visits | None]
@@ -194,7 +195,7 @@ class Setting:
     @cached_property
     def execution(self) -> Costs:
         """What the framework's execution costs on the device."""
-        return adjusted.execution(self.framework.costs_on(self.device), self.adjustment)
+        return adjusted.execution(costs_of(self.framework, self.device), self.adjustment)
 
     @cached_property
     def adjustment(self) -> Adjustment | None:
@@ -203,7 +204,7 @@ class Setting:
 
     @cached_property
     def rates(self) -> Rates:
-        return device_rates(self.device, self.job.precision, self.framework, self.narrow)
+        return device_rates(self.device, self.job.precision, self.framework, self.narrow, self.job.kernels)
 
     @cached_property
     def hides_communication(self) -> bool:
@@ -307,7 +308,7 @@ class Setting:
 
     def _slowest_group(self, stride: int, count: int) -> GroupPaths:
         slowest = adjusted.group(self.topology.slowest_group(stride, count, self._ranks), self.adjustment)
-        return _flat(slowest) if self.framework.flat_rings else slowest
+        return flat(slowest) if self.framework.flat_rings else slowest
 
     def hop(self, stage_ranks: int, stages: int) -> Path:
         """The slowest path between neighbouring pipeline stages of `stage_ranks` devices each."""
@@ -361,6 +362,8 @@ class Setting:
             fp8=self.job.precision == "fp8",
             on_cpu=self.device.kind == "cpu",
             load=visits.load if visits else 1.0,
+            declared=self.rates.declared,
+            galore=self.job.galore,
         )
 
     def costs(self, configuration: Configuration) -> ModelCosts:
@@ -374,20 +377,16 @@ class Setting:
         """Costs are made once for all views that are alike."""
         groups, shape = self.groups(sharding), self.shape(sharding)
         if self._whole is None:
-            made = model_costs(self.architecture, shape, self.rates, groups, modules)
+            made = model_costs(self.architecture, shape, self.rates, groups, modules, self.measured)
             return adjusted.blocks(made, self.adjustment)
-        known, key = self._whole._alike, (sharding, modules, groups, self.rates, shape.on_cpu)
+        known, key = self._whole._alike, (sharding, modules, groups, self.rates, shape.on_cpu, self.device.name)
         if key not in known:
-            made = model_costs(self.architecture, shape, self.rates, groups, modules)
+            made = model_costs(self.architecture, shape, self.rates, groups, modules, self.measured)
             known[key] = adjusted.blocks(made, self.adjustment)
         return known[key]
 
-
-def _flat(group: GroupPaths) -> GroupPaths:
-    """One ring through all n members instead of rings inside and between d domains: its network links carry (n-1)/n of
-    the data, not (d-1)/d, and the links inside move as much at the same time (github.com/NVIDIA/nccl, issue 569)."""
-    if group.outer is None or group.inner is None:
-        return group
-    more = (1 - 1 / group.size) / (1 - 1 / group.domains)
-    outer = replace(group.outer, bandwidth_bytes_per_s=group.outer.bandwidth_bytes_per_s / more)
-    return replace(group, inner=None, outer=outer)
+    @cached_property
+    def measured(self) -> Measured | None:
+        """Layers and the rest of a step as they were timed on the device, where they were."""
+        layers = self.device.calibration.layers
+        return None if layers is None else Measured(layers, self.job.precision)

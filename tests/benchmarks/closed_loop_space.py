@@ -18,7 +18,6 @@ from meshwright.planner.schedule.table import table
 from meshwright.planner.search.partition import even_split
 from meshwright.planner.search.space import divisors
 
-
 ALGORITHMS: tuple[CpAlgorithm, ...] = ("ring", "ulysses", "usp", "token-ring", "allgather")
 
 
