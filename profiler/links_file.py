@@ -31,8 +31,9 @@ def assemble(cluster: Mapped, found: Found) -> None:
     inside = [row for row in links.rows if row["scope"] == "inside"]
     for group in cluster["node_groups"] if inside else ():
         fabric = Fabric.model_validate(group["fabric"])
-        sustained = fabric.efficiency * fabric.bandwidth_bytes_per_s
-        group["fabric"] = group["fabric"] | {"costs": link_costs(inside, lambda _, rate=sustained: rate)}
+        rate = fabric.efficiency * fabric.bandwidth_bytes_per_s
+        sustained = {tuple(row["ranks"]): rate for row in inside}
+        group["fabric"] = group["fabric"] | {"costs": link_costs(inside, sustained)}
     if len(links.hosts) > 1:
         _write_hosts(cluster, links, found)
 
@@ -50,7 +51,8 @@ def _write_hosts(cluster: Mapped, links: Links, found: Found) -> None:
         raise ValueError("the workers of a host must have numbers in a row")
     of_rank = {rank: index for index, ranks in enumerate(found.groups) for rank in ranks}
     kinds = _kinds(links.topology, [of_rank[host[0]] for host in hosts], [group["name"] for group in old])
-    costs = link_costs([row for row in links.rows if row["scope"] == "across"], links.bandwidth)
+    across = [row for row in links.rows if row["scope"] == "across"]
+    costs = link_costs(across, {tuple(row["ranks"]): links.bandwidth(row["ranks"]) for row in across})
     groups = {name: old[of_rank[hosts[kind[0]][0]]] for name, kind in kinds.items()}
     cluster["node_groups"] = [
         groups[name]

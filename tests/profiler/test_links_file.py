@@ -133,7 +133,7 @@ def test_what_failed_is_a_note():
 
 def test_a_fixed_price_by_size_and_the_bytes_of_the_library_are_found_again():
     seen = list(rows("inside", [(0, 1, 2, 3)], lambda _: 1e9, latency_s=2e-3))
-    costs = {cost["operation"]: cost for cost in link_costs(seen, lambda _: 1e9)}
+    costs = {cost["operation"]: cost for cost in link_costs(seen, {(0, 1, 2, 3): 1e9})}
     for name, cost in costs.items():
         assert cost["factor"] == pytest.approx(MORE.get(name, 1.0), rel=0.01)
         assert [point["seconds"] for point in cost["fixed"]] == pytest.approx([2e-3] * len(SIZES), rel=0.02)
@@ -142,5 +142,5 @@ def test_a_fixed_price_by_size_and_the_bytes_of_the_library_are_found_again():
 def test_nothing_costs_less_than_nothing_where_small_messages_pass_free():
     seen = [row | {"seconds": row["seconds"] * (0.3 if row["bytes"] < 2**19 else 1)} for row in
             rows("inside", [(0, 1)], lambda _: 1e8, latency_s=0.0)]  # fmt: skip
-    for cost in link_costs(seen, lambda _: 1e8):
+    for cost in link_costs(seen, {(0, 1): 1e8}):
         assert all(point["seconds"] >= 0 for point in cost["fixed"])

@@ -14,16 +14,16 @@ from meshwright.profiler import links
 from meshwright.profiler.links_peers import Peers
 from meshwright.tests.cluster.launcher import run_ranks
 
-LIMIT_S = 1.5
+LIMIT_S, SHORT_LIMIT_S = 10.0, 1.0
 
 
-def seen_by(tmp_path, world, see, allow=()):
+def seen_by(tmp_path, world, see, allow=(), limit_s=LIMIT_S):
     """What every worker has seen, by `see(peers)`."""
 
     def rank(number):
         torch.set_num_threads(1)
         store = dist.FileStore(str(tmp_path / "store"), world)
-        return asdict(see(Peers(store, range(world), number, torch.device("cpu"), LIMIT_S)))
+        return asdict(see(Peers(store, range(world), number, torch.device("cpu"), limit_s)))
 
     return run_ranks(rank, [None] * world, 100, allow)
 
@@ -52,7 +52,7 @@ def test_a_worker_that_dies_takes_nothing_with_it(tmp_path, monkeypatch, at):
         return measure(peers, shape, budget_s)
 
     monkeypatch.setattr(links, "measure_shape", dying)
-    seen = seen_by(tmp_path, 4, lambda peers: links.see(peers, 0.1, host="here"), allow=[2])
+    seen = seen_by(tmp_path, 4, lambda peers: links.see(peers, 0.1, host="here"), [2], SHORT_LIMIT_S)
     left = [each for each in seen if each is not None]
     assert len(left) == 3
     for each in left:
