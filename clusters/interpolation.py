@@ -98,7 +98,7 @@ class Kriging:
     def doubt(self, x: Array) -> Array:
         """Standard deviation at [a, sizes] over that of the values, [a]: 0 at a point, about 1 far from all."""
         near = kernel(x, self.x, self.reach)
-        return np.sqrt(np.clip(1 - ((near @ self.inverse) * near).sum(axis=1), 0.0, None))
+        return np.asarray(np.sqrt(np.clip(1 - ((near @ self.inverse) * near).sum(axis=1), 0.0, None)))
 
 
 def krige(x: Array, values: Array, spread: Array, reach: Array) -> Kriging:

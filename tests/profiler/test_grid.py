@@ -6,7 +6,6 @@ import random
 from math import exp, log, prod
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
