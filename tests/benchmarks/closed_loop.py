@@ -164,7 +164,8 @@ def _lines(result: dict[str, Any]) -> Iterator[str]:
     for name, title in names.items():
         each = result[name]
         yield (
-            f"{title}: {each['plans']} plans, Kendall tau {each['tau']:.3f}, first {each['regret']:.1%} above the best, "
+            f"{title}: {each['plans']} plans, Kendall tau {each['tau']:.3f}, "
+            f"first {each['regret']:.1%} above the best, "
             f"median error {each['median_error']:.1%}, bias {each['bias']:+.1%}, within 10 %: {each['within']:.0%}"
         )
 
