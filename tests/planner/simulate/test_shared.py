@@ -25,8 +25,8 @@ def test_where_none_is_faster_alone_it_is_the_usual_interpreter(schedule: Schedu
     draw = st.lists(st.floats(0.01, 5.0), min_size=schedule.stages, max_size=schedule.stages).map(tuple)
     forward, backward, gather, reduce = (data.draw(draw) for _ in range(4))
     zero = data.draw(st.integers(0, 3))
-    work = Work(forward, backward, 0.3, gather, reduce, zero=zero, hides=False,
-                input_s=tuple(each / 2 for each in backward), weight_s=tuple(each / 2 for each in backward))  # fmt: skip
+    half = tuple(each / 2 for each in backward)
+    work = Work(forward, backward, 0.3, gather, reduce, zero=zero, hides=False, input_s=half, weight_s=half)
     usual = play(schedule, work)
     even = replace(work, pace=(1.0,) * schedule.ranks)
     shared = play_shared(schedule, even, _seconds(schedule, even), _hops(schedule, even), slots(schedule))
