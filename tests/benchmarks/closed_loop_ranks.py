@@ -41,10 +41,10 @@ def rounds(plans: Sequence[Plan], count: int, steps: int) -> list[list[float]]:
 class Trainer:
     """A plan as this rank trains it."""
 
-    def __init__(self, plan: Plan):
-        self.model = build_model(plan, CPU)
+    def __init__(self, plan: Plan, device: torch.device = CPU):
+        self.model = build_model(plan, device)
         self.optimizer = build_optimizer(self.model, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, eps=1e-8)
-        self.tokens = _tokens(plan, self.model)
+        self.tokens = _tokens(plan, self.model).to(device)
         step(self.model, self.optimizer, self.tokens)
 
     def timed(self, steps: int) -> float:
