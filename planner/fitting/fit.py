@@ -15,7 +15,7 @@ from .select import LEAST_GROUPS, folds, helps, missed, selected
 from .sheet import Rows, Sheet, Vector, around, sheet
 
 AGAIN = 2
-"""How often slopes are taken anew where a fit has arrived."""
+"""How often slopes are taken anew where a fit has arrived; once where a run is held out, of which there are many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +70,11 @@ def fit(observations: Sequence[Observation], *, source: str, date: str, framewor
     return Fit(found, "", measured, before, held_out, after)
 
 
-def _fitted(observations: Sequence[Observation], table: Sheet, rows: Rows) -> Vector:
-    """Values of all parameters, found on some runs; slopes are taken anew twice where it arrives."""
+def _fitted(observations: Sequence[Observation], table: Sheet, rows: Rows, again: int = AGAIN) -> Vector:
+    """Values of all parameters, found on some runs; slopes are taken anew where it arrives."""
     free = selected(table, rows)
     at = solve(table, free, rows)
-    for _ in range(AGAIN if at.any() else 0):
+    for _ in range(again if at.any() else 0):
         near = around([observations[row] for row in rows], PARAMETERS, at, free)
         at = solve(near, free, np.arange(len(rows)))
     return at
@@ -85,7 +85,7 @@ def _held_out(observations: Sequence[Observation], table: Sheet, rows: Rows) -> 
     found = table.base_s.copy()
     for part in folds(table.groups):
         rest = np.setdiff1d(rows, part)
-        at = solve(table, selected(table, rest), rest)
+        at = _fitted(observations, table, rest, again=1)
         if at.any():
             seen = adjustment(PARAMETERS, at, source="held out", date="2000-01-01")
             found[part] = [observations[row].predicted_s(seen) for row in part]
@@ -98,6 +98,8 @@ def _refusal(steps: Sheet, held_out: Vector, at: Vector) -> str:
         return "no parameter brings held-out runs nearer by more than chance"
     scale = noise(steps, np.zeros(len(at)), np.arange(len(held_out)))
     before, after = (missed(np.log(each / steps.measured_s), scale) for each in (steps.base_s, held_out))
-    if not helps(before, after, steps.groups) or error(held_out, steps.measured_s) > error(steps.base_s, steps.measured_s):
+    if not helps(before, after, steps.groups) or error(held_out, steps.measured_s) > error(
+        steps.base_s, steps.measured_s
+    ):
         return "what these runs ask for does not hold for runs that the fit had not seen"
     return ""
