@@ -112,7 +112,7 @@ def dequantise_reference(
 def reduce_reference(codes: Tensor, scales: Tensor, format: str, block: int = BLOCK) -> Tensor:
     """The sum of all parts, float32 [elements], the first part first."""
     total = torch.zeros(codes.shape[1], dtype=torch.float32, device=codes.device)
-    for own, scale in zip(codes.split(1), scales.float().split(1), strict=True):
+    for own, scale in zip(torch.split(codes, 1), torch.split(scales.float(), 1), strict=True):
         total = total + dequantise_reference(own, scale, torch.float32, format, block)[0]
     return total
 

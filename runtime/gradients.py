@@ -52,9 +52,7 @@ def clip(
 
 
 @torch.no_grad()
-def gradient_norm(
-    shares: Mapping[nn.Parameter, float], counted: Mapping[nn.Parameter, Tensor] = _WHOLE
-) -> Tensor:
+def gradient_norm(shares: Mapping[nn.Parameter, float], counted: Mapping[nn.Parameter, Tensor] = _WHOLE) -> Tensor:
     """Norm of the gradients over the whole model.
 
     `shares` says for each parameter what fraction of this rank's square counts: replicas of one value

@@ -25,6 +25,7 @@ def recipe_problems(plan: Plan, recipe: Recipe, run: RunFolder) -> list[Problem]
     found += dropout_problems(plan.model.config) if recipe.dropout else []
     found += compile_problems(plan) if recipe.compile else []
     found += compress_problems(plan, recipe.compress) if recipe.compress != "none" else []
+    found += attention_problems(plan, recipe)
     found += lengths_problems(plan, recipe) if plan.job.lengths is not None else []
     if recipe.init_from is None or complete_checkpoints(run.checkpoints):
         return found
@@ -44,6 +45,15 @@ def lengths_problems(plan: Plan, recipe: Recipe) -> list[Problem]:
     if recipe.compile:
         found.append(Problem("compile", True, "layers see another length in every round", "compile=false"))
     return found
+
+
+def attention_problems(plan: Plan, recipe: Recipe) -> list[Problem]:
+    """Shards of attention that the plan's model cannot have, or that nobody asked for."""
+    if recipe.sharded is not None:
+        return list(recipe.sharded.problems(plan, compiles=recipe.compile))
+    if recipe.s2 is not None:
+        return [Problem("s2", "given", "is of attention=s2, and attention is dense", "attention=s2, or no s2")]
+    return []
 
 
 def compress_problems(plan: Plan, compress: str) -> list[Problem]:

@@ -14,6 +14,7 @@ from ..clusters.topology import Topology
 from ..kernels.switch import described
 from ..planner.families import architecture
 from ..planner.plan import Plan
+from .blocks.shape import read_shape
 from .checkpoint import Position, Restored
 from .files import write_text
 from .manifest import complete_checkpoints
@@ -32,7 +33,7 @@ class Report:
     def __init__(self, run: RunFolder, plan: Plan, recipe: Recipe, restored: Restored):
         self._run, self._plan, self._recipe = run, plan, recipe
         self._writes = dist.get_rank() == 0
-        self._flops_per_step = _flops(plan)
+        self._flops_per_step = _flops(plan) - _saved_flops(plan, recipe)
         self._peak_flops = peak_flops(plan)
         self._times_s: list[float] = []
         self._unreported_s: list[float] = []
@@ -128,6 +129,14 @@ def _flops(plan: Plan) -> float:
         return architecture(plan.model).training_flops(plan.job.seq_len) * plan.job.global_batch
     predicted = plan.predicted
     return predicted.model_tflops_per_device * 1e12 * plan.configuration.mesh.world * predicted.step_time_s
+
+
+def _saved_flops(plan: Plan, recipe: Recipe) -> int:
+    """What heads that see a shard each leave out of a step; the plan prices dense attention."""
+    if recipe.sharded is None:
+        return 0
+    shape = read_shape(plan.model.config)
+    return recipe.sharded.saved_flops(shape, plan.job.seq_len) * plan.job.global_batch
 
 
 def is_logged(recipe: Recipe, step: int, last: bool) -> bool:

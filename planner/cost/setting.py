@@ -204,7 +204,7 @@ class Setting:
 
     @cached_property
     def rates(self) -> Rates:
-        return device_rates(self.device, self.job.precision, self.framework, self.narrow)
+        return device_rates(self.device, self.job.precision, self.framework, self.narrow, self.job.kernels)
 
     @cached_property
     def hides_communication(self) -> bool:
@@ -362,6 +362,8 @@ class Setting:
             fp8=self.job.precision == "fp8",
             on_cpu=self.device.kind == "cpu",
             load=visits.load if visits else 1.0,
+            declared=self.rates.declared,
+            galore=self.job.galore,
         )
 
     def costs(self, configuration: Configuration) -> ModelCosts:

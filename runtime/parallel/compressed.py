@@ -27,7 +27,8 @@ class Coding(Protocol):
     """How numbers become bytes and sums of them. Messages are uint8 [parts, message_bytes], residuals float32 like the
     numbers that are sent."""
 
-    multiple: int  # of numbers in a part
+    @property
+    def multiple(self) -> int: ...  # of numbers in a part
 
     def message_bytes(self, elements: int) -> int: ...
 
