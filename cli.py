@@ -82,6 +82,7 @@ def plan(
     optimizer: options.Optimizer = "adamw",
     optimizer_states: options.OptimizerStates = options.StatesOption.fp32,
     kernels: options.Kernels = options.KernelsOption.auto,
+    compress: options.Compress = options.CompressOption.none,
     objective: options.Objective = options.ObjectiveOption.time,
     tokens: options.Tokens = None,
     deadline: options.Deadline = None,
@@ -107,7 +108,7 @@ def plan(
     given |= {"--explain": explain, "--out": out and not deadline}  # of several clusters, the deadline says which
     names = which_clusters(cluster, clusters, given)
     job = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value, "optimizer": optimizer}
-    job |= {"optimizer_states": optimizer_states.value, "kernels": kernels.value}
+    job |= {"optimizer_states": optimizer_states.value, "kernels": kernels.value, "compress": compress.value}
     asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
     asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk, "routing": routing}
     requests = read_requests(model, names, job | {"lengths": lengths}, pin or [], schedule_file, **asked)

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import noop_context_fn
 
 from ..errors import InputError
 from ..kernels.flexible import Masks
+from ..planner.compression import Compress
 from ..planner.plan import Plan
 from .attention_recipe import S2Recipe
 from .blocks import kept
@@ -20,7 +21,6 @@ from .blocks.shape import Shape, read_shape
 from .blocks.sparse import SparseCore
 from .blocks.transformer import Layer, Transformer
 from .checks import problems
-from .compression import Compress
 from .expert_recipe import UNBALANCED, ExpertRecipe
 from .initialize import materialise
 from .mesh import Meshes, build_meshes

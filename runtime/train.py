@@ -94,7 +94,13 @@ def _model(run: RunFolder, plan: Plan, recipe: Recipe, device: torch.device) -> 
     use_kernels(recipe.kernels or plan.job.kernels)
     experts = recipe.experts or DEFAULT
     model = build_model(
-        plan, device, seed=seed, experts=experts, compiler=compiler, compress=recipe.compress, sharded=recipe.sharded
+        plan,
+        device,
+        seed=seed,
+        experts=experts,
+        compiler=compiler,
+        compress=recipe.compress or plan.job.compress,
+        sharded=recipe.sharded,
     )
     if pretrained is not None and not complete_checkpoints(run.checkpoints):
         load_pretrained(model, Path(pretrained))
