@@ -27,13 +27,6 @@ class ObjectiveOption(StrEnum):
     energy = "energy"
 
 
-class StatesOption(StrEnum):
-    """What the moments of the optimizer are held in."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
 class CompressOption(StrEnum):
     """How gradients of replicas travel."""
 
@@ -64,9 +57,9 @@ Lengths = Annotated[
     str | None, typer.Option(help="Of the sequences: a file of lengths, or lognormal:median=800,p99=16000.")
 ]
 Precision = Annotated[PrecisionOption, typer.Option(help="Of the matrix products.")]
-Optimizer = Annotated[str, typer.Option(help="adamw, or galore:rank=1024,every=200,scale=0.25.")]
-OptimizerStates = Annotated[
-    StatesOption, typer.Option(help="Of AdamW's moments; bf16 is rounded stochastically and takes half the memory.")
+Optimizer = Annotated[
+    str,
+    typer.Option(help="adamw, adamw:states=bf16 (moments, half as large), or galore:rank=1024,every=200,scale=0.25."),
 ]
 Kernels = Annotated[
     KernelsOption, typer.Option(help="Of the built-in runtime on CUDA devices: Triton's (auto), or plain PyTorch.")
@@ -102,3 +95,20 @@ Explain = Annotated[
 LostNodes = Annotated[
     str | None, typer.Option(help="Run what the plan holds ready for so many nodes lost: 1, or group=1.")
 ]
+Workers = Annotated[int | None, typer.Option(help="Processes to measure together; default: one a device.")]
+Budget = Annotated[str, typer.Option(help="Time to spend, e.g. 60s.")]
+ForModel = Annotated[str | None, typer.Option("--model", help="Measure its layer types, too: as of plan.")]
+Folder = Annotated[
+    Path | None, typer.Option(help="Keep every measurement here; the same folder goes on where it stopped.")
+]
+Diff = Annotated[
+    tuple[str, str] | None,
+    typer.Option(metavar="A B", help="Instead of measuring: what changed between two cluster files."),
+]
+FromRun = Annotated[
+    list[Path] | None, typer.Option(metavar="RUN", help="Instead: learn from a run of launch (several: again).")
+]
+FromLog = Annotated[
+    Path | None, typer.Option(metavar="CSV", help="Instead: learn from a CSV of runs, as simulate --against reads it.")
+]
+OfCluster = Annotated[str | None, typer.Option("--cluster", help="With --from-log: the cluster of its runs.")]

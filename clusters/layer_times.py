@@ -33,6 +33,9 @@ class LayerTime(Frozen):
     recompute_s: float = Field(0.0, ge=0, description="what full recomputation adds to forward and backward together")
     kept_bytes: float = Field(0.0, ge=0, description="held from forward to backward")
     recompute_kept_bytes: float = Field(0.0, ge=0, description="likewise, where the layer is recomputed")
+    fragments: float = Field(
+        0.0, ge=0, description="what a caching allocator took for the layer's peak, over that, less 1; prices ignore it"
+    )
 
 
 class UnitTime(Frozen):
@@ -54,6 +57,7 @@ class TailTime(Frozen):
     parameters: int = Field(ge=1)
     seconds: float = Field(gt=0)
     step_s: float = Field(0.0, ge=0)
+    state_bytes: float = Field(0.0, ge=0, description="of the optimizer, beside parameters and gradients")
 
 
 class LayerTimes(Frozen):

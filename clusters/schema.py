@@ -237,7 +237,7 @@ class Cluster(Grown):
     """All machines of one job. Devices are numbered group by group, node by node, device by device; a missing one keeps
     its number."""
 
-    later: ClassVar[tuple[str, ...]] = ("adjustment",)
+    later: ClassVar[tuple[str, ...]] = ("adjustment", "measured")
 
     schema_version: Literal[1] = 1
     name: str

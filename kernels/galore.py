@@ -74,7 +74,9 @@ class GaLore(FusedAdamW):
         whole = self._layout.own(moved @ space.T if tall else space @ moved, parameter)
         finite = torch.ones((), device=local.device) if scale is None else scale
         kept = torch.where(finite.isfinite(), options.shrink, 1.0)  # nothing shrinks in a step that is left out
-        local.copy_((local.float() * kept).add_(whole, alpha=self._scale))
+        wide = local.float().mul_(kept).add_(whole, alpha=self._scale)  # in place where it is in float32
+        if wide.dtype != local.dtype:
+            local.copy_(wide)
 
     def _space(self, state: dict[str, Any], gradient: Tensor, step: int, scale: Tensor | None) -> Tensor | None:
         """Orthonormal columns [the shorter side, rank]; None where there is none yet. A gradient that is not finite

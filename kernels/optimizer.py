@@ -125,11 +125,11 @@ class FusedAdamW(torch.optim.Optimizer):
         assert parameter.grad is not None
         state, local, seed = self.state[parameter], self._layout.local, self.seed_of(parameter)
         gradient = local(parameter.grad).contiguous()
-        tensors = (local(parameter.detach()), gradient, *(local(state[name]) for name in MOMENTS))
+        first, second = (local(state[name]) for name in MOMENTS)
+        whole = Shard(local(parameter.detach()), gradient, first, second, seed)
         if self._states == torch.float32 and parameter.dtype == torch.float32:
-            return [Shard(*tensors, seed=seed)]
-        pieces, flat = self._layout.places(parameter, self._named[parameter]), [x.view(-1) for x in tensors]
-        return [Shard(*(x[part] for x in flat), seed=seed, place=place) for part, place in pieces]
+            return [whole]
+        return [_part(whole, *piece) for piece in self._layout.places(parameter, self._named[parameter])]
 
     def seed_of(self, parameter: Tensor) -> int:
         """Of a parameter's random bits: its name's, so that no two share them."""
@@ -141,3 +141,9 @@ def _names(group: dict[str, Any]) -> list[str | None]:
     """Those that torch keeps beside the parameters of a group."""
     found: list[str | None] = group.get("param_names") or [None] * len(group["params"])
     return found
+
+
+def _part(shard: Shard, at: slice, place: Place) -> Shard:
+    """Of its flat elements those that stand together in the whole parameter."""
+    p, g, m, v = (x.view(-1)[at] for x in (shard.parameter, shard.gradient, shard.first, shard.second))
+    return Shard(p, g, m, v, shard.seed, place)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
@@ -28,7 +28,8 @@ class GaLore(Frozen):
 
 
 def read_optimizer(text: str) -> dict[str, Any]:
-    """Fields of a job that `adamw` or `galore:rank=1024,every=200,scale=0.25` names. Raises InputError."""
+    """Fields of a job that `adamw`, `adamw:states=bf16` or `galore:rank=1024,every=200,scale=0.25` name. Raises
+    InputError."""
     name, _, parameters = text.partition(":")
     if name not in NAMES:
         rule = f"must be {' or '.join(NAMES)}"
@@ -37,9 +38,14 @@ def read_optimizer(text: str) -> dict[str, Any]:
     for part in filter(None, parameters.split(",")):
         key, _, value = (each.strip() for each in part.partition("="))
         if not key or key in given:
-            rule = "parameters are written rank=1024,every=200,scale=0.25, each once"
+            rule = "parameters are written rank=1024,states=bf16, each once"
             raise InputError.single("--optimizer", part, None, rule, "galore:rank=1024")
         given[key] = value
+    states = given.pop("states", "fp32")
+    if states not in get_args(States):
+        raise InputError.single("--optimizer", "states", states, "must be fp32 or bf16", f"{name}:states=bf16")
     if name == "adamw" and given:
-        raise InputError.single("command line", "--optimizer", text, "adamw has no parameters here", "adamw")
-    return {"optimizer": name, "galore": parse(GaLore, given, "--optimizer") if name == "galore" else None}
+        rule = "adamw takes states here; a recipe has the rest"
+        raise InputError.single("--optimizer", next(iter(given)), None, rule, "adamw:states=bf16")
+    galore = parse(GaLore, given, "--optimizer") if name == "galore" else None
+    return {"optimizer": name, "galore": galore, "optimizer_states": states}

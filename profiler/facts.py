@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..clusters.local import host_text, read_processor
 from . import compute as computing
 from .parts import Result, Setting
 
@@ -40,7 +41,8 @@ def _context_bytes(device: torch.device) -> float:
 def _device(device: torch.device) -> dict[str, Any]:
     versions = {"torch": torch.__version__, "python": platform.python_version(), "kernel": platform.release()}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    found = {"kind": "cpu", "name": None, "memory_bytes": None, "cores": cores, "versions": versions}
+    found: dict[str, Any] = {"kind": "cpu", "name": None, "memory_bytes": None, "cores": cores, "versions": versions}
+    found["processor"] = read_processor(host_text("/proc/cpuinfo")).model
     if device.type != "cuda":
         return found
     properties = torch.cuda.get_device_properties(device)

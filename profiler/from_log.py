@@ -1,4 +1,4 @@
-"""Learn from a log: the cluster of runs that any framework trained, from a CSV in the columns of `simulate --against`."""
+"""Learn from a log: a cluster from runs of any framework, as a CSV in the columns of `simulate --against`."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from ..runtime.model import ParallelModel
 from ..runtime.optimizer import build_optimizer
 from .layer_parts import as_plan
 from .layers import Clock, Legs, Subject, all_agree
+from .memory import state_bytes
 from .timing import typical
 
 FEWEST, MOST = 4, 20
@@ -23,12 +24,13 @@ DEPTH = 4
 @dataclass(frozen=True, slots=True)
 class Tail:
     """Seconds of clipping and optimizer of a rank that owns so many parameters, as tensors (zero 0 without tensor
-    parallelism) or as shards; `step_s` of what every step takes beside these and its microbatches."""
+    parallelism) or as shards; `step_s` of what every step takes beside these and its microbatches; bytes of the optimizer's states."""
 
     sharded: bool
     parameters: int
     seconds: float
     step_s: float
+    state_bytes: int
 
 
 def measure(subject: Subject, budget_s: float) -> list[Tail]:
@@ -56,7 +58,7 @@ def _tail(subject: Subject, zero: int, depth: int, budget_s: float) -> Tail:
         samples.append(_step(model, optimizer, tokens))
     owned = sum(_own(each) for _, each in model.named_parameters())
     medians = {name: typical([each[name] for each in samples]) for name in samples[0]}
-    return Tail(zero > 0, owned, medians["tail"], medians["begin"] + medians["mean"])
+    return Tail(zero > 0, owned, medians["tail"], medians["begin"] + medians["mean"], state_bytes(optimizer))
 
 
 def _depth_name(config: dict[str, object]) -> str:

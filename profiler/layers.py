@@ -20,6 +20,7 @@ from ..planner.job import Job
 from ..planner.model import Architecture
 from ..planner.plan import ModelSpec
 from ..runtime.parallel.weight_gradient import PutOff
+from . import memory
 from .layer_parts import Parts, as_plan, build_parts
 from .timing import typical
 
@@ -79,10 +80,20 @@ def _of_kind(build: Callable[[Recompute], Parts], count: int, budget_s: float) -
             | {"again_forward": repeated["forward"], "again_backward": repeated["backward"]}
             | _split(plain, put_off)
         )
+    held = {"kept": _kept(plain), "again_kept": _kept(again)}
     of_layers = ("forward", "backward", "input", "weight", "again_forward", "again_backward")
-    return {
-        name: typical([each[name] for each in samples]) / (count if name in of_layers else 1) for name in samples[0]
-    }
+    typicals = {name: typical([each[name] for each in samples]) for name in samples[0]}
+    seconds = {name: value / (count if name in of_layers else 1) for name, value in typicals.items()}
+    fragments = {"fragments": max(each.fragments for each in held.values())}
+    return seconds | {name: each.kept_bytes / count for name, each in held.items()} | fragments
+
+
+def _kept(parts: Parts) -> memory.Held:
+    """Of all layers of the chain."""
+    with torch.no_grad():
+        embedded: Tensor = parts.embedding(parts.batch.tokens)
+    x = embedded.detach().requires_grad_()
+    return memory.measure(lambda: parts.layers(x), [parts.layers], x.device)  # type: ignore[no-any-return]
 
 
 def all_agree(more: bool) -> bool:

@@ -47,7 +47,6 @@ def measure(setting: Setting) -> Result:
         return result(Seen())
     low, high = _LIMITS_S
     limit_s = min(high, max(low, setting.budget_s))
-    setting.announce("links")
     peers = Peers(default_store(), range(setting.world), setting.rank, setting.device, limit_s)
     return result(see(peers, setting.budget_s, once=setting.once))
 

@@ -21,28 +21,35 @@ Mapped = dict[str, Any]
 
 
 def assemble(cluster: Mapped, found: Found) -> None:
-    """Links of the only node group of `cluster`, which becomes several where there are several kinds of hosts."""
+    """Links of `cluster`, whose node groups (by their devices) become more where there are several kinds of hosts."""
     links = read_links(found.of("links"))
     if links is None:
         return
     groups: list[Mapped] = cluster["node_groups"]
-    fabric = groups[0]["fabric"]
     inside = [row for row in links.rows if row["scope"] == "inside"]
-    if inside:
-        fabric["costs"] = link_costs(inside, lambda _: fabric["bandwidth"] * fabric.get("efficiency", 0.8))
+    for fabric in (group["fabric"] for group in groups if inside):
+        sustained = fabric["bandwidth"] * fabric.get("efficiency", 0.8)
+        fabric["costs"] = link_costs(inside, lambda _, sustained=sustained: sustained)
     if len(links.hosts) > 1:
-        _write_hosts(cluster, groups[0], links)
+        _write_hosts(cluster, links, _by_device(found, links))
 
 
-def _write_hosts(cluster: Mapped, group: Mapped, links: Links) -> None:
+def _by_device(found: Found, links: Links) -> list[Ranks]:
+    """Hosts of each node group that the cluster has already."""
+    groups = [set(ranks) for ranks in found.groups]
+    return [tuple(index for index, ranks in enumerate(links.hosts) if ranks[0] in group) for group in groups]
+
+
+def _write_hosts(cluster: Mapped, links: Links, by_device: Sequence[Ranks]) -> None:
     topology, hosts = links.topology, links.hosts
     if [*chain.from_iterable(hosts)] != sorted(chain.from_iterable(hosts)):
         raise ValueError("the workers of a host must have numbers in a row")
-    kinds = _kinds(topology)
-    group |= {"devices_per_node": max(map(len, hosts))}
+    kinds = _kinds(topology, by_device)
+    size = {"devices_per_node": max(map(len, hosts))}
+    of = {name: cluster["node_groups"][_place(kind, by_device)] | size for name, kind in kinds.items()}
     costs = link_costs([row for row in links.rows if row["scope"] == "across"], links.bandwidth)
     cluster["node_groups"] = [
-        group | {"name": name, "nodes": len(kind), "nics": _nics(group, links, kind, costs)}
+        of[name] | {"name": name, "nodes": len(kind), "nics": _nics(of[name], links, kind, costs)}
         for name, kind in kinds.items()
     ]
     names = {host: f"{name}/{place}" for name, kind in kinds.items() for place, host in enumerate(kind)}
@@ -50,12 +57,20 @@ def _write_hosts(cluster: Mapped, group: Mapped, links: Links) -> None:
     cluster["exceptions"] = {key: value for key, value in _exceptions(links, kinds, names).items() if value}
 
 
-def _kinds(topology: Topology) -> dict[str, Ranks]:
-    """Hosts of each node group, by name, in the order of their numbers: racks and cards where they stand in a row."""
+def _place(kind: Ranks, by_device: Sequence[Ranks]) -> int:
+    """The node group that hosts of one kind come from."""
+    return next(index for index, hosts in enumerate(by_device) if kind[0] in hosts)
+
+
+def _kinds(topology: Topology, by_device: Sequence[Ranks] = ()) -> dict[str, Ranks]:
+    """Hosts of each node group, by name, in the order of their numbers: racks, cards and kinds of devices where they
+    stand in a row."""
     together = {tuple(sorted(set(rack) & set(group))) for rack in topology.racks for group in topology.groups}
+    if len(by_device) > 1:  # with devices of their own they cannot be one group, in whatever order they stand
+        together = {tuple(sorted(set(part) & set(hosts))) for part in together for hosts in by_device}
     parts = sorted(part for part in together if part)
-    if len(parts) > 1 and all(_in_a_row(part) for part in parts):
-        name = "rack" if len(topology.racks) > 1 else "cards"
+    if len(parts) > 1 and (len(by_device) > 1 or all(_in_a_row(part) for part in parts)):
+        name = "rack" if len(topology.racks) > 1 else "cards" if len(topology.groups) > 1 else "nodes"
         return {f"{name}-{index}": part for index, part in enumerate(parts)}
     return {"hosts": tuple(sorted(chain.from_iterable(topology.groups)))}
 

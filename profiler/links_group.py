@@ -109,6 +109,16 @@ class Group:
             torch.cuda.synchronize(self.device)
         return perf_counter() - begin
 
+    def receiving(self, size_bytes: int, peer: int, tag: int) -> _Call:
+        """A message of so many bytes from a place in the group, expected from now on; the call waits for it."""
+        work = self._backend.recv([torch.zeros(max(1, size_bytes // ELEMENT_BYTES), device=self.device)], peer, tag)
+        return work.wait  # type: ignore[no-any-return]
+
+    def sending(self, size_bytes: int, peer: int, tag: int) -> _Call:
+        """The same on its way to a place; the call waits until it has left."""
+        work = self._backend.send([self._pair_of(max(1, size_bytes // ELEMENT_BYTES))[0]], peer, tag)
+        return work.wait  # type: ignore[no-any-return]
+
     def _exchange(self, first: bool, sent: torch.Tensor, received: torch.Tensor, peer: int, tag: int) -> None:
         """Send and then receive, or where the peer is first the other way round."""
         arrival = self._backend.recv([received], peer, tag) if self._posts_first or not first else None

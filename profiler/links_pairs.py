@@ -15,7 +15,7 @@ from .links_peers import Peers, first_line
 _TINY_BYTES = 64
 _FIRST_BYTES = 2**16
 _MOST_BYTES = 2**26
-_LONG_S = 0.01  # a message this long is bandwidth and not latency, whatever the link
+_LONG_S = 0.03  # a message this long is bandwidth and neither latency nor what a shaper lets pass, whatever the link
 _REPEATS = 5
 
 

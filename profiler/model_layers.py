@@ -74,14 +74,14 @@ def _rows(subject: Subject, configuration: Any, found: list[Legs]) -> list[dict[
         "sharding": sharding_sizes(sharding), "dtype": job.precision, "seq_len": job.seq_len,
         "microbatch": configuration.microbatch,
     }  # fmt: skip
-    ends = head_sizes(model.hidden, model.vocab)
-    rows = []
+    ends, rows = head_sizes(model.hidden, model.vocab), []
+    hidden = sharding.cp > 1 and subject.device.type == "cpu"  # autograd does not see what attention keeps for itself
     for numbers, legs in zip(layers.chain(subject), found, strict=True):
         again_s = legs["again_forward"] + legs["again_backward"] - legs["forward"] - legs["backward"]
         rows.append(at | {
             "kind": "layer", "sizes": sizes_of(model.layers[numbers[0]]),
             "forward_s": legs["forward"], "backward_s": legs["backward"],
-            "input_s": legs["input"], "weight_s": legs["weight"], "recompute_s": max(0.0, again_s),
+            "input_s": legs["input"], "weight_s": legs["weight"], "recompute_s": max(0.0, again_s), "kept_bytes": legs["kept"], "recompute_kept_bytes": 0.0 if hidden else legs["again_kept"], "fragments": legs["fragments"],
         })  # fmt: skip
     for kind in ("embedding", "head"):
         times = {f"{way}_s": median(legs[f"{kind}_{way}"] for legs in found) for way in ("forward", "backward")}

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import noop_context_fn
 
 from ..errors import InputError
 from ..kernels.flexible import Masks
+from ..kernels.terms import PLAIN, Terms
 from ..planner.compression import Compress
 from ..planner.plan import Plan
 from .attention_recipe import S2Recipe
@@ -59,30 +60,23 @@ def build_model(
     compiler: str | None = None,
     compress: Compress = "none",
     sharded: S2Recipe | None = None,
+    added: Terms = PLAIN,
 ) -> ParallelModel:
     """Build this rank's part of the model, initialised from `seed` alike for every plan; None leaves it to be loaded.
 
     `experts` says how experts are balanced, if the model has any; `compiler`, a backend of torch.compile, makes layers
     compiled ones (`recipe_checks.compile_problems` says where that does not run); `compress` is how gradients of
-    replicas travel (`recipe_checks.compress_problems`), `sharded` how heads share the sequence out. Several ranks need
-    the default process group; a single one does not. Raises InputError for a plan that the runtime cannot execute.
+    replicas travel (`recipe_checks.compress_problems`), `sharded` how heads share the sequence out, `added` what the
+    loss has beside the cross-entropy. Several ranks need the default process group; a single one does not. Raises
+    InputError for a plan that the runtime cannot execute.
     """
     found = problems(plan, dist.get_world_size() if dist.is_initialized() else 1)
     if found:
         raise InputError("plan", found)
     configuration, shape = plan.configuration, read_shape(plan.model.config)
-    meshes = build_meshes(
-        configuration.mesh,
-        device,
-        tied=(configuration.placement[0], configuration.placement[-1]) if shape.tied_embeddings else None,
-        dp_replicate=configuration.dp_replicate,
-        cp_ulysses=configuration.cp_ulysses,
-        ep_per_node=ep_per_node(plan),
-        spread_vocabulary=configuration.spread_vocabulary,
-        mixed=() if plan.mix is None else plan.mix.degrees,
-        replicas=plan.expert_replicas > 0,
-    )
-    builder = Builder(plan, shape, meshes, device, seed, compiler, rounds_of(plan, meshes, device), compress, sharded)
+    meshes = _meshes_of(plan, shape, device)
+    mixing = rounds_of(plan, meshes, device)
+    builder = Builder(plan, shape, meshes, device, seed, compiler, mixing, compress, sharded, added)
     parts = {stage: builder.part(stage) for stage in configuration.stages_of(meshes.pp_rank)}
     ends = builder.ends() if configuration.spread_vocabulary else None
     modules = [*([] if ends is None else [ends]), *parts.values()]
@@ -93,6 +87,21 @@ def build_model(
         blocks = expert_blocks(parts.values())
         model.experts = ExpertControl(blocks, shape.moe, experts, meshes, plan.schedule.microbatches, device)
     return model
+
+
+def _meshes_of(plan: Plan, shape: Shape, device: torch.device) -> Meshes:
+    configuration = plan.configuration
+    return build_meshes(
+        configuration.mesh,
+        device,
+        tied=(configuration.placement[0], configuration.placement[-1]) if shape.tied_embeddings else None,
+        dp_replicate=configuration.dp_replicate,
+        cp_ulysses=configuration.cp_ulysses,
+        ep_per_node=ep_per_node(plan),
+        spread_vocabulary=configuration.spread_vocabulary,
+        mixed=() if plan.mix is None else plan.mix.degrees,
+        replicas=plan.expert_replicas > 0,
+    )
 
 
 def ep_per_node(plan: Plan) -> int:
@@ -124,6 +133,7 @@ class Builder:
     rounds: Rounds | None = None
     compress: Compress = "none"
     sharded: S2Recipe | None = None
+    added: Terms = PLAIN
 
     @property
     def dtype(self) -> torch.dtype:
@@ -138,6 +148,8 @@ class Builder:
             part = Transformer(self.shape, layers, first=stage == 0, last=last, dtype=self.dtype)
         if self.plan.spread_vocabulary:
             part.model.embed_tokens = part.lm_head = None
+        if part.lm_head is not None:
+            part.lm_head.added = self.added
         self._cut(part)
         names = {parameter: name for name, parameter in named([part], self.shape)}
         orders = orders_of(self.plan, self.shape)
@@ -152,6 +164,7 @@ class Builder:
     def ends(self) -> Ends:
         """This rank's rows of embedding and head, where all ranks of a pipeline have some."""
         found = Ends(self.shape, self.meshes, sp=self.plan.sp, dtype=self.dtype)
+        found.lm_head.added = self.added
         names = {parameter: name for name, parameter in named([found], self.shape)}
         materialise(found, names, self.device, seed=self.seed, std=self.shape.initializer_range)
         if self.meshes.data is not None:

@@ -2,7 +2,7 @@
 
 Everything that can make a rank wait for others stands in `with span(kind)`: where collectives are called or waited for
 (`collectives.py`, `parallel/*`), and what of PyTorch's own does so (`compat.timing`). In all but the sampled steps a
-span does nothing. Spans may lie in each other; each counts without those inside of it, so that all of them sum to the step.
+span does nothing. Spans may lie in each other; each counts without those inside of it, so that they sum to the step.
 On CUDA an end of a span is an event on the current stream, so that what is counted of a collective is what it holds up
 the stream that computes; nothing waits for the device that would not wait anyway.
 """
@@ -77,12 +77,12 @@ class Stopwatch:
 
 def _between_s(begin: Any, end: Any) -> float:
     if isinstance(begin, torch.cuda.Event):
-        return begin.elapsed_time(end) / 1e3
+        return float(begin.elapsed_time(end)) / 1e3
     return float(end - begin)
 
 
 def _mark() -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=True)
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     event.record(torch.cuda.current_stream())
     return event
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -14,6 +14,9 @@ from ..schema import Frozen, dump_yaml, load_mapping, parse
 from .attention_recipe import S2Recipe
 from .blocks.moe_shape import MoeShape
 from .expert_recipe import ExpertRecipe
+
+if TYPE_CHECKING:
+    from ..kernels.terms import Terms
 
 STANDARD_LIBRARY = "python-stdlib"
 BYTES = "bytes"
@@ -44,6 +47,13 @@ class Recipe(Frozen):
         None, description="gradients of replicas (zero 0) travel in 8 bits, with feedback of what rounding left;"
         " none given: as the plan was priced"
     )  # fmt: skip
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a target that all tokens have alike")
+    z_loss: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="coefficient of the squared log-sum-exp of the logits; 1e-4 is usual",
+    )
     lr: float = Field(3e-4, gt=0, description="learning rate after warm-up")
     min_lr: float = Field(3e-5, ge=0, description="learning rate at the last step; a tenth of lr if not given")
     warmup_steps: int = Field(0, ge=0)
@@ -102,6 +112,13 @@ class Recipe(Frozen):
     def _dotted(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         """`py`, `.py` and `*.py` mean the same."""
         return tuple("." + suffix.removeprefix("*").removeprefix(".") for suffix in value)
+
+    @property
+    def added(self) -> Terms:
+        """What the loss has beside the cross-entropy."""
+        from ..kernels.terms import Terms  # and with it torch, which nobody needs to read a recipe
+
+        return Terms(label_smoothing=self.label_smoothing, z_loss=self.z_loss)
 
     def expert_problems(self, moe: MoeShape | None) -> list[Problem]:
         """Settings of experts that do not fit a model's."""

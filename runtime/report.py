@@ -144,10 +144,11 @@ def is_logged(recipe: Recipe, step: int, last: bool) -> bool:
     return last or step == 1 or step % recipe.log_every == 0
 
 
-def predicted_peak_bytes(plan: Plan) -> int:
-    """What a run's peak compares with: allocated bytes of the fullest rank on GPUs, all of its bytes on CPUs."""
+def predicted_peak_bytes(plan: Plan) -> int | None:
+    """What a run's peak compares with: allocated bytes of the fullest rank on GPUs, all of its bytes on CPUs. None: the
+    plan does not say what stands in memory."""
     on_cpu = plan.cluster.node_groups[0].device.kind == "cpu"
-    return int(max(each.total if on_cpu else each.allocated for each in plan.predicted.memory))
+    return max((each.total if on_cpu else each.allocated for each in plan.predicted.memory), default=None)
 
 
 def peak_flops(plan: Plan) -> float:

@@ -92,16 +92,10 @@ def _model(run: RunFolder, plan: Plan, recipe: Recipe, device: torch.device) -> 
     seed = recipe.seed if pretrained is None else None
     compiler = INDUCTOR if recipe.compile else None
     use_kernels(recipe.kernels or plan.job.kernels)
-    experts = recipe.experts or DEFAULT
     model = build_model(
-        plan,
-        device,
-        seed=seed,
-        experts=experts,
-        compiler=compiler,
-        compress=recipe.compress or plan.job.compress,
-        sharded=recipe.sharded,
-    )
+        plan, device, seed=seed, experts=recipe.experts or DEFAULT, compiler=compiler, compress=recipe.compress or plan.job.compress,
+        sharded=recipe.sharded, added=recipe.added,
+    )  # fmt: skip
     if pretrained is not None and not complete_checkpoints(run.checkpoints):
         load_pretrained(model, Path(pretrained))
     return model

@@ -40,7 +40,7 @@ def stepped(
 
 def step_shards(shards: Sequence[Shard], scale: Tensor, options: Options) -> None:
     """As `kernels.adamw.adamw_steps`, all on one device: one launch for those of the same types."""
-    alike: dict[tuple[torch.dtype, ...], list[Shard]] = {}
+    alike: dict[tuple[torch.dtype, torch.dtype, torch.dtype], list[Shard]] = {}
     for shard in shards:
         if shard.parameter.numel():
             types = shard.parameter.dtype, shard.gradient.dtype, shard.first.dtype

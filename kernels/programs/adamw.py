@@ -77,6 +77,24 @@ def adamw(
 
 
 @triton.jit
+def _step_block(
+    parameter, gradient, first, second, here, factor, number, key,
+    shrink, step_size, weight1, beta2, weight2, root, eps,
+    ROUND_PARAMETER: tl.constexpr, ROUND_STATES: tl.constexpr,
+):  # fmt: skip
+    """Step the elements at these places, or (`here` None: all) those of them that are there."""
+    p, g = tl.load(parameter, mask=here).to(tl.float32), tl.load(gradient, mask=here).to(tl.float32)
+    m, v = tl.load(first, mask=here).to(tl.float32), tl.load(second, mask=here).to(tl.float32)
+    p, m, v = stepped(
+        p, g, m, v, factor, number, key,
+        shrink, step_size, weight1, beta2, weight2, root, eps, ROUND_PARAMETER, ROUND_STATES,
+    )  # fmt: skip
+    tl.store(parameter, p.to(parameter.dtype.element_ty), mask=here)
+    tl.store(first, m.to(first.dtype.element_ty), mask=here)
+    tl.store(second, v.to(second.dtype.element_ty), mask=here)
+
+
+@triton.jit
 def adamw_shards(
     shards, pieces, scale, shrink, step_size, weight1, beta2, weight2, root, eps,
     PARAMETER: tl.constexpr, GRADIENT: tl.constexpr, STATES: tl.constexpr,
@@ -94,37 +112,21 @@ def adamw_shards(
     second = tl.load(row + 3).to(tl.pointer_type(STATES))
     count, number, width, pitch = tl.load(row + 4), tl.load(row + 5), tl.load(row + 6), tl.load(row + 7)
     key, factor = tl.load(row + 8).to(tl.uint32), tl.load(scale)
-    if (tl.load(row + 9) != 0) & (begin + PIECE <= count):  # whole and aligned: 128 bits a thread
-        for start in range(0, PIECE, BLOCK):
-            at = begin + start + tl.arange(0, BLOCK)
+    aligned = tl.load(row + 9) != 0
+    for start in range(begin, tl.minimum(begin + PIECE, count), BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        numbers = number + at
+        if pitch > 0:
+            numbers = number + at // width * pitch + at % width
+        if aligned & (start + BLOCK <= count):  # 128 bits a thread
             at = tl.max_contiguous(tl.multiple_of(at, 16), BLOCK)
-            numbers = number + at
-            if pitch > 0:
-                numbers = number + at // width * pitch + at % width
-            to_p, to_m = tl.multiple_of(parameter, 16) + at, tl.multiple_of(first, 16) + at
-            to_g, to_v = tl.multiple_of(gradient, 16) + at, tl.multiple_of(second, 16) + at
-            p, m, v = stepped(
-                tl.load(to_p).to(tl.float32), tl.load(to_g).to(tl.float32), tl.load(to_m).to(tl.float32),
-                tl.load(to_v).to(tl.float32), factor, numbers, key,
+            _step_block(
+                tl.multiple_of(parameter, 16) + at, tl.multiple_of(gradient, 16) + at, tl.multiple_of(first, 16) + at,
+                tl.multiple_of(second, 16) + at, None, factor, numbers, key,
                 shrink, step_size, weight1, beta2, weight2, root, eps, ROUND_PARAMETER, ROUND_STATES,
             )  # fmt: skip
-            tl.store(to_p, p.to(PARAMETER))
-            tl.store(to_m, m.to(STATES))
-            tl.store(to_v, v.to(STATES))
-    else:
-        for start in range(0, tl.minimum(count - begin, PIECE), BLOCK):
-            at = begin + start + tl.arange(0, BLOCK)
-            here = at < count
-            numbers = number + at
-            if pitch > 0:
-                numbers = number + at // width * pitch + at % width
-            p, m, v = stepped(
-                tl.load(parameter + at, mask=here, other=0.0).to(tl.float32),
-                tl.load(gradient + at, mask=here, other=0.0).to(tl.float32),
-                tl.load(first + at, mask=here, other=0.0).to(tl.float32),
-                tl.load(second + at, mask=here, other=0.0).to(tl.float32), factor, numbers, key,
+        else:
+            _step_block(
+                parameter + at, gradient + at, first + at, second + at, at < count, factor, numbers, key,
                 shrink, step_size, weight1, beta2, weight2, root, eps, ROUND_PARAMETER, ROUND_STATES,
             )  # fmt: skip
-            tl.store(parameter + at, p.to(PARAMETER), mask=here)
-            tl.store(first + at, m.to(STATES), mask=here)
-            tl.store(second + at, v.to(STATES), mask=here)

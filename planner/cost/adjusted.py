@@ -47,8 +47,9 @@ def group(found: GroupPaths, by: Adjustment | None) -> GroupPaths:
     """The paths of a group: inside of domains, and between them."""
     if by is None:
         return found
-    parts = {name: getattr(found, name) for name in ("inner", "outer", "outer_pairs")}
-    return replace(found, **{name: path(part, by) for name, part in parts.items() if part is not None})
+    parts: dict[str, Any] = {name: getattr(found, name) for name in ("inner", "outer", "outer_pairs")}
+    scaled: dict[str, Any] = {name: path(part, by) for name, part in parts.items() if part is not None}
+    return replace(found, **scaled)
 
 
 def execution(costs: Costs, by: Adjustment | None) -> Costs:

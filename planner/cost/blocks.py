@@ -24,6 +24,7 @@ from .compute import (
 from .exchange import Exchange, Groups, layer_exchange, region_s
 from .measured import Kind, Leg, Measured, head_sizes, sizes_of
 from .memory import Held, largest_gradient, layer_parameters
+from .projected import NOTHING, Projected, projected
 from .rates import Rates
 from .sharding import Sharding
 
@@ -148,6 +149,13 @@ class ModelCosts:
         return self._sums(lambda block: block.held.expert)
 
     @cached_property
+    def projected(self) -> list[Projected] | None:
+        """Of these what GaLore projects, where that is the optimizer."""
+        if not self.layers or self.layers[0].held.projected is None:
+            return None
+        return list(accumulate((block.held.projected or NOTHING for block in self.layers), initial=NOTHING))
+
+    @cached_property
     def largest(self) -> Block:
         """The layer with the largest working set."""
         return max(self.layers, key=lambda block: block.activation_bytes + block.transient_bytes)
@@ -229,6 +237,8 @@ def _without(whole: Block, kept: Block) -> Block:
 def _layer_block(layer: Layer, shape: Shape, rates: Rates, groups: Groups, modules: tuple[Module, ...]) -> Block:
     sharding, seq_len = shape.sharding, shape.seq_len
     held, kept = layer_parameters(layer, sharding), layer_kept(layer, shape)
+    if shape.galore is not None:
+        held = replace(held, projected=projected(layer, shape.galore))
     load = groups.visits.load if groups.visits else None
     compute = accumulated(layer_compute(layer, sharding, seq_len, rates, load), rates, held.total, held.dense)
     exchange = layer_exchange(layer, sharding, seq_len, rates, groups, compute, hides=not shape.on_cpu)
@@ -338,7 +348,19 @@ def _taking(block: Block, leg: Leg) -> Block:
     )
     compute = replace(compute, weight_s=leg.weight_s or compute.weight_s)
     again_s = leg.recompute_s or None
-    return replace(block, compute=compute, exchange=exchange, again_s=again_s, split_s=leg.split_s)
+    taken = replace(block, compute=compute, exchange=exchange, again_s=again_s, split_s=leg.split_s)
+    return _holding(taken, leg) if leg.kept_bytes else taken
+
+
+def _holding(block: Block, leg: Leg) -> Block:
+    """With the activations that were seen; selective recomputation keeps its share of them."""
+    share = leg.kept_bytes / block.activation_bytes
+    return replace(
+        block,
+        activation_bytes=leg.kept_bytes,
+        selective_bytes=share * block.selective_bytes,
+        input_bytes=leg.recompute_kept_bytes or block.input_bytes,
+    )
 
 
 def _scaled(compute: Compute, forward: float, backward: float) -> Compute:

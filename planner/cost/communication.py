@@ -133,3 +133,13 @@ def _slower(path: Path | None, factor: float) -> Path | None:
 
 ALONE = GroupPaths(size=1, domains=1, inner=None, outer=None)
 """A group of one: every collective over it is free."""
+
+
+def flat(group: GroupPaths) -> GroupPaths:
+    """One ring through all n members instead of rings inside and between d domains: its network links carry (n-1)/n of
+    the data, not (d-1)/d, and the links inside move as much at the same time (github.com/NVIDIA/nccl, issue 569)."""
+    if group.outer is None or group.inner is None:
+        return group
+    more = (1 - 1 / group.size) / (1 - 1 / group.domains)
+    outer = replace(group.outer, bandwidth_bytes_per_s=group.outer.bandwidth_bytes_per_s / more)
+    return replace(group, inner=None, outer=outer)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from ..configuration import Module
 from ..model import Attention, Latent, Layer, Mlp, Moe
 from .core import core_s
+from .declared import Declared, gated_bytes, layer_bytes, norms_bytes
 from .dispatch import imbalance
 from .kernels import Matmul, elementwise_s, forward_s, products_s
 from .passes import both_s, layer_passes_s, norms_s
@@ -160,9 +161,19 @@ def _elementwise_s(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates)
     """Forward and backward of all that is no product and not the core of attention."""
     moved = layer_elementwise_bytes(layer, sharding, seq_len, rates.element_bytes)
     kernels = layer.norms + 4 + (ROUTED_KERNELS * sharding.dispatch_chunks if layer.moe else 0)
+    if (declared := _declared(rates)) is not None:
+        found = layer_bytes(layer, sharding, seq_len, declared)
+        rest = elementwise_s(rates, moved - found.counted * rates.element_bytes, kernels)
+        forward, backward = (each / rates.declared_bytes_per_s for each in (found.forward, found.backward))
+        return rest + forward, ELEMENTWISE_BACKWARD * rest + backward
     passes = layer_passes_s(layer, sharding, seq_len, rates)
     rest = elementwise_s(rates, moved - passes.priced_bytes, kernels - passes.kernels)
     return rest + passes.forward_s, ELEMENTWISE_BACKWARD * rest + passes.backward_s
+
+
+def _declared(rates: Rates) -> Declared | None:
+    """Kernels whose bytes are declared, where none were measured by shape."""
+    return rates.declared if (rates.sixteen_bit or rates).times is None else None
 
 
 def _casts_s(rates: Rates, matmuls: list[Matmul]) -> tuple[float, float]:
@@ -201,6 +212,9 @@ def module_s(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, modul
         found = norms_s(rates, own, hidden, layer.norms)
         if found is not None:
             return found[0]
+        if (declared := _declared(rates)) is not None:
+            moved = norms_bytes(layer, sharding, seq_len, declared).forward
+            return moved / rates.declared_bytes_per_s + layer.norms * rates.launch_s
         return elementwise_s(rates, layer.norms * 2 * own * hidden * rates.element_bytes, layer.norms)
     if module == "mla_up_proj":
         return _up_projections_s(layer, sharding, seq_len, rates)
@@ -208,7 +222,7 @@ def module_s(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, modul
         return _block_s(rates, ffn, hidden, tokens, sharding.tp) if module == "mlp" else 0.0
     routed = routed_tokens(ffn, sharding, seq_len)
     if module == "moe_act":
-        return elementwise_s(rates, _activation(ffn.expert, routed / sharding.etp) * rates.element_bytes, 1)
+        return _activation_s(rates, ffn.expert, routed, sharding.etp)
     return (
         _block_s(rates, ffn.expert, hidden, routed, sharding.etp, ffn.experts / sharding.ep) if module == "moe" else 0.0
     )
@@ -225,7 +239,14 @@ def _up_projections_s(layer: Layer, sharding: Sharding, seq_len: int, rates: Rat
 
 def _block_s(rates: Rates, mlp: Mlp, hidden: int, tokens: float, split: int, experts: float = 0) -> float:
     matmuls = sum(forward_s(rates, each) for each in mlp_matmuls(mlp, hidden, tokens, split, experts))
-    return matmuls + elementwise_s(rates, _activation(mlp, tokens / split) * rates.element_bytes, 1)
+    return matmuls + _activation_s(rates, mlp, tokens, split)
+
+
+def _activation_s(rates: Rates, mlp: Mlp, tokens: float, split: int) -> float:
+    """Forward."""
+    if mlp.gated and (declared := _declared(rates)) is not None:
+        return gated_bytes(tokens, mlp.width / split, declared).forward / rates.declared_bytes_per_s + rates.launch_s
+    return elementwise_s(rates, _activation(mlp, tokens / split) * rates.element_bytes, 1)
 
 
 def embedding_compute(hidden: int, sharding: Sharding, seq_len: int, rates: Rates, rows: float = 0.0) -> Compute:

@@ -12,6 +12,8 @@ from ...clusters.schema import Cluster, Device, Dtype, NodeGroup, Origin
 from ...errors import InputError
 from ..frameworks.framework import Costs, Experts, Framework
 from ..job import Precision
+from ..optimizer import Kernels
+from .declared import Declared
 
 if TYPE_CHECKING:
     from ...clusters.shape_times import ShapeTimes
@@ -55,6 +57,12 @@ class Rates:
     matmul_share: float = 1.0  # of their rate that a step sustains under the framework
     attention_share: float = 1.0
     elementwise_bytes: float = 1.0  # moved under the framework, over those of what was measured
+    declared: Declared | None = None  # kernels that run, where their declarations say what they move
+
+    @property
+    def declared_bytes_per_s(self) -> float:
+        """Of memory, as kernels reach it whose bytes are known and not estimated from those of fused ones."""
+        return self.elementwise_bytes_per_s * self.elementwise_bytes
 
     def matmul_fraction(self, flops: float) -> float:
         """Fraction of the peak that a matmul reaches: linear in log(FLOPs), constant beyond the table."""
@@ -72,8 +80,9 @@ In NVFP4 half as much is written, and read once more before for the scale of the
 
 
 def device_rates(
-    device: Device, precision: Precision, framework: Framework = PLAIN, narrow: Dtype | None = None
-) -> Rates:
+    device: Device, precision: Precision, framework: Framework = PLAIN, narrow: Dtype | None = None,
+    kernels: Kernels = "auto",
+) -> Rates:  # fmt: skip
     """Rates of one kind of device under a framework. In fp8 attention and the output head run in bf16; `narrow` is
     what the layers' matmuls run in where that is yet narrower."""
     operand: Dtype = narrow or precision
@@ -104,7 +113,16 @@ def device_rates(
         matmul_share=costs.matmul,
         attention_share=costs.attention,
         elementwise_bytes=costs.elementwise,
+        declared=declared_by(device, precision, framework, kernels),
     )
+
+
+def declared_by(device: Device, precision: Precision, framework: Framework, kernels: Kernels) -> Declared | None:
+    """Kernels of a framework that declares what they move and keep. Not on a CPU: what is calibrated there is plain
+    PyTorch over the bytes of fused kernels."""
+    if not framework.bundled_kernels or device.kind == "cpu":
+        return None
+    return Declared(kernels, "bf16" if precision == "fp8" else precision)
 
 
 def costs_of(framework: Framework, device: Device) -> Costs:

@@ -30,7 +30,7 @@ from ..model import Architecture, Layer
 from . import adjusted
 from .activations import Shape
 from .blocks import ModelCosts, model_costs
-from .communication import ALONE, slowed
+from .communication import ALONE, flat, slowed
 from .context import Links
 from .dispatch import Visits
 from .exchange import Groups
@@ -204,7 +204,7 @@ class Setting:
 
     @cached_property
     def rates(self) -> Rates:
-        return device_rates(self.device, self.job.precision, self.framework, self.narrow)
+        return device_rates(self.device, self.job.precision, self.framework, self.narrow, self.job.kernels)
 
     @cached_property
     def hides_communication(self) -> bool:
@@ -308,7 +308,7 @@ class Setting:
 
     def _slowest_group(self, stride: int, count: int) -> GroupPaths:
         slowest = adjusted.group(self.topology.slowest_group(stride, count, self._ranks), self.adjustment)
-        return _flat(slowest) if self.framework.flat_rings else slowest
+        return flat(slowest) if self.framework.flat_rings else slowest
 
     def hop(self, stage_ranks: int, stages: int) -> Path:
         """The slowest path between neighbouring pipeline stages of `stage_ranks` devices each."""
@@ -362,6 +362,8 @@ class Setting:
             fp8=self.job.precision == "fp8",
             on_cpu=self.device.kind == "cpu",
             load=visits.load if visits else 1.0,
+            declared=self.rates.declared,
+            galore=self.job.galore,
         )
 
     def costs(self, configuration: Configuration) -> ModelCosts:
@@ -388,13 +390,3 @@ class Setting:
         """Layers and the rest of a step as they were timed on the device, where they were."""
         layers = self.device.calibration.layers
         return None if layers is None else Measured(layers, self.job.precision)
-
-
-def _flat(group: GroupPaths) -> GroupPaths:
-    """One ring through all n members instead of rings inside and between d domains: its network links carry (n-1)/n of
-    the data, not (d-1)/d, and the links inside move as much at the same time (github.com/NVIDIA/nccl, issue 569)."""
-    if group.outer is None or group.inner is None:
-        return group
-    more = (1 - 1 / group.size) / (1 - 1 / group.domains)
-    outer = replace(group.outer, bandwidth_bytes_per_s=group.outer.bandwidth_bytes_per_s / more)
-    return replace(group, inner=None, outer=outer)

@@ -10,9 +10,9 @@ import numpy as np
 from ...clusters.adjustment import Adjustment, Evidence
 from .observation import STEP, Observation
 from .parameter import PARAMETERS, adjustment, rounded
-from .robust import huber, noise, solve
-from .select import LEAST_GROUPS, folds, helps, selected
-from .sheet import Sheet, Vector, around, sheet
+from .robust import noise, solve
+from .select import LEAST_GROUPS, folds, helps, missed, selected
+from .sheet import Rows, Sheet, Vector, around, sheet
 
 AGAIN = 2
 """How often slopes are taken anew where a fit has arrived."""
@@ -70,7 +70,7 @@ def fit(observations: Sequence[Observation], *, source: str, date: str, framewor
     return Fit(found, "", measured, before, held_out, after)
 
 
-def _fitted(observations: Sequence[Observation], table: Sheet, rows: Vector) -> Vector:
+def _fitted(observations: Sequence[Observation], table: Sheet, rows: Rows) -> Vector:
     """Values of all parameters, found on some runs; slopes are taken anew twice where it arrives."""
     free = selected(table, rows)
     at = solve(table, free, rows)
@@ -80,7 +80,7 @@ def _fitted(observations: Sequence[Observation], table: Sheet, rows: Vector) -> 
     return at
 
 
-def _held_out(observations: Sequence[Observation], table: Sheet, rows: Vector) -> Vector:
+def _held_out(observations: Sequence[Observation], table: Sheet, rows: Rows) -> Vector:
     """Real prices of every run under what was selected and fitted without its part."""
     found = table.base_s.copy()
     for part in folds(table.groups):
@@ -96,9 +96,10 @@ def _refusal(steps: Sheet, held_out: Vector, at: Vector) -> str:
     """Why nothing is to change, or nothing where held-out steps are nearer than before by more than chance."""
     if not at.any():
         return "no parameter brings held-out runs nearer by more than chance"
-    scale, order = noise(steps, np.zeros(len(at)), np.arange(len(held_out))), folds(steps.groups)
-    joined = np.concatenate(order)
-    before, after = (huber(np.log(each / steps.measured_s), scale)[joined] for each in (steps.base_s, held_out))
-    if not helps(before, after, order) or error(held_out, steps.measured_s) > error(steps.base_s, steps.measured_s):
+    scale = noise(steps, np.zeros(len(at)), np.arange(len(held_out)))
+    before, after = (missed(np.log(each / steps.measured_s), scale) for each in (steps.base_s, held_out))
+    if not helps(before, after, steps.groups) or error(held_out, steps.measured_s) > error(
+        steps.base_s, steps.measured_s
+    ):
         return "what these runs ask for does not hold for runs that the fit had not seen"
     return ""

@@ -6,7 +6,7 @@ A scale x makes its part of the step take e^x as long; fixed seconds are counted
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,11 +57,11 @@ def rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def adjustment(parameters: Sequence[Parameter], at: Sequence[float], **about: Any) -> Adjustment:
+def adjustment(parameters: Sequence[Parameter], at: Iterable[float], **about: Any) -> Adjustment:
     """The part of a cluster file with these values; `about`: source, date, framework, evidence."""
     values = {parameter.name: parameter.written(float(x)) for parameter, x in zip(parameters, at, strict=True)}
-    links = {kind: _link(values, kind) for kind in ("fabric", "network")}
-    plain = {name: values[name] for name in ("compute", "layer", "step", "overlap") if name in values}
+    links: dict[str, Any] = {kind: _link(values, kind) for kind in ("fabric", "network")}
+    plain: dict[str, Any] = {name: values[name] for name in ("compute", "layer", "step", "overlap") if name in values}
     return Adjustment(**plain, **links, **about)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .parameter import MOST
-from .sheet import Sheet, Vector
+from .sheet import Rows, Sheet, Vector
 
 BEND = 1.345
 """Of Huber's loss, in noises: 95 % of the efficiency of least squares where errors are normal."""
@@ -31,7 +31,7 @@ interval of the step says little of them."""
 ROUNDS = 25
 
 
-def noise(sheet: Sheet, at: Vector, rows: Vector) -> float:
+def noise(sheet: Sheet, at: Vector, rows: Rows) -> float:
     """Standard deviation of runs around the model: the median deviation from their median, with the interval's width
     for a few runs more, so that three runs that happen to agree do not look exact."""
     residuals = sheet.residuals(at, rows)
@@ -41,7 +41,7 @@ def noise(sheet: Sheet, at: Vector, rows: Vector) -> float:
     return max(LEAST_NOISE, float(np.sqrt(pooled)))
 
 
-def priors(sheet: Sheet, rows: Vector) -> Vector:
+def priors(sheet: Sheet, rows: Rows) -> Vector:
     """Standard deviation of every parameter before any run."""
     found = []
     for column, parameter in enumerate(sheet.parameters):
@@ -60,7 +60,7 @@ def huber(residuals: Vector, scale: float) -> Vector:
     return loss
 
 
-def solve(sheet: Sheet, free: Sequence[int], rows: Vector) -> Vector:
+def solve(sheet: Sheet, free: Sequence[int], rows: Rows) -> Vector:
     """The best values of the `free` parameters for some runs; all others stay at no change."""
     at = np.zeros(len(sheet.parameters))
     chosen = list(free)
@@ -86,18 +86,18 @@ def solve(sheet: Sheet, free: Sequence[int], rows: Vector) -> Vector:
     return at
 
 
-def _move(sheet: Sheet, at: Vector, rows: Vector, chosen: list[int], scale: float, prior: Vector) -> Vector:
+def _move(sheet: Sheet, at: Vector, rows: Rows, chosen: list[int], scale: float, prior: Vector) -> Vector:
     """One step of Gauss and Newton under the weights of Huber's loss."""
     residuals, predicted = sheet.residuals(at, rows), sheet.predicted_s(at, rows)
     growth = np.array([sheet.parameters[column].slope(at[column]) for column in chosen])
-    slopes = sheet.slopes_s[np.ix_(rows, chosen)] * growth / predicted[:, None]
+    slopes = sheet.slopes_s[rows][:, chosen] * growth / predicted[:, None]
     weights = np.minimum(1.0, BEND * scale / np.maximum(np.abs(residuals), 1e-12)) / scale**2
     curvature = (slopes * weights[:, None]).T @ slopes + np.diag(prior**-2)
     gradient = (slopes * weights[:, None]).T @ residuals + at[chosen] / prior**2
     return -np.linalg.solve(curvature, gradient)
 
 
-def _loss(sheet: Sheet, at: Vector, rows: Vector, chosen: list[int], scale: float, prior: Vector) -> float:
+def _loss(sheet: Sheet, at: Vector, rows: Rows, chosen: list[int], scale: float, prior: Vector) -> float:
     return float(huber(sheet.residuals(at, rows), scale).sum() + ((at[chosen] / prior) ** 2).sum() / 2)
 
 

@@ -1,4 +1,4 @@
-"""Runs: run folders of the built-in runtime (docs/launch.md) as observations of the cluster that they were planned for."""
+"""Runs: run folders of the built-in runtime (docs/launch.md) as observations of the cluster of their plans."""
 
 from __future__ import annotations
 

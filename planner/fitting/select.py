@@ -1,6 +1,6 @@
 """Selection: which parameters are freed. One at a time, and only where runs that were held out say that it helps.
 
-Runs of one configuration are held out together. A parameter is freed when the loss of held-out runs falls by more than
+Runs of one configuration are held out together. A parameter is freed when the error of held-out runs falls by more than
 chance: the mean gain over the groups has to pass Student's one-sided bound of 5 %, which all candidates share but the
 first of the list (compute, of which every step has most), so that noise alone frees next to nothing. Each further
 parameter has to pass the same against what is freed already.
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .robust import huber, noise, solve
-from .sheet import Sheet, Vector
+from .robust import noise, solve
+from .sheet import Rows, Sheet, Vector
 
 FOLDS = 10
 """At most; groups share a fold where there are more of them."""
@@ -25,10 +25,10 @@ MOST_FREE = 4
 """Parameters: a handful of runs says no more."""
 
 LEAST_GAIN = 0.02
-"""Of the loss: what is less is not worth a line in a file."""
+"""Of the error: what is less is not worth a line in a file."""
 
 
-def folds(groups: Sequence[str]) -> list[Vector]:
+def folds(groups: Sequence[str]) -> list[Rows]:
     """Row numbers of every part that is held out at once: one group each, or several where they are many."""
     names = list(dict.fromkeys(groups))
     parts = min(FOLDS, len(names))
@@ -37,12 +37,13 @@ def folds(groups: Sequence[str]) -> list[Vector]:
     return [np.flatnonzero(rows == each) for each in range(parts)]
 
 
-def selected(sheet: Sheet, rows: Vector) -> list[int]:
+def selected(sheet: Sheet, rows: Rows) -> list[int]:
     """Numbers of the parameters to free, in the order in which they were."""
     held = [rows[each] for each in folds([sheet.groups[row] for row in rows])]
     if len(held) < LEAST_GROUPS:
         return []
     scale = noise(sheet, np.zeros(len(sheet.parameters)), rows)
+    groups = [sheet.groups[row] for row in np.concatenate(held)]
     free: list[int] = []
     best = _held_out(sheet, free, rows, held, scale)
     while len(free) < min(MOST_FREE, len(held) - 2):
@@ -50,7 +51,7 @@ def selected(sheet: Sheet, rows: Vector) -> list[int]:
         candidates = [column for column in candidates if _matters(sheet, column, rows)]
         tried = [(column, _held_out(sheet, [*free, column], rows, held, scale)) for column in candidates]
         shared = [(column, losses, 1 if column == 0 else len(candidates)) for column, losses in tried]
-        passed = [(losses.sum(), column) for column, losses, by in shared if helps(best, losses, held, by)]
+        passed = [(losses.sum(), column) for column, losses, by in shared if helps(best, losses, groups, by)]
         if not passed:
             break
         _, chosen = min(passed)
@@ -59,14 +60,19 @@ def selected(sheet: Sheet, rows: Vector) -> list[int]:
     return free
 
 
-def helps(before: Vector, after: Vector, held: Sequence[Vector], candidates: int = 1) -> bool:
-    """Whether losses of held-out runs fell by more than chance. Losses stand in the order of `held`, joined."""
-    sizes = np.cumsum([len(each) for each in held])[:-1]
-    gains = np.array([part.mean() for part in np.split(before - after, sizes)])
-    if gains.mean() <= LEAST_GAIN * before.mean() or len(gains) < LEAST_GROUPS:
+def helps(before: Vector, after: Vector, groups: Sequence[str], candidates: int = 1) -> bool:
+    """Whether the errors of held-out runs, each of one of the `groups`, fell by more than chance."""
+    names = np.array(groups)
+    gains = np.array([(before - after)[names == each].mean() for each in dict.fromkeys(groups)])
+    if len(gains) < LEAST_GROUPS or gains.mean() <= LEAST_GAIN * before.mean():
         return False
-    error = gains.std(ddof=1) / np.sqrt(len(gains))
-    return bool(gains.mean() > student(len(gains) - 1, 0.05 / candidates) * error)
+    chance = gains.std(ddof=1) / np.sqrt(len(gains))
+    return bool(gains.mean() > student(len(gains) - 1, 0.05 / candidates) * chance)
+
+
+def missed(residuals: Vector, scale: float) -> Vector:
+    """How far each run is off, in noises; what is farther than three is off, and no more is said of it."""
+    return np.minimum(np.abs(residuals) / scale, 3.0)
 
 
 def student(freedom: int, tail: float) -> float:
@@ -89,20 +95,20 @@ def _normal(tail: float) -> float:
     return t - above / (1 + 1.432788 * t + 0.189269 * t**2 + 0.001308 * t**3)
 
 
-def _matters(sheet: Sheet, column: int, rows: Vector) -> bool:
+def _matters(sheet: Sheet, column: int, rows: Rows) -> bool:
     """Whether any of these runs would notice: links that nobody uses do not."""
     return bool((sheet.slopes_s[rows, column] > 1e-3 * sheet.base_s[rows] * _unit(sheet, column, rows)).any())
 
 
-def _unit(sheet: Sheet, column: int, rows: Vector) -> float:
+def _unit(sheet: Sheet, column: int, rows: Rows) -> float:
     """Slopes of fixed seconds are counts, which a thousandth of a step's seconds is no measure of."""
     return 0.0 if sheet.parameters[column].is_fixed else 1.0
 
 
-def _held_out(sheet: Sheet, free: Sequence[int], rows: Vector, held: Sequence[Vector], scale: float) -> Vector:
-    """Losses of all runs, each under values that were found without its part."""
+def _held_out(sheet: Sheet, free: Sequence[int], rows: Rows, held: Sequence[Rows], scale: float) -> Vector:
+    """Errors of all runs, each under values that were found without its part."""
     losses = []
     for part in held:
         at = solve(sheet, free, np.setdiff1d(rows, part))
-        losses.append(huber(sheet.residuals(at, part), scale))
+        losses.append(missed(sheet.residuals(at, part), scale))
     return np.concatenate(losses)

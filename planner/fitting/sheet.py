@@ -21,6 +21,7 @@ from .observation import Observation
 from .parameter import Parameter, adjustment
 
 Vector = NDArray[np.float64]
+Rows = NDArray[np.int64]
 
 SCALE_STEP = math.log(1.2)
 """A fifth slower: far beyond rounding, near enough for the longest path to stay."""
@@ -40,20 +41,20 @@ class Sheet:
     width: float  # of the intervals, as a standard deviation of a logarithm
     groups: tuple[str, ...]
 
-    def of(self, rows: Vector) -> Sheet:
+    def of(self, rows: Rows) -> Sheet:
         """Some of the runs."""
         groups = tuple(self.groups[row] for row in rows)
         parts = {name: getattr(self, name)[rows] for name in ("measured_s", "base_s", "slopes_s")}
         return replace(self, groups=groups, **parts)
 
-    def predicted_s(self, at: Vector, rows: Vector | None = None) -> Vector:
+    def predicted_s(self, at: Vector, rows: Rows | None = None) -> Vector:
         """Seconds of every run (or of `rows`) at a point."""
         chosen = slice(None) if rows is None else rows
         times = np.array([parameter.time(x) for parameter, x in zip(self.parameters, at, strict=True)])
         seconds: Vector = self.base_s[chosen] + self.slopes_s[chosen] @ times
         return np.maximum(seconds, 1e-3 * self.base_s[chosen])
 
-    def residuals(self, at: Vector, rows: Vector | None = None) -> Vector:
+    def residuals(self, at: Vector, rows: Rows | None = None) -> Vector:
         """Logarithms of predicted over measured."""
         chosen = slice(None) if rows is None else rows
         return np.log(self.predicted_s(at, rows) / self.measured_s[chosen])
@@ -97,7 +98,8 @@ def _secants(
         then = observation.predicted_s(adjustment(parameters, there, **_NOBODY))
         moved = parameter.written(there[column]) - parameter.written(at[column]) if parameter.is_fixed else None
         found.append((then - seconds) / (moved or parameter.time(there[column]) - parameter.time(at[column])))
-    return np.maximum(np.array(found), 0.0)
+    slopes: Vector = np.maximum(np.array(found), 0.0)
+    return slopes
 
 
 def _times(observation: Observation, parameter: Parameter) -> float:

@@ -100,7 +100,7 @@ def by_nvml() -> tuple[tuple[Gpu, ...] | None, list[Note]]:
 
 def _absent(nvml: Any, error: Exception) -> bool:
     """A machine without a driver: nothing to miss."""
-    return getattr(error, "value", None) == nvml.NVML_ERROR_LIBRARY_NOT_FOUND
+    return bool(getattr(error, "value", None) == nvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
 
 def _by_handle(nvml: Any, handle: Any, driver: str) -> Gpu:

@@ -13,9 +13,17 @@ from torch import Tensor, nn
 
 from meshwright.kernels import switch
 from meshwright.kernels.adamw import (
-    WHOLE, Options, Place, Shard, adamw_step, adamw_steps, clip_scale, rounded, stepped_reference,
+    WHOLE,
+    Options,
+    Place,
+    Shard,
+    adamw_step,
+    adamw_steps,
+    clip_scale,
+    rounded,
+    stepped_reference,
 )  # fmt: skip
-from meshwright.kernels.galore import SPACE, GaLore
+from meshwright.kernels.galore import GaLore
 from meshwright.kernels.mix import mix, mixed
 from meshwright.kernels.optimizer import FusedAdamW
 
@@ -175,7 +183,7 @@ def test_a_number_is_mixed_as_tensors_are() -> None:
 def test_many_shards_step_as_each_alone(
     parameter: torch.dtype, states: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One launch of all, whatever their sizes, their alignment and the types of gradients; what is beside them stays."""
+    """One launch of all, whatever their sizes, alignment and types of gradients; what is beside them stays."""
     from meshwright.kernels.fast import adamw as fast
 
     monkeypatch.setattr(switch, "INTERPRETED", True)

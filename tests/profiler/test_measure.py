@@ -44,7 +44,7 @@ def test_progress_only_rises_and_ends(profile):
     done = [fraction for _, fraction in told]
     assert done == sorted(done)
     assert (done[0], done[-1]) == (0.0, 1.0)
-    inside = ["matrix products", "attention", "memory", "small operations"]
+    inside = [f"compute: {what}" for what in ("matrix products", "attention", "memory", "small operations")]
     assert [part for part, _ in told][1:-1] == ["machine", "detect", "compute", *inside, "links"]
 
 
@@ -73,7 +73,14 @@ def result(launch_s=1e-5, rate=50e9, **changes):
         "rings": [[2, size, 2 * 1e-4 + size / 1e9] for size in sizes],
         "reduce_scatter": [[1, size, 3 * (1e-4 + size / 1e9)] for size in sizes],
     }
-    machine = {"context_bytes": 2e8, "kind": "cpu", "name": None, "memory_bytes": None, "host": "here"}
+    machine = {
+        "context_bytes": 2e8,
+        "kind": "cpu",
+        "name": None,
+        "memory_bytes": None,
+        "host": "here",
+        "processor": "a CPU",
+    }
     machine |= {"versions": {"torch": "2.13.0"}} | changes
     return {"compute": compute, "links": links, "machine": machine}
 
