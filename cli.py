@@ -31,7 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Write the file here.", show_default=False)]
 
@@ -116,10 +115,9 @@ def plan(
     asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
     asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk, "routing": routing}
     requests = read_requests(model, which_clusters(cluster, clusters, given), job, pin or [], schedule_file, **asked)
-    if clusters is None:
-        _plan(next(iter(requests.values())), contingency, explain, out, json)
-    else:
-        _compare_clusters(requests, picture, out, json)
+    if clusters is not None:
+        return _compare_clusters(requests, picture, out, json)
+    return _plan(next(iter(requests.values())), contingency, explain, out, json)
 
 
 def _about_one_plan(
