@@ -84,3 +84,20 @@ Explain = Annotated[
 LostNodes = Annotated[
     str | None, typer.Option(help="Run what the plan holds ready for so many nodes lost: 1, or group=1.")
 ]
+Workers = Annotated[int | None, typer.Option(help="Processes to measure together; default: one a device.")]
+Budget = Annotated[str, typer.Option(help="Time to spend, e.g. 60s.")]
+ForModel = Annotated[str | None, typer.Option("--model", help="Measure its layer types, too: as of plan.")]
+Folder = Annotated[
+    Path | None, typer.Option(help="Keep every measurement here; the same folder goes on where it stopped.")
+]
+Diff = Annotated[
+    tuple[str, str] | None,
+    typer.Option(metavar="A B", help="Instead of measuring: what changed between two cluster files."),
+]
+FromRun = Annotated[
+    list[Path] | None, typer.Option(metavar="RUN", help="Instead: learn from a run of launch (several: again).")
+]
+FromLog = Annotated[
+    Path | None, typer.Option(metavar="CSV", help="Instead: learn from a CSV of runs, as simulate --against reads it.")
+]
+OfCluster = Annotated[str | None, typer.Option("--cluster", help="With --from-log: the cluster of its runs.")]

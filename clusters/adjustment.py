@@ -19,8 +19,8 @@ Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(ge=0)]
 class LinkScale(Frozen):
     """Of one class of links, over what the file says of them."""
 
-    latency: float = Field(1.0, gt=0, description="factor on the latency")
-    bandwidth: float = Field(1.0, gt=0, description="factor on the bandwidth")
+    latency: float = Field(default=1.0, gt=0, description="factor on the latency")
+    bandwidth: float = Field(default=1.0, gt=0, description="factor on the bandwidth")
 
     @property
     def is_idle(self) -> bool:
@@ -29,7 +29,7 @@ class LinkScale(Frozen):
 
 
 class Evidence(Frozen):
-    """What an adjustment rests on. Errors are medians of |predicted / measured - 1| of runs that the fit had not seen."""
+    """What an adjustment rests on. Errors are medians of |predicted / measured - 1| over runs that were held out."""
 
     rows: int = Field(ge=1, description="runs that were used")
     configurations: int = Field(ge=1, description="different ones among them")
@@ -43,13 +43,13 @@ class Adjustment(Frozen):
     origin: Literal["calibrated"] = "calibrated"
     source: str = Field(description="the runs that it was fitted on")
     date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$", description="year-month-day")
-    framework: str = Field("meshwright", description="whose runs these were; others are priced without the adjustment")
-    compute: float = Field(1.0, gt=0, description="sustained rate of compute over the priced one")
-    layer_s: Seconds = Field(0.0, alias="layer", description="of a layer and microbatch, forward and backward together")
-    step_s: Seconds = Field(0.0, alias="step", description="of a step")
+    framework: str = Field(default="meshwright", description="whose runs these were; it counts for no other")
+    compute: float = Field(default=1.0, gt=0, description="sustained rate of compute over the priced one")
+    layer_s: Seconds = Field(default=0.0, alias="layer", description="of a layer and microbatch, both directions")
+    step_s: Seconds = Field(default=0.0, alias="step", description="of a step")
     fabric: LinkScale = LinkScale()
     network: LinkScale = LinkScale()
-    overlap: float = Field(1.0, gt=0, description="rate of compute beside a collective in flight over the priced one")
+    overlap: float = Field(default=1.0, gt=0, description="rate of compute beside a collective, over the priced")
     evidence: Evidence | None = None
 
     @property

@@ -13,7 +13,7 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 
-from .interpolation import Array, base_of, based
+from .interpolation import Array, Bounds, based, bounds_of
 
 _STRENGTHS = tuple(10.0**power for power in range(-6, 3))  # of the penalty, over features of unit variance
 
@@ -39,7 +39,7 @@ def ridge(columns: Array, values: Array) -> Array:
     found = np.zeros(columns.shape[1])
     found[used] = slopes / scale[used]
     found[0] = mean - centre[used] @ found[used]
-    return found
+    return np.asarray(found, dtype=np.float64)
 
 
 def _left_out(left: Array, singular: Array, inside: Array, values: Array, penalty: float) -> float:
@@ -53,28 +53,24 @@ def _left_out(left: Array, singular: Array, inside: Array, values: Array, penalt
 class Law:
     """Seconds of one part of an operation by a regression."""
 
-    base: Array
+    bounds: Bounds
     thresholds: tuple[float, ...]
     coefficients: Array
-    least: float  # of the logarithms of seconds over the base, where they were measured
-    most: float
 
     def at(self, sizes: Array, works: Array) -> Array:
         """Seconds at [a, sizes], whose `works` are [a, 2]: [a]. Never faster or slower over the base than measured."""
-        floor = np.log(based(self.base, works))
-        found = features(sizes, works, self.base, self.thresholds) @ self.coefficients
-        return np.exp(floor + np.clip(found - floor, self.least, self.most))
+        base = self.bounds.base
+        found = features(sizes, works, base, self.thresholds) @ self.coefficients
+        return self.bounds.seconds(found - np.log(based(base, works)), works)
 
 
 def law(
     sizes: Array, works: Array, seconds: Array, thresholds: Sequence[float], known: Sequence[float] | None = None
 ) -> Law:
     """Through about seconds [n] at sizes [n, sizes]; with `known` coefficients, or fitted."""
-    base = base_of(works, seconds)
-    logs = np.log(seconds)
-    ratios = logs - np.log(based(base, works))
+    bounds = bounds_of(works, seconds)
     if known is None:
-        coefficients = ridge(features(sizes, works, base, thresholds), logs)
+        coefficients = ridge(features(sizes, works, bounds.base, thresholds), np.log(seconds))
     else:
         coefficients = np.asarray(known, dtype=float)
-    return Law(base, tuple(thresholds), coefficients, float(ratios.min()), float(ratios.max()))
+    return Law(bounds, tuple(thresholds), coefficients)

@@ -4,7 +4,8 @@ What is interpolated is the logarithm of the time over a base, constant + operat
 fitted to the same points: smooth over many octaves, so that few points say much. Between the points kriging with an
 unknown mean and a Matern 3/2 kernel (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, sections
 2.7 and 4.2): through every point, up to the spread that was measured there, and back to the mean far from all of them.
-Beyond the points nothing is faster or slower, in terms of the base, than what was measured somewhere.
+Beyond the points nothing is faster or slower, in terms of the base, than what was measured somewhere, and nothing
+anywhere faster than the best rates that were: the roofline.
 """
 
 from __future__ import annotations
@@ -40,7 +41,30 @@ def base_of(works: Array, seconds: Array) -> Array:
 
 def based(base: Array, works: Array) -> Array:
     """Seconds by the base, [points], of `works` [points, 2]."""
-    return base[0] + works @ base[1:]
+    return np.asarray(base[0] + works @ base[1:])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bounds:
+    """What measured points say of all others."""
+
+    base: Array  # constant, seconds per operation and per element
+    least: float  # logarithm of seconds over the base
+    most: float
+    roof: Array  # operations and elements per second, the best
+
+    def seconds(self, ratios: Array, works: Array) -> Array:
+        """Seconds [a] from logarithms over the base [a] and works [a, 2]."""
+        found = based(self.base, works) * np.exp(np.clip(ratios, self.least, self.most))
+        return np.asarray(np.maximum(found, (works / self.roof).max(axis=1)))
+
+
+def bounds_of(works: Array, seconds: Array) -> Bounds:
+    """Of points with `works` [n, 2] that take `seconds` [n]."""
+    base = base_of(works, seconds)
+    ratios = np.log(seconds / based(base, works))
+    best = (works / seconds[:, None]).max(axis=0)
+    return Bounds(base, float(ratios.min()), float(ratios.max()), np.where(best > 0, best, np.inf))
 
 
 def kernel(one: Array, other: Array, reach: Array) -> Array:
@@ -63,7 +87,7 @@ class Kriging:
 
     def at(self, x: Array) -> Array:
         """Values at [a, sizes]: [a]."""
-        return self.mean + kernel(x, self.x, self.reach) @ self.weights
+        return np.asarray(self.mean + kernel(x, self.x, self.reach) @ self.weights)
 
     def left_out(self) -> Array:
         """Of every point, its value less what the others say, the mean found again without it: closed form (Dubrule
@@ -80,11 +104,11 @@ def krige(x: Array, values: Array, spread: Array, reach: Array) -> Kriging:
     """Through values [n] at x [n, sizes], up to a standard error of `spread` [n] each."""
     scale = max(float(np.std(values)), 1e-3)
     covariance = kernel(x, x, reach) + np.diag(np.square(spread / scale) + _STEADY)
-    inverse = np.linalg.inv(covariance)
+    inverse = np.asarray(np.linalg.inv(covariance), dtype=np.float64)
     rows = inverse.sum(axis=1)
     mean = float(rows @ values / rows.sum())
-    own = np.diag(inverse) - np.square(rows) / rows.sum()
-    return Kriging(x, reach, mean, inverse @ (values - mean), inverse, own, scale)
+    own = np.asarray(np.diag(inverse) - np.square(rows) / rows.sum())
+    return Kriging(x, reach, mean, np.asarray(inverse @ (values - mean)), inverse, own, scale)
 
 
 def best_reach(x: Array, values: Array, spread: Array) -> Array:
@@ -112,15 +136,12 @@ class Surface:
 
     sizes: Array  # [n, sizes]
     seconds: Array  # [n]
-    base: Array
+    bounds: Bounds
     ratio: Kriging  # logarithm of seconds over the base
-    least: float  # of these logarithms
-    most: float
 
     def at(self, sizes: Array, works: Array) -> Array:
         """Seconds at [a, sizes], whose `works` are [a, 2]: [a]."""
-        ratios = np.clip(self.ratio.at(np.log2(sizes)), self.least, self.most)
-        found = based(self.base, works) * np.exp(ratios)
+        found = self.bounds.seconds(self.ratio.at(np.log2(sizes)), works)
         return np.array([self._between(row, each) for row, each in zip(sizes, found, strict=True)])
 
     def _between(self, sizes: Array, seconds: float) -> float:
@@ -135,7 +156,7 @@ def surface(
     sizes: Array, works: Array, seconds: Array, spread: Array, reach: Sequence[float] | Array | None = None
 ) -> Surface:
     """Through seconds [n] at sizes [n, sizes], each with a relative `spread`; the reach is found if not given."""
-    base = base_of(works, seconds)
-    values, x = np.log(seconds / based(base, works)), np.log2(sizes)
+    bounds = bounds_of(works, seconds)
+    values, x = np.log(seconds / based(bounds.base, works)), np.log2(sizes)
     known = best_reach(x, values, spread) if reach is None else np.asarray(reach, dtype=float)
-    return Surface(sizes, seconds, base, krige(x, values, spread, known), float(values.min()), float(values.max()))
+    return Surface(sizes, seconds, bounds, krige(x, values, spread, known))

@@ -8,11 +8,14 @@ from ..schema import Frozen
 
 
 class Note(Frozen):
-    """Something that was not measured."""
+    """Something that was not measured, or not as it should be."""
 
     part: str
     what: str = ""  # of the part; empty: all of it
     why: str
+
+    def __str__(self) -> str:
+        return f"{', '.join(text for text in (self.part, self.what) if text)}: {self.why}"
 
 
 class Provenance(Frozen):
@@ -27,4 +30,7 @@ class Provenance(Frozen):
     threads: int = Field(ge=1, description="of each worker")
     budget_s: float = Field(gt=0)
     model: str = Field("", description="whose layers were measured, with sequence length and global batch")
+    spread: dict[str, float] = Field(
+        {}, description="of figures over the workers: half of largest over smallest, less 1"
+    )
     notes: tuple[Note, ...] = ()

@@ -16,6 +16,8 @@ from ..schema import Frozen
 from ..units import parse_bytes, parse_flops, parse_rate, parse_seconds
 from .adjustment import Adjustment
 from .devices import device_mapping
+from .layer_times import LayerTimes
+from .link_costs import LinkCost
 from .provenance import Provenance
 from .shapes import Dtype as Dtype
 from .shapes import Overlap, Shapes
@@ -64,6 +66,7 @@ class Calibration(Grown):
     launch_s: Seconds = Field(alias="launch", description="fixed cost of one kernel")
     shapes: Shapes | None = Field(None, description="measured kernels by operation and sizes")
     overlap: Overlap | None = Field(None, description="what compute and a collective take beside each other")
+    layers: LayerTimes | None = Field(None, description="whole layers of some model, as `profile --model` timed them")
 
     def points(self, dtype: Dtype) -> tuple[EfficiencyPoint, ...]:
         """The curve of a number format: fp8's own where it is known, else that of `matmul` by how long a kernel runs:
@@ -142,6 +145,7 @@ class Fabric(Frozen):
     )
     domain_devices: int | None = Field(None, ge=1, description="devices in one domain; default: one node")
     matrix: Matrix | None = Field(None, description="between the devices of a node: of one device, sustained")
+    costs: tuple[LinkCost, ...] = ()  # measured, instead of latency + bytes / bandwidth
 
 
 class Nics(Frozen):
@@ -152,6 +156,7 @@ class Nics(Frozen):
     rate_bytes_per_s: Rate = Field(alias="rate", description="per card and direction")
     latency_s: Seconds = Field(alias="latency")
     efficiency: float = Field(0.8, gt=0, le=1, description="fraction of the rate that large collectives reach")
+    costs: tuple[LinkCost, ...] = ()  # measured, instead of latency + bytes / bandwidth
 
 
 class Host(Frozen):
@@ -232,7 +237,7 @@ class Cluster(Grown):
     """All machines of one job. Devices are numbered group by group, node by node, device by device; a missing one keeps
     its number."""
 
-    later: ClassVar[tuple[str, ...]] = ("adjustment",)
+    later: ClassVar[tuple[str, ...]] = ("adjustment", "measured")
 
     schema_version: Literal[1] = 1
     name: str

@@ -70,9 +70,9 @@ class Errors(Frozen):
     """Errors at points that were left out, over all parts: the mean of the absolute logarithms of predicted over
     measured, so that twice and half count alike."""
 
-    table: float | None = Field(None, ge=0, description="the points, interpolated")
-    regression: float | None = Field(None, ge=0, description="the regression over shape features")
-    curve: float | None = Field(None, ge=0, description="the device's curve and rates, without shapes")
+    table: float | None = Field(default=None, ge=0, description="the points, interpolated")
+    regression: float | None = Field(default=None, ge=0, description="the regression over shape features")
+    curve: float | None = Field(default=None, ge=0, description="the device's curve and rates, without shapes")
 
 
 class Regression(Frozen):
@@ -108,9 +108,9 @@ class Operation(Frozen):
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Operation:
         kind = KINDS[self.name]
-        for field, given, expected in (("sizes", self.sizes, kind.sizes), ("parts", self.parts, kind.parts)):
-            if given != expected:
-                raise ValueError(f"{field} of {self.name} must be [{', '.join(expected)}]")
+        for field, given, legal in (("sizes", self.sizes, kind.sizes), ("parts", self.parts, kind.parts)):
+            if given != legal:
+                raise ValueError(f"{field} of {self.name} must be [{', '.join(legal)}]")
         if len(self.reach) != len(kind.sizes):
             raise ValueError(f"reach must have one number for each of [{', '.join(kind.sizes)}]")
         columns = len(kind.sizes) + len(kind.parts) + 1

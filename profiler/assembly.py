@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from datetime import date
+from itertools import combinations
 from statistics import median
 from typing import Any
 
 from .. import __version__
 from ..clusters.fit import efficiency_points, ring_fit
-from ..clusters.local import CPU_FABRIC, host_text, one_node_mapping, read_processor, total_memory
+from ..clusters.local import CPU_FABRIC, host_text, one_node_mapping, total_memory
 from ..clusters.schema import Cluster
 from ..errors import InputError, RunError
 from ..schema import parse
@@ -25,23 +26,36 @@ def assemble(found: Found, about: dict[str, Any], notes: Iterable[Note] = ()) ->
     `about`: the fields of Provenance that nobody measures. Raises RunError where no worker has measured what a file
     cannot do without.
     """
-    told = list(notes)
+    told = [*notes]
     complete = [each for each in found.results if each.keys() >= ESSENTIAL]
     if not complete:
         raise RunError("the profile has measured nothing: " + ("; ".join(_words(note) for note in told) or "no worker"))
-    mapping = _base(found, complete)
-    mapping["measured"] = about | {"date": date.today().isoformat(), **_who(complete)}
+    nodes = about.get("nodes", 1)
+    mapping = _base(found, complete, nodes)
+    told += _scattered(found)
+    mapping["measured"] = about | {"date": date.today().isoformat(), **_who(complete), "notes": told}
+    mapping["measured"]["spread"] = spread([each["compute"] for each in complete])
     for part in PARTS:
         changed = deepcopy(mapping)
         try:
             part.assemble(changed, found)
             parse(Cluster, changed, part.name)
         except (InputError, ValueError, LookupError, ArithmeticError) as error:
-            told.append({"part": part.name, "what": "its figures", "why": f"{type(error).__name__}: {error}"})
+            why = f"{type(error).__name__}: {error}"
+            mapping["measured"]["notes"].append({"part": part.name, "what": "its figures", "why": why})
             continue
         mapping = changed
-    mapping["measured"]["notes"] = told
+    if any(group.get("nics") == ASSUMED_NICS for group in mapping["node_groups"]):
+        why = "assumed, 1 GB/s: no card with a known rate, and nothing was measured between hosts"
+        mapping["measured"]["notes"].append({"part": "links", "what": "network cards", "why": why})
     return parse(Cluster, mapping, "profile")
+
+
+def _scattered(found: Found) -> Iterable[Note]:
+    """Devices of a cluster file are numbered group by group, ranks of torchrun node by node."""
+    if [rank for ranks in found.groups for rank in ranks] != list(range(len(found.results))):
+        why = "nodes of one kind do not stand side by side: start them in the order of the file, group by group"
+        yield {"part": "workers", "what": "node groups", "why": why}
 
 
 def _words(note: Note) -> str:
@@ -50,28 +64,65 @@ def _words(note: Note) -> str:
 
 def _who(complete: list[Mapping[str, Result]]) -> dict[str, Any]:
     machines = [each["machine"] for each in complete]
-    names = dict.fromkeys(each["name"] or _processor() for each in machines)
+    names = dict.fromkeys(each["name"] or each["processor"] for each in machines)
     versions = {"meshwright": __version__, **machines[0]["versions"]}
     return {"host": machines[0]["host"], "devices": list(names), "versions": versions}
 
 
-def _processor() -> str:
-    return read_processor(host_text("/proc/cpuinfo")).model
+_FIGURES = {
+    "attention": "attention_flops_per_s",
+    "memory bandwidth": "memory_bytes_per_s",
+    "memory": "block_bytes_per_s",
+    "launch": "launch_s",
+}
 
 
-def _base(found: Found, complete: list[Mapping[str, Result]]) -> dict[str, Any]:
-    """What every cluster file has."""
-    machine, compute = complete[0]["machine"], [each["compute"] for each in complete]
-    world = len(found.results)
+def spread(compute: Sequence[Result]) -> dict[str, float]:
+    """Relative spread of each figure over the workers, which all measured the same: half of largest over smallest."""
+    values = {figure: [each[name] for each in compute] for figure, name in _FIGURES.items()}
+    values |= {
+        f"peak flops {dtype}": [each["best_flops"][dtype] for each in compute] for dtype in compute[0]["best_flops"]
+    }
+    pairs = zip(*(each["matmul"] for each in compute), strict=False)
+    ratios = [max(times) / min(times) for times in ([seconds for _, seconds in pair] for pair in pairs)]
+    found = {name: (max(numbers) / min(numbers) - 1) / 2 for name, numbers in values.items() if min(numbers) > 0}
+    return {name: _rounded(value) for name, value in (found | {"matmul": (median(ratios) - 1) / 2}).items()}
+
+
+def _base(found: Found, complete: list[Mapping[str, Result]], nodes: int) -> dict[str, Any]:
+    """What every cluster file has: node groups as `found` has them, each with figures of its own."""
+    machine, world = complete[0]["machine"], len(found.results)
     today, torch = date.today().isoformat(), machine["versions"]["torch"]
     source = f"measured on {machine['host']} on {today}, torch {torch}, {world} workers"
+    if nodes > 1:
+        source += f" on {nodes} nodes"
     links: Result = next(iter(found.of("links")), {"rings": [], "reduce_scatter": []})
     if not links["rings"]:
         alone = "one worker: nothing to measure" if world == 1 else "nothing was measured"
         source += f"; {alone} between workers, the fabric is assumed"
-    host_link = median(each["host_bytes_per_s"] for each in compute)
-    device = _device([each["machine"] for each in complete], compute, world, source)
-    return one_node_mapping(device, world, _fabric(machine["kind"], links), _rounded(host_link), source)
+    groups = [_group(found, ranks, world // nodes, source, links) for ranks in found.groups]
+    names = ["local"] if nodes == 1 else ["nodes"] if len(groups) == 1 else [f"nodes-{i}" for i in range(len(groups))]
+    mapping = {"name": "local", "node_groups": [g | {"name": n} for g, n in zip(groups, names, strict=True)]}
+    if nodes > 1:
+        mapping["node_groups"] = [{**group, "nics": dict(ASSUMED_NICS)} for group in mapping["node_groups"]]
+        mapping["links"] = [{"between": list(pair), **ASSUMED_LINK} for pair in combinations(names, 2)]
+    return mapping | {"source": source}
+
+
+ASSUMED_NICS = {"kind": "ethernet", "count": 1, "rate": "1 GB/s", "latency": "100 us", "efficiency": 0.8}
+ASSUMED_LINK = {"kind": "ethernet", "bandwidth": "1 GB/s", "latency": "100 us"}
+"""Between nodes, where neither a card with a known rate was found nor anything measured: 10 Gbit/s, and a note."""
+
+
+def _group(found: Found, ranks: Sequence[int], local_world: int, source: str, links: Result) -> dict[str, Any]:
+    """Nodes that are alike; each figure is the median over the workers of all of them that measured."""
+    complete = [found.results[rank] for rank in ranks if found.results[rank].keys() >= ESSENTIAL]
+    machines, compute = [each["machine"] for each in complete], [each["compute"] for each in complete]
+    device = _device(machines, compute, local_world, source)
+    host_link = _rounded(median(each["host_bytes_per_s"] for each in compute))
+    mapping = one_node_mapping(device, local_world, _fabric(machines[0]["kind"], links), host_link, source)
+    group: dict[str, Any] = mapping["node_groups"][0]
+    return group | {"nodes": len(ranks) // local_world}
 
 
 def _device(machines: list[dict[str, Any]], compute: list[dict[str, Any]], world: int, source: str) -> dict[str, Any]:
@@ -86,7 +137,7 @@ def _device(machines: list[dict[str, Any]], compute: list[dict[str, Any]], world
     bandwidth = median(each["memory_bytes_per_s"] for each in compute)
     blocks = median(each["block_bytes_per_s"] for each in compute)
     return {
-        "name": first["name"] or _processor(),
+        "name": first["name"] or first["processor"],
         "kind": first["kind"],
         "memory": first["memory_bytes"] or total_memory(host_text("/proc/meminfo")) / world,
         "memory_bandwidth": _rounded(bandwidth),

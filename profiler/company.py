@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Collection
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import distributed as dist
@@ -44,15 +45,20 @@ class Company:
 
     def common(self, mine: Collection[str]) -> set[str]:
         """Of my keys, those that all have; mine where no others can be asked."""
+        theirs = self.gather(sorted(mine))
+        return set(mine) if theirs is None else set(mine).intersection(*theirs)
+
+    def gather(self, mine: Any) -> list[Any] | None:
+        """What everybody has (anything that can be pickled), by rank; None where the others cannot be asked."""
+        theirs: list[Any] = [None] * self.world
         if self.lost:
-            return set(mine)
-        theirs: list[list[str]] = [[] for _ in range(self.world)]
+            return None
         try:
-            dist.all_gather_object(theirs, sorted(mine))
+            dist.all_gather_object(theirs, mine)
         except RuntimeError as error:
             self.leave(error)
-            return set(mine)
-        return set(mine).intersection(*theirs)
+            return None
+        return theirs
 
     def leave(self, error: Exception | str = "left") -> None:
         """Close my ends, so that nobody waits for me in a call that I do not make."""

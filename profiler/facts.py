@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from ..clusters.local import host_text, read_processor
 from . import compute as computing
-from . import links as joining
 from .parts import Result, Setting
 
 
@@ -24,11 +24,6 @@ def measure(setting: Setting) -> Result:
 def compute(setting: Setting) -> Result:
     """profiler/compute.py as JSON."""
     return asdict(computing.measure(setting.device, setting.budget_s, setting.announce))
-
-
-def links(setting: Setting) -> Result:
-    """profiler/links.py as JSON."""
-    return dict(joining.measure(setting.device, setting.budget_s))
 
 
 def _context_bytes(device: torch.device) -> float:
@@ -46,7 +41,8 @@ def _context_bytes(device: torch.device) -> float:
 def _device(device: torch.device) -> dict[str, Any]:
     versions = {"torch": torch.__version__, "python": platform.python_version(), "kernel": platform.release()}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    found = {"kind": "cpu", "name": None, "memory_bytes": None, "cores": cores, "versions": versions}
+    found: dict[str, Any] = {"kind": "cpu", "name": None, "memory_bytes": None, "cores": cores, "versions": versions}
+    found["processor"] = read_processor(host_text("/proc/cpuinfo")).model
     if device.type != "cuda":
         return found
     properties = torch.cuda.get_device_properties(device)

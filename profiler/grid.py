@@ -16,7 +16,7 @@ from time import perf_counter
 
 import numpy as np
 
-from ..clusters.interpolation import Array, Kriging, Surface, kernel, surface
+from ..clusters.interpolation import Array, Kriging, Surface, based, kernel, surface
 from ..clusters.shapes import work
 
 TARGET = 0.05
@@ -169,7 +169,7 @@ def _place(surfaces: Sequence[Surface], grid: Array, works: Array, left_s: float
     """Where the error is believed to be largest, of what there is time for; None: for nothing."""
     x = np.log2(grid)
     errors = np.max([believed(each.ratio, x) for each in surfaces], axis=0)
-    costs = np.sum([each.base[0] + works @ each.base[1:] for each in surfaces], axis=0)
+    costs = np.sum([based(each.bounds.base, works) for each in surfaces], axis=0)
     errors = np.where(4 * costs <= left_s, errors, -1.0)
     place = int(np.argmax(errors))
     return place if errors[place] >= 0 else None

@@ -23,7 +23,6 @@ from .parts import Found
 FOLDS = 8
 FEWEST = 5  # points of an operation that are worth a table
 
-Today = Callable[[tuple[float, ...]], tuple[float, ...] | None]
 Fit = Callable[[Array, Array, Array, Array], Callable[[Array, Array], Array]]
 """From sizes [n, sizes], works [n, 2], seconds [n] and spreads [n] to a predictor of seconds from sizes and works."""
 

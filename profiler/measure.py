@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..clusters.here import this_machine
 from ..clusters.local import usable_cores
 from ..clusters.save import save_cluster
 from ..clusters.schema import Cluster
@@ -17,11 +18,11 @@ from ..errors import InputError
 from . import records
 from . import workers as processes
 from .assembly import Note, assemble
-from .parts import Allotted, Asked, Found, allot
+from .detect.busy import busy_notes, processors_used
+from .detect.gpus import read_gpus
+from .parts import MEASURING, Allotted, Asked, Found, allot
 
 __all__ = ["profile_machine", "save_cluster"]
-
-_MEASURING = 0.7  # of the budget; the rest is for starting Python and torch
 
 
 def profile_machine(
@@ -44,17 +45,17 @@ def profile_machine(
     if budget_s <= 0:
         raise InputError.single("profile", "budget_s", budget_s, "must be above 0 seconds", "20")
     asked, tell = asked or Asked(), progress or _silent
-    allotted = allot(_MEASURING * budget_s, asked)
+    allotted = allot(budget_s, asked)
     tell("starting workers", 0.0)
+    busy = list(busy_notes(processors_used(), read_gpus()[0]))
     with _kept(folder) as place:
         settings = _settings(workers, budget_s, place, allotted, asked)
-        done = _Done(allotted, tell)
+        done = Done(allotted, tell)
         wrong = processes.run(settings, f"{__package__}.worker", done)
-        found, notes = _found(place, settings, allotted), _notes(place, settings)
+        found, notes = _found(place, settings, allotted), notes_of(place, range(workers))
     tell("done", 1.0)
-    notes = [*_left_out(allotted), *notes, *({"part": "workers", "why": words} for words in wrong)]
-    about = {"workers": workers, "threads": settings[0].threads, "budget_s": budget_s, "model": _about(asked)}
-    return assemble(found, about, notes)
+    notes = [*busy, *left_out(allotted), *notes, *({"part": "workers", "why": words} for words in wrong)]
+    return assemble(found, provenance(workers, settings[0].threads, budget_s, asked), notes)
 
 
 def _silent(_: str, __: float) -> None:
@@ -68,7 +69,20 @@ def _kept(folder: Path | None) -> Iterator[Path]:
             yield Path(place)
     else:
         folder.mkdir(parents=True, exist_ok=True)
+        _claim(folder)
         yield folder.resolve()
+
+
+def _claim(folder: Path) -> None:
+    """Say whose measurements these are. Raises InputError where they are those of another machine."""
+    here = this_machine(on_gpus=True)
+    mine = {"host": here.host, "devices": list(here.devices or this_machine(on_gpus=False).devices)}
+    known = records.read(folder / "machine.json")
+    if known is not None and known != mine:
+        whose = f"{known.get('host')} ({', '.join(known.get('devices', []))})"
+        rule = f"holds the measurements of another machine, {whose}"
+        raise InputError.single("command line", "--folder", str(folder), rule, "another folder")
+    records.write(folder / "machine.json", mine)
 
 
 def _settings(
@@ -83,8 +97,8 @@ def _settings(
             workers=workers,
             threads=max(1, usable_cores() // workers),
             folder=str(folder),
-            limit_s=60 + 5 * budget_s,
-            wait_s=30 + budget_s,
+            limit_s=180 + 5 * budget_s,  # Python and torch take their time to start on a busy machine
+            wait_s=60 + budget_s,
             seconds=allotted.seconds,
             asked=asdict(asked),
             rendezvous=f"file://{rendezvous}",
@@ -95,30 +109,30 @@ def _settings(
     ]
 
 
-class _Done:
+class Done:
     """Fraction of the profile that is done when a part begins."""
 
     def __init__(self, allotted: Allotted, tell: Callable[[str, float], None]) -> None:
         self._tell, total = tell, sum(allotted.seconds.values())
         self._before, done = dict[str, float](), 0.0
         for part, seconds in allotted.seconds.items():
-            self._before[part] = 1 - _MEASURING + _MEASURING * done / total
+            self._before[part] = 1 - MEASURING + MEASURING * done / total
             done += seconds
 
     def __call__(self, part: str, what: str) -> None:
-        self._tell(what, self._before[part])
+        self._tell(what if what == part else f"{part}: {what}", self._before[part])
 
 
 def _found(folder: Path, settings: list[processes.Settings], allotted: Allotted) -> Found:
     """What every worker has written; a worker that wrote nothing has an empty place."""
     results = [
-        {part: found for part in allotted.seconds if (found := _result(folder, each.rank, part, each)) is not None}
+        {part: found for part in allotted.seconds if (found := result_of(folder, each.rank, part, each)) is not None}
         for each in settings
     ]
     return Found(results, [range(len(settings))])
 
 
-def _result(folder: Path, rank: int, part: str, settings: processes.Settings) -> dict[str, Any] | None:
+def result_of(folder: Path, rank: int, part: str, settings: processes.Settings) -> dict[str, Any] | None:
     """Measured now, or under these settings before."""
     record = records.read(records.place(folder, rank, part))
     under: Mapping[str, Any] = (record or {}).get("under") or {}
@@ -126,18 +140,22 @@ def _result(folder: Path, rank: int, part: str, settings: processes.Settings) ->
     return record["result"] if record and right else None
 
 
-def _notes(folder: Path, settings: list[processes.Settings]) -> list[Note]:
-    paths = [folder / str(each.rank) / "notes" for each in settings]
+def notes_of(folder: Path, ranks: Iterable[int]) -> list[Note]:
+    """What some workers could not measure, and why."""
+    paths = [folder / str(rank) / "notes" for rank in ranks]
     lines = [line for path in paths if path.exists() for line in path.read_text().splitlines()]
     return [json.loads(line) for line in lines]
 
 
-def _left_out(allotted: Allotted) -> Iterator[Note]:
+def left_out(allotted: Allotted) -> Iterator[Note]:
+    """Parts for which the budget is too small."""
     for part, why in allotted.left_out.items():
         yield {"part": part, "why": why}
 
 
-def _about(asked: Asked) -> str:
+def provenance(workers: int, threads: int, budget_s: float, asked: Asked) -> dict[str, Any]:
+    """The fields of a Provenance that are known before anything is measured."""
+    about = {"workers": workers, "threads": threads, "budget_s": budget_s}
     if asked.model is None:
-        return ""
-    return f"{asked.model}, sequences of {asked.seq_len}, {asked.global_batch} a step"
+        return about
+    return about | {"model": f"{asked.model}, sequences of {asked.seq_len}, {asked.global_batch} a step"}

@@ -7,6 +7,7 @@ line in the list. Nothing here imports torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -98,10 +99,12 @@ def _function(path: str) -> Callable[..., Any]:
 
 PARTS: tuple[Part, ...] = (
     Part("machine", 0, "facts:measure"),
+    Part("detect", 0, "detect.machine:measure", "detect.machine:assemble"),
     Part("compute", 0.65, "facts:compute"),
-    Part("links", 0.35, "facts:links", talks=True),
+    Part("links", 0.35, "links:measure", "links_file:assemble", talks=True),
     Part("overlap", 0.1, "overlap:measure", "overlap:assemble", least_s=0.3, talks=True),
     Part("kernels", 1.0, "kernels:measure", "learned:assemble", least_s=2),
+    Part("model layers", 2.0, "model_layers:measure", "model_layers:assemble", least_s=1, talks=True, of_model=True),
 )
 ESSENTIAL = frozenset({"machine", "compute"})
 """Without these of at least one worker there is no cluster file."""
@@ -115,24 +118,28 @@ class Allotted:
     left_out: dict[str, str]  # part -> why
 
 
+MEASURING = 0.7
+"""Of the budget; the rest is for starting Python and torch."""
+
+
 def allot(budget_s: float, asked: Asked, parts: Sequence[Part] = PARTS) -> Allotted:
-    """Share the seconds of measuring out; the last part that would get too little goes first.
+    """Share the budget of a profile out; the last part that would get too little goes first.
 
     Raises InputError where that part is about the model that was asked for.
     """
     wanted = [part for part in parts if asked.model is not None or not part.of_model]
     left_out: dict[str, str] = {}
     while True:
-        seconds = dict(_shares(budget_s, wanted))
+        seconds = dict(_shares(MEASURING * budget_s, wanted))
         short = [part for part in wanted if seconds[part.name] < part.least_s]
         if not short:
             return Allotted(seconds, left_out)
         last = short[-1]
-        needed = budget_s * last.least_s / seconds[last.name]
+        needed = math.ceil(budget_s * last.least_s / seconds[last.name])
         if last.of_model:
-            rule = f"{last.name} of {asked.model} take{'' if last.name.endswith('s') else 's'} more time"
-            raise InputError.single("profile", "budget", f"{budget_s:g} s of measuring", rule, f"{needed:.0f} s")
-        left_out[last.name] = f"needs {last.least_s:g} s; measuring took {budget_s:.0f} s, {needed:.0f} s are enough"
+            rule = f"is too little to measure {last.name} of {asked.model}"
+            raise InputError.single("command line", "--budget", f"{budget_s:g}s", rule, f"{needed}s")
+        left_out[last.name] = f"a budget of {budget_s:g} s is too little, {needed} s are enough"
         wanted.remove(last)
 
 

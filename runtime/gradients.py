@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from . import compat
+from .components import span
 from .shards import local
 
 _WHOLE: Mapping[nn.Parameter, Tensor] = {}
@@ -24,14 +25,15 @@ def local_gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
 
 
 @torch.no_grad()
-def add_up(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> None:
-    """Sum the gradients of `parameters` over `group`, in one message."""
+def add_up(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup, kind: str) -> None:
+    """Sum the gradients of `parameters` over `group`, in one message; `kind` is the parallel dimension it is of."""
     gradients = local_gradients(parameters)
     if not gradients:
         return
     device = compat.device_of(group)  # gradients of swapped layers are on the host
     message = torch.cat([gradient.flatten().to(device) for gradient in gradients])
-    dist.all_reduce(message, group=group)
+    with span(kind):
+        dist.all_reduce(message, group=group)
     for gradient, summed in zip(gradients, torch.split(message, [g.numel() for g in gradients]), strict=True):
         gradient.copy_(summed.view_as(gradient))
 
@@ -81,7 +83,8 @@ def _square(norms: Tensor, shares: list[float]) -> Tensor:
     if all(share == 1.0 / world for share in shares):
         return norms.square().sum()
     square = (norms.square() * torch.tensor(shares, device=norms.device)).sum()
-    dist.all_reduce(square)
+    with span("wait"):
+        dist.all_reduce(square)
     return square
 
 

@@ -3,8 +3,8 @@
 `Setting` asks here for its paths, its execution costs and its blocks, from which all prices and bounds are made, so
 that both move alike. Without an adjustment everything comes back as it went in.
 
-- compute: seconds of every block's kernels over `compute`; `layer_s` more a layer and microbatch, a third of it forward,
-  as a backward has twice the products;
+- compute: seconds of every block's kernels over `compute`; `layer_s` more a layer and microbatch, a third of it
+  forward, as a backward has twice the products;
 - links: latency and bandwidth of paths inside a domain (`fabric`) and beyond it (`network`);
 - overlap: the share of compute that is left beside a collective, over the framework's `1 - steal`;
 - step: beside the framework's fixed seconds of a step.
@@ -47,8 +47,9 @@ def group(found: GroupPaths, by: Adjustment | None) -> GroupPaths:
     """The paths of a group: inside of domains, and between them."""
     if by is None:
         return found
-    parts = {name: getattr(found, name) for name in ("inner", "outer", "outer_pairs")}
-    return replace(found, **{name: path(part, by) for name, part in parts.items() if part is not None})
+    parts: dict[str, Any] = {name: getattr(found, name) for name in ("inner", "outer", "outer_pairs")}
+    scaled: dict[str, Any] = {name: path(part, by) for name, part in parts.items() if part is not None}
+    return replace(found, **scaled)
 
 
 def execution(costs: Costs, by: Adjustment | None) -> Costs:

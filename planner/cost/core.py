@@ -47,7 +47,7 @@ def _measured_s(attention: Attention, sharding: Sharding, seq_len: int, rates: R
     return share * found[0], share * found[1]
 
 
-def width_share(head_dim: int, rates: Rates) -> float:
+def width_share(head_dim: float, rates: Rates) -> float:
     """Rate of fused attention at a head's width over that at 128: narrower heads take as many exponentials for fewer
     FLOPs. A power of the width, through the rates at 64 and 128."""
     return min(1.0, math.pow(head_dim / 128, -math.log2(rates.narrow_heads)))

@@ -32,7 +32,7 @@ def by_rates(rates: Rates, name: str, sizes: tuple[float, ...]) -> tuple[float, 
 
 def _product_s(rates: Rates, sizes: tuple[float, ...]) -> float:
     *groups, m, n, k = sizes
-    return matmul_s(rates, Matmul(m, n, k, *groups, grouped=bool(groups), routed=bool(groups)))
+    return matmul_s(rates, Matmul(m, n, k, groups[0], True, True) if groups else Matmul(m, n, k))
 
 
 def _elementwise_s(rates: Rates, name: str, sizes: tuple[float, ...]) -> tuple[float, ...] | None:

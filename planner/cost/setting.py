@@ -30,17 +30,18 @@ from ..model import Architecture, Layer
 from . import adjusted
 from .activations import Shape
 from .blocks import ModelCosts, model_costs
-from .communication import ALONE, slowed
+from .communication import ALONE, flat, slowed
 from .context import Links
 from .dispatch import Visits
 from .exchange import Groups
+from .measured import Measured
 from .rates import ORIGIN_RANK, Rates, cluster_device, costs_of, device_rates
 from .sharding import Sharding, sharding_of
 
 if TYPE_CHECKING:
     from .replica import ReplicaClass
 
-Alike = tuple[Sharding, tuple[Module, ...], Groups, Rates, bool]
+Alike = tuple[Sharding, tuple[Module, ...], Groups, Rates, bool, str]
 """What the costs of a model depend on beside the model."""
 
 VisitsOf = Callable[["Setting", Sharding, GroupPaths], Visits | None]
@@ -307,7 +308,7 @@ class Setting:
 
     def _slowest_group(self, stride: int, count: int) -> GroupPaths:
         slowest = adjusted.group(self.topology.slowest_group(stride, count, self._ranks), self.adjustment)
-        return _flat(slowest) if self.framework.flat_rings else slowest
+        return flat(slowest) if self.framework.flat_rings else slowest
 
     def hop(self, stage_ranks: int, stages: int) -> Path:
         """The slowest path between neighbouring pipeline stages of `stage_ranks` devices each."""
@@ -376,20 +377,16 @@ class Setting:
         """Costs are made once for all views that are alike."""
         groups, shape = self.groups(sharding), self.shape(sharding)
         if self._whole is None:
-            made = model_costs(self.architecture, shape, self.rates, groups, modules)
+            made = model_costs(self.architecture, shape, self.rates, groups, modules, self.measured)
             return adjusted.blocks(made, self.adjustment)
-        known, key = self._whole._alike, (sharding, modules, groups, self.rates, shape.on_cpu)
+        known, key = self._whole._alike, (sharding, modules, groups, self.rates, shape.on_cpu, self.device.name)
         if key not in known:
-            made = model_costs(self.architecture, shape, self.rates, groups, modules)
+            made = model_costs(self.architecture, shape, self.rates, groups, modules, self.measured)
             known[key] = adjusted.blocks(made, self.adjustment)
         return known[key]
 
-
-def _flat(group: GroupPaths) -> GroupPaths:
-    """One ring through all n members instead of rings inside and between d domains: its network links carry (n-1)/n of
-    the data, not (d-1)/d, and the links inside move as much at the same time (github.com/NVIDIA/nccl, issue 569)."""
-    if group.outer is None or group.inner is None:
-        return group
-    more = (1 - 1 / group.size) / (1 - 1 / group.domains)
-    outer = replace(group.outer, bandwidth_bytes_per_s=group.outer.bandwidth_bytes_per_s / more)
-    return replace(group, inner=None, outer=outer)
+    @cached_property
+    def measured(self) -> Measured | None:
+        """Layers and the rest of a step as they were timed on the device, where they were."""
+        layers = self.device.calibration.layers
+        return None if layers is None else Measured(layers, self.job.precision)

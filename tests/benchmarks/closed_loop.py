@@ -1,10 +1,10 @@
 """The closed loop on this machine: profile it, price every legal plan of a small model, run all of them, compare.
 
-    python tests/benchmarks/closed_loop.py --workers 2 --rounds 5 [--out closed-loop-2.json] [--picture closed-loop-2.png]
+    python tests/benchmarks/closed_loop.py --workers 2 --rounds 5 [--out FILE.json] [--picture FILE.png]
 
 Workers are processes that share the cores and talk through gloo. The prediction uses the profile alone. Plans run
-interleaved: one step of each after another, round by round, each round from another plan on. `--cluster` takes a profile
-that was measured before; `--save` keeps the new one.
+interleaved: one step of each after another, round by round, each round from another plan on. `--cluster` takes a
+profile that was measured before; `--save` keeps the new one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -20,7 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "runtime")]
+sys.path.insert(0, str(Path(__file__).parent.parent / "runtime"))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from closed_loop_ranks import rounds
 from closed_loop_score import Score, score
@@ -39,6 +41,7 @@ from meshwright.planner.families import architecture, load_model
 from meshwright.planner.job import Job
 from meshwright.planner.plan import MeshDegrees, ModelSpec, Plan, Prediction, Proof, ScheduleChoice
 from meshwright.profiler.measure import profile_machine
+from meshwright.profiler.parts import Asked
 
 SEQ_LEN, GLOBAL_BATCH, LAYERS = 256, 4, 4
 BARS = {"tau": 0.8, "regret": 0.05, "median_error": 0.1}
@@ -64,6 +67,8 @@ def main(options: argparse.Namespace) -> None:
     setting = Setting(architecture(model), cluster, job)
     space = legal_configurations(setting, options.microbatches, options.recompute)
     predicted = [price(setting, each) for each in space]
+    if options.every > 1:
+        space, predicted = space[:: options.every], predicted[:: options.every]
     plans = [plan_of(model, cluster, job, *each) for each in zip(space, predicted, strict=True)]
     profiled = time.perf_counter()
     print(f"{len(plans)} plans; profiled and priced in {profiled - began:.0f} s", file=sys.stderr)
@@ -82,7 +87,15 @@ def main(options: argparse.Namespace) -> None:
 
 def _profile(options: argparse.Namespace, model: ModelSpec, job: Job) -> Cluster:
     budget_s = options.budget or BUDGET_S.get(options.workers, 60.0)
-    return profile_machine(options.workers, budget_s)
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "config.json"
+        config.write_text(json.dumps(model.config))
+        asked = Asked(str(config), job.seq_len, job.global_batch)
+        return profile_machine(options.workers, budget_s, _tell, asked)
+
+
+def _tell(what: str, done: float) -> None:
+    print(f"{done:4.0%} {what}", file=sys.stderr, flush=True)
 
 
 def plan_of(model: ModelSpec, cluster: Cluster, job: Job, configuration: Configuration, predicted: Prediction) -> Plan:
@@ -168,6 +181,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--microbatches", type=_numbers, default=(1, 2))
     parser.add_argument("--recompute", type=lambda text: tuple(text.split(",")), default=("none", "full"))
     parser.add_argument("--budget", type=float, help="seconds for the profile")
+    parser.add_argument("--every", type=int, default=1, help="run only every so many-th plan")
     parser.add_argument("--cluster", help="a profile that is there already")
     parser.add_argument("--save", type=Path)
     parser.add_argument("--out", type=Path)

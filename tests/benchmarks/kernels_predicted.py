@@ -1,4 +1,4 @@
-"""How well kernels of sizes that no profile measured are predicted: by table, by regression, by the curve without shapes.
+"""How well kernels of sizes that no profile measured are predicted: by table, by regression, by the former curve.
 
     python tests/benchmarks/kernels_predicted.py [--budget 60] [--held-out 40] [--seed 0] [--profile FILE] [--json FILE]
 

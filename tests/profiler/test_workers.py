@@ -93,3 +93,16 @@ if settings["rank"] == 0:
     )
     assert wrong == ["workers 0 did not finish in 2 s; last part begun: links"]
     assert_all_gone(tmp_path)
+
+
+def test_ctrl_c_ends_all_workers_and_leaves_what_they_wrote(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    body = 'if settings["rank"] == 0:\n    (folder / "progress").write_text("compute\\tcompute\\n")\ntime.sleep(600)\n'
+    (tmp_path / "pretend_worker.py").write_text(REPORT + body)
+
+    def interrupt(part, what):
+        raise KeyboardInterrupt
+
+    wrong = run([Settings(rank, 2, 1, str(tmp_path), 30.0) for rank in range(2)], "pretend_worker", interrupt)
+    assert wrong == ["interrupted; last part begun: compute"]
+    assert_all_gone(tmp_path)

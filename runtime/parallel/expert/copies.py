@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ....errors import RunError
 from ... import compat
+from ...components import span
 from ...shards import held
 from ...slots import Orders, has_replicas, slots_by_expert
 
@@ -100,7 +101,8 @@ class Copies:
         none = torch.empty(0, dtype=dtype, device=device)
         message = torch.cat([none, *(own[pair].flatten().to(device) for pair in sent)])
         answer = torch.empty_like(message)
-        dist.all_to_all_single(answer, message, parts, parts, group=self.group)
+        with span("ep"):
+            dist.all_to_all_single(answer, message, parts, parts, group=self.group)
         pieces = torch.split(answer, [own[pair].numel() for pair in received])
         return {pair: piece.view(own[pair].shape) for pair, piece in zip(received, pieces, strict=True)}
 
