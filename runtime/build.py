@@ -58,9 +58,9 @@ def build_model(
     """Build this rank's part of the model, initialised from `seed` alike for every plan; None leaves it to be loaded.
 
     `experts` says how experts are balanced, if the model has any; `compiler`, a backend of torch.compile, makes layers
-    compiled ones (`recipe_checks.compile_problems` says where that does not run); `added` is what the loss has beside the
-    cross-entropy. Several ranks need the default
-    process group; a single one does not. Raises InputError for a plan that the runtime cannot execute.
+    compiled ones (`recipe_checks.compile_problems` says where that does not run); `added` is what the loss has beside
+    the cross-entropy. Several ranks need the default process group; a single one does not. Raises InputError for a plan
+    that the runtime cannot execute.
     """
     found = problems(plan, dist.get_world_size() if dist.is_initialized() else 1)
     if found:

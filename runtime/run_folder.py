@@ -160,9 +160,9 @@ def in_use(folder: RunFolder) -> Iterator[None]:
         yield
 
 
-_FIXED = (
+_FIXED = (  # of a recipe
     "data", "suffixes", "tokenizer", "separate_documents", "seed", "init_from", "dropout", "label_smoothing", "z_loss",
-)  # fmt: skip, of a recipe
+)  # fmt: skip
 _FREE_OF_EXPERTS = "record_every"  # a habit, as the log
 
 

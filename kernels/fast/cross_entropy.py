@@ -41,9 +41,7 @@ def _cross_entropy(
 
 
 @_cross_entropy.register_fake
-def _(
-    logits: Tensor, targets: Tensor, softcap: float, label_smoothing: float, z_loss: float
-) -> tuple[Tensor, Tensor]:
+def _(logits: Tensor, targets: Tensor, softcap: float, label_smoothing: float, z_loss: float) -> tuple[Tensor, Tensor]:
     return logits.new_empty(len(logits), dtype=torch.float32), logits.new_empty(logits.shape)
 
 
@@ -68,9 +66,7 @@ def summarise(logits: Tensor, targets: Tensor, first: int, terms: Terms, bound: 
     to = memory.empty((terms.numbers, rows), logits, torch.float32)
     sizes = (rows, width, width if bound is None else bound, logits.stride(0), first, _numbers(terms)[0])
     constants, warps = _shape(width)
-    launch(
-        programs_of.summarise, rows, (logits, targets.contiguous(), to, *sizes), _flags(terms) | constants, warps
-    )
+    launch(programs_of.summarise, rows, (logits, targets.contiguous(), to, *sizes), _flags(terms) | constants, warps)
     return to
 
 
@@ -112,10 +108,9 @@ def _flags(terms: Terms) -> dict[str, Any]:
 
 
 def _shape(width: int) -> tuple[dict[str, int], int]:
-    """Parts and columns of a block, and warps for it."""
-    columns = power_of_two(width)
-    block = max(_WARP_LANES, min(columns, _MOST_LANES))
-    return {"PARTS": 2 if columns >= 2 * block else 1, "BLOCK": block}, max(4, block // _WARP_LANES)
+    """Columns of a block, of which two are taken at a time, and warps for it."""
+    block = max(_WARP_LANES, min(power_of_two(width) // 2, _MOST_LANES))
+    return {"BLOCK": block}, max(4, block // _WARP_LANES)
 
 
 def programs(sizes: Sizes, dtype: str) -> list[Program]:
@@ -132,9 +127,7 @@ def programs(sizes: Sizes, dtype: str) -> list[Program]:
         both = flags | {"WRITTEN": True}
         found += [
             program(f"losses_and_slopes{name}", programs_of.losses_and_slopes, both, warps, types),
-            program(
-                f"summarise{name}", programs_of.summarise, flags, warps, types | {"to": "fp32"}, stores=False
-            ),
+            program(f"summarise{name}", programs_of.summarise, flags, warps, types | {"to": "fp32"}, stores=False),
             program(f"slopes{name}", programs_of.slopes, flags, warps, types),
         ]
     return found
