@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from .facts import adamw, checksum, cross_entropy, gated, grouped, merge, norm, permute, rotary
+from .facts import adamw, checksum, cross_entropy, gated, grouped, merge, norm, permute, quantise, rotary
 from .kernel import Kernel
 
 _ALL = (
@@ -17,6 +17,7 @@ _ALL = (
     *cross_entropy.KERNELS,
     *adamw.KERNELS,
     *checksum.KERNELS,
+    *quantise.KERNELS,
 )
 
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _ALL}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ....kernels.terms import Share
 from ....kernels.vocabulary import gathering, slopes, summarise
+from ...components import span
 from .ends import Ends
 
 
@@ -47,7 +48,8 @@ class OutputLayer:
         """G: the sum of the losses (equal on all ranks) and this rank's part of the gradient of `hidden`, both over
         `weight`; gradients of the rank's rows are added to those they have."""
         assert self.exchange is not None
-        self.exchange.wait()
+        with span("pp"):
+            self.exchange.wait()
         losses = []
         parts = zip(self._targets(), self.every.tensor_split(len(self.pieces), dim=-1), strict=True)
         for number, (targets, every) in enumerate(parts):
