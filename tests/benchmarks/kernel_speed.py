@@ -5,8 +5,9 @@
 
 Medians over calls whose arguments change from call to call and together exceed four times the second-level cache. The
 share is of what a copy on this device reaches when measured now, and of the datasheet's bandwidth; bytes are those that
-the kernel declares. A backward pass is timed by itself, but with the forward pass where that makes the gradients already
-(`between` of the declaration; bytes are then those of both). Before that, results are compared with double precision.
+the kernel declares. A backward pass is timed by itself, but with the forward pass where that makes the gradients
+already (`between` of a declaration; bytes are then those of both). Before that, results are compared with double
+precision.
 """
 
 from __future__ import annotations
