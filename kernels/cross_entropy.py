@@ -20,7 +20,7 @@ IGNORED = -100
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, terms: Terms = PLAIN) -> Tensor:
-    """Sum of the losses in nats of `logits` [..., vocab] against token ids `targets` [...], in float32 (float64 of such).
+    """Sum of the losses in nats of `logits` [..., vocab] against ids `targets` [...], in float32 (float64 of such).
 
     Targets below zero count nothing. Raises ValueError for ids that are not in the vocabulary (on a CPU).
     """
@@ -58,13 +58,13 @@ def cross_entropy_slopes(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Losses in nats [rows] of `logits` [rows, vocab] against `targets` [rows], in float32, and the gradient of their sum
-    by the logits, in the type of these: one read and one write. Options are those of `Terms`. No gradients pass through.
+    """Losses in nats [tokens] of `logits` [tokens, vocab] against ids `targets` [tokens], in float32, and the gradient
+    of their sum by the logits, in their type: one read, one write. Options are those of `Terms`. No gradients pass.
     """
     terms = Terms(softcap, label_smoothing, z_loss)
     _check("cross_entropy", logits, targets, terms)
     expect.rank("cross_entropy", "logits", logits, 2)
-    if runs_fast("cross_entropy", logits, rows=len(logits), vocab=logits.shape[-1]):
+    if runs_fast("cross_entropy", logits, tokens=len(logits), vocab=logits.shape[-1]):
         from .fast.cross_entropy import cross_entropy_slopes as fast
 
         return fast(logits, targets, *terms)
@@ -87,7 +87,7 @@ def cross_entropy_slopes_reference(
 
 
 def slopes_in_place(logits: Tensor, targets: Tensor, terms: Terms, share: Share) -> tuple[Tensor, Tensor]:
-    """Losses [tokens] and their gradient by `logits` [tokens, share], which it overwrites. With a group, one collective."""
+    """Losses [tokens] and their gradient by `logits` [tokens, share], overwritten. With a group, one collective."""
     slope = None
     if terms.softcap is not None:
         logits = logits.div_(terms.softcap).tanh_()

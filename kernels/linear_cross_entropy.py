@@ -38,11 +38,11 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Sum of the losses in nats of `hidden` [..., width] times `weight` [vocab, width] against ids `targets` [...].
 
-    Targets below zero count nothing. `softcap`, `label_smoothing` and `z_loss` are those of `terms.Terms`. With `group`,
-    this rank holds the rows from `first` on, perhaps none, of a vocabulary of `vocab`; every rank passes the same hidden
-    states and targets and gets the same loss, and the gradient of `hidden` is its own part of a sum. Ranks exchange
-    three numbers a token (four with label smoothing), in one collective a chunk. Losses are added up in float32 (float64
-    for such inputs), and the gradient of the weight too.
+    Targets below zero count nothing. `softcap`, `label_smoothing` and `z_loss` are those of `terms.Terms`. With
+    `group`, this rank holds the rows from `first` on, perhaps none, of a vocabulary of `vocab`; every rank passes the
+    same hidden states and targets and gets the same loss, and the gradient of `hidden` is its own part of a sum. Ranks
+    exchange three numbers a token (four with label smoothing), in one collective a chunk. Losses are added up in
+    float32 (float64 for such inputs), and the gradient of the weight too.
     Raises ValueError for other shapes, devices, options, and (on a CPU) ids that the vocabulary does not have.
     """
     terms, share = Terms(softcap, label_smoothing, z_loss), Share(group, first, len(weight) if vocab is None else vocab)
@@ -61,8 +61,8 @@ def linear_cross_entropy(
 
 def fuses(hidden: Tensor, weight: Tensor) -> bool:
     """Whether Triton runs for these."""
-    rows, width = hidden.shape[:-1].numel(), hidden.shape[-1]
-    return runs_fast(_NAME, hidden, rows=rows, width=width, vocab=len(weight))
+    tokens, width = hidden.shape[:-1].numel(), hidden.shape[-1]
+    return runs_fast(_NAME, hidden, tokens=tokens, width=width, vocab=len(weight))
 
 
 def _check(hidden: Tensor, weight: Tensor, targets: Tensor, terms: Terms, share: Share) -> None:

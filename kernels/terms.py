@@ -16,8 +16,9 @@ class Terms(NamedTuple):
 
         lse - (1 - e) t - (e / V) sum(z) + c lse^2
 
-    `label_smoothing` e, as PyTorch's (Szegedy et al., arXiv:1512.00567, section 7); `z_loss` c, which keeps lse near zero
-    (PaLM, arXiv:2204.02311, section 5). `softcap` s: logits are s tanh(z / s) before (Gemma 2, arXiv:2408.00118, section 2).
+    `label_smoothing` e, as PyTorch's (Szegedy et al., arXiv:1512.00567, section 7); `z_loss` c keeps lse near zero
+    (PaLM, arXiv:2204.02311, section 5). `softcap` s: logits are s tanh(z / s) before (Gemma 2, arXiv:2408.00118,
+    section 2).
     """
 
     softcap: float | None = None
@@ -59,6 +60,4 @@ def check_targets(kernel: str, targets: Tensor, vocab: int) -> None:
     if targets.device.type == "cpu" and targets.numel() and not torch.compiler.is_compiling():
         largest = int(targets.max())
         if largest >= vocab:
-            raise ValueError(
-                f"{kernel}: targets hold {largest}, expected ids below {vocab}, the size of the vocabulary"
-            )
+            raise ValueError(f"{kernel}: targets hold {largest}, expected ids below the vocabulary of {vocab}")

@@ -1,9 +1,9 @@
 """Vocabulary: the softmax of logits whose columns are shared out over ranks, and its gradient, in three steps.
 
-Each rank sums up its share of the columns; ranks exchange these three numbers a token (four with label smoothing), never
-the logits (as Megatron-LM does, arXiv:1909.08053, section 3, in three all-reduces); each then has the gradient of its own
-columns. There is one collective, an all-gather: a largest logit and sums over it do not add up, so that one all-reduce
-would need a bound on all logits known before, while what is gathered is merged exactly and cannot overflow.
+Each rank sums up its share of the columns; ranks exchange these three numbers a token (four with label smoothing),
+never the logits (as Megatron-LM does, arXiv:1909.08053, section 3, in three all-reduces); each then has the gradient of
+its own columns. There is one collective, an all-gather: a largest logit and sums over it do not add up, so that one
+all-reduce would need a bound on all logits known before, while what is gathered is merged exactly and cannot overflow.
 Tensors of logits are overwritten where this is said.
 """
 
@@ -118,7 +118,7 @@ def _here(columns: Tensor, share: int) -> tuple[Tensor, Tensor]:
 
 
 def _runs_fast(logits: Tensor) -> bool:
-    return runs_fast("cross_entropy", logits, rows=len(logits), vocab=logits.shape[-1])
+    return runs_fast("cross_entropy", logits, tokens=len(logits), vocab=logits.shape[-1])
 
 
 def summarise(logits: Tensor, targets: Tensor, share: Share, terms: Terms) -> Tensor:
@@ -133,8 +133,8 @@ def summarise(logits: Tensor, targets: Tensor, share: Share, terms: Terms) -> Te
 def slopes(
     logits: Tensor, targets: Tensor, every: Tensor, share: Share, terms: Terms, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Losses [tokens] of the summaries of all shares, and the gradient of the share of the logits that is here, in their
-    type; both times `scale`."""
+    """Losses [tokens] of the summaries of all shares, and the gradient of the share of the logits that is here, in
+    their type; both times `scale`."""
     if _runs_fast(logits):
         from .fast.cross_entropy import slopes as fast
 

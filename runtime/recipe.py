@@ -48,12 +48,7 @@ class Recipe(Frozen):
         " none given: as the plan was priced"
     )  # fmt: skip
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a target that all tokens have alike")
-    z_loss: float = Field(
-        0.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="coefficient of the squared log-sum-exp of the logits; 1e-4 is usual",
-    )
+    z_loss: float = Field(0.0, ge=0, allow_inf_nan=False, description="of the squared log-sum-exp of logits; 1e-4")
     lr: float = Field(3e-4, gt=0, description="learning rate after warm-up")
     min_lr: float = Field(3e-5, ge=0, description="learning rate at the last step; a tenth of lr if not given")
     warmup_steps: int = Field(0, ge=0)

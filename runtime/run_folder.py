@@ -160,19 +160,10 @@ def in_use(folder: RunFolder) -> Iterator[None]:
         yield
 
 
-_FIXED = (
-    "data",
-    "suffixes",
-    "tokenizer",
-    "separate_documents",
-    "seed",
-    "init_from",
-    "dropout",
-    "label_smoothing",
-    "z_loss",
-    "attention",
-    "s2",
-)  # fmt: skip, of a recipe
+_FIXED = (  # of a recipe
+    "data", "suffixes", "tokenizer", "separate_documents", "seed", "init_from", "dropout", "label_smoothing", "z_loss",
+    "attention", "s2",
+)  # fmt: skip
 _FREE_OF_EXPERTS = "record_every"  # a habit, as the log
 
 

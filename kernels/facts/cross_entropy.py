@@ -6,15 +6,15 @@ from ..kernel import ITEM_BYTES, WIDE_BYTES, Kernel, Size, Sizes, Tolerance, Wor
 
 _INDEX_BYTES = 8
 _TYPICAL = (
-    {"rows": 8192, "vocab": 128256},  # Llama 3
-    {"rows": 8192, "vocab": 151936},  # Qwen 2 and 3
-    {"rows": 4096, "vocab": 256000},  # Gemma 2
-    {"rows": 8192, "vocab": 32000},  # Llama 2
-    {"rows": 8192, "vocab": 50257},  # GPT-2: no multiple of anything
+    {"tokens": 8192, "vocab": 128256},  # Llama 3
+    {"tokens": 8192, "vocab": 151936},  # Qwen 2 and 3
+    {"tokens": 4096, "vocab": 256000},  # Gemma 2
+    {"tokens": 8192, "vocab": 32000},  # Llama 2
+    {"tokens": 8192, "vocab": 50257},  # GPT-2: no multiple of anything
 )
 _WIDTHS = (4096, 3584, 3584, 4096, 1600)
 _PROJECTED = tuple({**sizes, "width": width} for sizes, width in zip(_TYPICAL, _WIDTHS, strict=True))
-_SIZES = {"rows": Size(drawn=24), "vocab": Size(1, drawn=300)}
+_SIZES = {"tokens": Size(drawn=9), "vocab": Size(1, drawn=300)}
 _TOLERANCE = {
     "fp64": Tolerance(1e-12, 1e-12),
     "fp32": Tolerance(2e-5, 1e-5),
@@ -24,13 +24,13 @@ _TOLERANCE = {
 
 
 def _logits(sizes: Sizes) -> int:
-    return sizes["rows"] * sizes["vocab"]
+    return sizes["tokens"] * sizes["vocab"]
 
 
 def _forward(sizes: Sizes, dtype: str) -> Work:
     """One read and one write: a row is read a second time while the caches have it."""
     logits = _logits(sizes) * ITEM_BYTES[dtype]
-    return Work(logits + sizes["rows"] * _INDEX_BYTES, logits + sizes["rows"] * WIDE_BYTES, 9 * _logits(sizes))
+    return Work(logits + sizes["tokens"] * _INDEX_BYTES, logits + sizes["tokens"] * WIDE_BYTES, 9 * _logits(sizes))
 
 
 def _plain(sizes: Sizes, dtype: str) -> Work:
@@ -44,13 +44,13 @@ def _plain(sizes: Sizes, dtype: str) -> Work:
 
 def _operands(sizes: Sizes, dtype: str) -> tuple[int, int]:
     """Bytes of hidden states and of the weight."""
-    return tuple(sizes[each] * sizes["width"] * ITEM_BYTES[dtype] for each in ("rows", "vocab"))  # type: ignore[return-value]
+    return tuple(sizes[each] * sizes["width"] * ITEM_BYTES[dtype] for each in ("tokens", "vocab"))  # type: ignore[return-value]
 
 
 def _projected(sizes: Sizes, dtype: str) -> Work:
     """What goes in, and a number that comes out."""
     flops = (2 * sizes["width"] + 9) * _logits(sizes)
-    return Work(sum(_operands(sizes, dtype)) + sizes["rows"] * _INDEX_BYTES, WIDE_BYTES, flops)
+    return Work(sum(_operands(sizes, dtype)) + sizes["tokens"] * _INDEX_BYTES, WIDE_BYTES, flops)
 
 
 def _between(sizes: Sizes, dtype: str) -> Work:
@@ -65,7 +65,7 @@ def _projected_backward(sizes: Sizes, dtype: str) -> Work:
     """Gradients are there: they are scaled."""
     hidden, weight = _operands(sizes, dtype)
     kept = _kept_bytes(sizes, dtype)
-    return Work(kept, hidden + weight, sizes["width"] * (sizes["rows"] + sizes["vocab"]))
+    return Work(kept, hidden + weight, sizes["width"] * (sizes["tokens"] + sizes["vocab"]))
 
 
 def _plain_projected(sizes: Sizes, dtype: str) -> Work:
@@ -85,7 +85,7 @@ def _kept_bytes(sizes: Sizes, dtype: str) -> int:
 
 def _plain_kept_bytes(sizes: Sizes, dtype: str) -> int:
     """Hidden states, log-softmax in float32, targets."""
-    return _operands(sizes, dtype)[0] + _logits(sizes) * WIDE_BYTES + sizes["rows"] * _INDEX_BYTES
+    return _operands(sizes, dtype)[0] + _logits(sizes) * WIDE_BYTES + sizes["tokens"] * _INDEX_BYTES
 
 
 def _nothing(sizes: Sizes, dtype: str) -> int:

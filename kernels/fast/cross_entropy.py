@@ -108,10 +108,9 @@ def _flags(terms: Terms) -> dict[str, Any]:
 
 
 def _shape(width: int) -> tuple[dict[str, int], int]:
-    """Parts and columns of a block, and warps for it."""
-    columns = power_of_two(width)
-    block = max(_WARP_LANES, min(columns, _MOST_LANES))
-    return {"PARTS": 2 if columns >= 2 * block else 1, "BLOCK": block}, max(4, block // _WARP_LANES)
+    """Columns of a block, of which two are taken at a time, and warps for it."""
+    block = max(_WARP_LANES, min(power_of_two(width) // 2, _MOST_LANES))
+    return {"BLOCK": block}, max(4, block // _WARP_LANES)
 
 
 def programs(sizes: Sizes, dtype: str) -> list[Program]:

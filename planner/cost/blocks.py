@@ -8,9 +8,11 @@ from functools import cached_property
 from itertools import accumulate
 from operator import methodcaller
 
+from ...clusters.topology import GroupPaths
 from ..configuration import CORE, Module, Recompute
 from ..model import Architecture, Layer
 from .activations import Shape, layer_input_bytes, layer_kept, transient_bytes, worst_routing_bytes
+from .communication import all_gather_s
 from .compute import (
     Compute,
     accumulated,
@@ -21,7 +23,7 @@ from .compute import (
     norm_s,
     put_off_bytes,
 )
-from .exchange import Exchange, Groups, layer_exchange, region_s
+from .exchange import EXCHANGED_BYTES, Exchange, Groups, layer_exchange, region_s
 from .measured import Kind, Leg, Measured, head_sizes, sizes_of
 from .memory import Held, largest_gradient, layer_parameters
 from .projected import NOTHING, Projected, projected
@@ -285,13 +287,21 @@ def _embedding_block(model: Architecture, sharding: Sharding, seq_len: int, rate
     return Block(compute, exchange, held, 0.0)
 
 
+def _loss_exchange_s(tp: GroupPaths, sharding: Sharding, seq_len: int) -> float:
+    if sharding.tp == 1 or sharding.spread > 1:
+        return 0.0
+    return all_gather_s(tp, sharding.tp * EXCHANGED_BYTES * sharding.tokens(seq_len))
+
+
 def _head_block(model: Architecture, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups) -> Block:
-    """Column-parallel projection: input gathered (sp) forward, input gradient summed backward. The three numbers
-    per token that a vocabulary-parallel loss reduces are left out."""
+    """Column-parallel projection: input gathered (sp) forward, input gradient summed backward. The three numbers per
+    token that a vocabulary-parallel loss exchanges are gathered once forward, as the built-in runtime does it (three
+    all-reduces, as Megatron-LM does it, wait for longer); those of a spread vocabulary are priced with its passes."""
     activation = sharding.tokens(seq_len) * model.hidden * rates.element_bytes
     region = region_s(groups.tp, activation, sharding.sp) / 2
     exchange = Exchange(
-        tp_forward_s=region if sharding.sp else 0.0, tp_backward_s=region if sharding.sp else 2 * region
+        tp_forward_s=(region if sharding.sp else 0.0) + _loss_exchange_s(groups.tp, sharding, seq_len),
+        tp_backward_s=region if sharding.sp else 2 * region,
     )
     projection = model.vocab * model.hidden / sharding.vocabulary_split
     norm_and_bias = model.head_parameters - (0 if model.tied_embeddings else model.vocab * model.hidden)

@@ -15,6 +15,9 @@ from .overlap import Parts, exposed_s
 from .rates import Rates
 from .sharding import Sharding
 
+EXCHANGED_BYTES = 12
+"""Of a token, from each rank: the sum of exponentials, the largest logit and the target's, in fp32."""
+
 
 @dataclass(frozen=True, slots=True)
 class Groups:

@@ -12,11 +12,9 @@ from ..configuration import Configuration
 from ..simulate.work import Passes
 from .communication import all_gather_s, broadcast_s
 from .compute import head_projection_s
+from .exchange import EXCHANGED_BYTES
 from .setting import Setting
 from .sharding import sharding_of
-
-EXCHANGED_BYTES = 12
-"""Of a token, from each rank: the sum of exponentials, the largest logit and the target's, in fp32."""
 
 
 def passes_of(setting: Setting, configuration: Configuration) -> Passes | None:

@@ -85,7 +85,8 @@ class VocabularyHead(Sharded):
         weight = local(self.weight)
         if fuses(x, weight):
             return linear_cross_entropy(x, weight, targets, **self.terms._asdict(), **self.share._asdict())
-        return vocabulary_cross_entropy(self.logits(x), targets, *self.share, self.added)
+        group = self.boundary.group
+        return vocabulary_cross_entropy(self.logits(x), targets, group, self.first, self.vocab, self.added)
 
 
 def first_row(vocab: int, axis: TensorAxis) -> int:

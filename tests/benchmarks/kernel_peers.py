@@ -57,6 +57,19 @@ def _rotary(*, query: Any, key: Any, cos: Any, sin: Any) -> Any:
     return _of("rope", "LigerRopeFunction")(*copies, cos.unsqueeze(0), sin.unsqueeze(0))
 
 
+def _cross_entropy(*, logits: Any, targets: Any) -> Any:
+    """It puts the gradient in the place of the logits, so it is given a copy."""
+    copy = logits.clone().requires_grad_()
+    with torch.enable_grad():
+        return _of("cross_entropy", "LigerCrossEntropyFunction")(copy, targets, None, -100, 0.0, 0.0, "sum")[0]
+
+
+def _linear_cross_entropy(*, hidden: Any, weight: Any, targets: Any, chunks: int) -> Any:
+    """It finds the number of chunks itself."""
+    function = _of("fused_linear_cross_entropy", "LigerFusedLinearCrossEntropyFunction")
+    return function(hidden, weight, targets, None, None, -100, 0.0, 0.0, "sum")[0]
+
+
 _LIGER: dict[str, Call] = {
     "rms_norm": partial(_rms_norm, 0.0, "llama"),
     "offset_rms_norm": partial(_rms_norm, 1.0, "gemma"),
@@ -66,5 +79,7 @@ _LIGER: dict[str, Call] = {
     "swiglu": _swiglu,
     "geglu_tanh": _geglu,
     "rotary": _rotary,
+    "cross_entropy": _cross_entropy,
+    "linear_cross_entropy": _linear_cross_entropy,
 }
 """Liger-Kernel 0.8."""

@@ -5,7 +5,9 @@
 
 Medians over calls whose arguments change from call to call and together exceed four times the second-level cache. The
 share is of what a copy on this device reaches when measured now, and of the datasheet's bandwidth; bytes are those that
-the kernel declares. A backward pass is timed by itself. Before that, results are compared with double precision.
+the kernel declares. A backward pass is timed by itself, but with the forward pass where that makes the gradients
+already (`between` of a declaration; bytes are then those of both). Before that, results are compared with double
+precision.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ TARGETS = {
     "rotary": (80, 80),
     "permute": (80, 80),
     "adamw": (88, None),
+    "linear_cross_entropy": (None, None),  # bound by its products
+    "cross_entropy": (70, None),
     "quantise": (88, None),
     "reduce": (88, None),
 }
@@ -78,10 +82,18 @@ def several(result: Any) -> list[torch.Tensor]:
     return [result] if isinstance(result, torch.Tensor) else list(result)
 
 
-def passes(call: Callable[..., Any], sets: list[tuple[dict[str, Any], list[Any]]], backward: bool) -> list[Any]:
-    """What is timed, for each set of arguments: the forward pass without, or the backward pass with its graph kept."""
+def passes(
+    call: Callable[..., Any], sets: list[tuple[dict[str, Any], list[Any]]], backward: bool, both: bool = False
+) -> list[Any]:
+    """What is timed, for each set of arguments: the forward pass without, or the backward pass with its graph kept;
+    `both`: one after the other."""
     if not backward:
         return [lambda given=given: _without_gradients(call, given) for given, _ in sets]
+    if both:
+        return [
+            lambda given=given, wanted=wanted: torch.autograd.grad(several(call(**given)), wanted)
+            for given, wanted in sets
+        ]
     found = []
     for given, wanted in sets:
         outputs = [x for x in several(call(**given)) if x.requires_grad]
@@ -124,12 +136,13 @@ def measure(kernel: Kernel, sizes: Sizes, dtype: str, device: str, repeats: int,
         count = kernel.backward if backward else kernel.forward
         if count is None:
             continue
-        moved = count(sizes, dtype).moved_bytes
+        both = backward and kernel.between is not None
+        moved = (kernel.trained if both else count)(sizes, dtype).moved_bytes
         times: dict[str, float | None] = {}
         for side, call in sides(kernel, "inductor" if device == "cuda" else "aot_eager").items():
             try:
                 sets = [leaves(kernel, sizes, dtype, device, seed) for seed in range(copies(moved, where))]
-                times[side] = median_s(passes(call, sets, backward), repeats, where) * 1e6
+                times[side] = median_s(passes(call, sets, backward, both), repeats, where) * 1e6
             except (ImportError, RuntimeError, TypeError) as problem:
                 if side == "ours":
                     raise

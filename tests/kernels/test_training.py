@@ -79,6 +79,7 @@ def test_a_step_is_the_same_both_ways(family: str, fast: str) -> None:
     with Seen() as seen:
         found = step(model, vocab, fast)
     assert EXPECTED.get(family, {"norm", "gated", "rotary"}) <= set(seen.calls)
+    assert seen.calls["linear_cross_entropy"] == 1
     assert {f"{name}_backward" for name in EXPECTED.get(family, ())} <= set(seen.calls)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
