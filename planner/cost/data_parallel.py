@@ -264,7 +264,7 @@ def _after_s(
 def _adamw_s(setting: Setting, parameters: float, sharded: bool = True) -> float:
     rates = setting.rates
     tail_s = setting.measured and setting.measured.tail_s(sharded, parameters)
-    measured = tail_s or optimizer_s(rates, parameters)
+    measured = tail_s or (optimizer_s(rates, parameters) if setting.job.optimizer_states == "fp32" else None)
     if measured:
         return measured + setting.execution.step_s
     if rates.declared is not None:
