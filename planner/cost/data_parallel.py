@@ -109,7 +109,7 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
 
 
 def _with_collectives(
-    setting: Setting, configuration: Configuration, pipeline: Work, shared: Held, held: Sequence[Held]
+    setting: Setting, configuration: Configuration, pipeline: Work, shared: Held, held: list[Held]
 ) -> Work:
     """By the sizes of what is gathered and reduced. `held` by virtual stage, `shared` on all pipeline ranks."""
     overlaps = configuration.zero != 1 or setting.framework.overlaps_gather
