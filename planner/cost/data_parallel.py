@@ -8,7 +8,7 @@ accumulation ZeRO 0 and 1 reduce once a step, 2 and 3 every microbatch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from ...clusters.topology import GroupPaths
