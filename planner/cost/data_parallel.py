@@ -8,7 +8,7 @@ accumulation ZeRO 0 and 1 reduce once a step, 2 and 3 every microbatch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from ...clusters.topology import GroupPaths
@@ -109,7 +109,7 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
 
 
 def _with_collectives(
-    setting: Setting, configuration: Configuration, pipeline: Work, shared: Held, held: Sequence[Held]
+    setting: Setting, configuration: Configuration, pipeline: Work, shared: Held, held: list[Held]
 ) -> Work:
     """By the sizes of what is gathered and reduced. `held` by virtual stage, `shared` on all pipeline ranks."""
     overlaps = configuration.zero != 1 or setting.framework.overlaps_gather
@@ -284,7 +284,7 @@ def _after_s(
 def _adamw_s(setting: Setting, parameters: float, sharded: bool = True) -> float:
     rates = setting.rates
     tail_s = setting.measured and setting.measured.tail_s(sharded, parameters)
-    measured = tail_s or optimizer_s(rates, parameters)
+    measured = tail_s or (optimizer_s(rates, parameters) if setting.job.optimizer_states == "fp32" else None)
     if measured:
         return measured + setting.execution.step_s
     if rates.declared is not None:
