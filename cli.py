@@ -86,6 +86,7 @@ def plan(
     precision: options.Precision = options.PrecisionOption.bf16,
     optimizer: options.Optimizer = "adamw",
     kernels: options.Kernels = options.KernelsOption.auto,
+    compress: options.Compress = options.CompressOption.none,
     objective: options.Objective = options.ObjectiveOption.time,
     tokens: options.Tokens = None,
     deadline: options.Deadline = None,
@@ -109,14 +110,13 @@ def plan(
 
     given = _about_one_plan(picture, objective, contingency, explain, out, deadline)
     job: dict[str, Any] = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value}
-    job |= {"optimizer": optimizer, "lengths": lengths, "kernels": kernels.value}
+    job |= {"optimizer": optimizer, "lengths": lengths, "kernels": kernels.value, "compress": compress.value}
     asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
     asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk, "routing": routing}
     requests = read_requests(model, which_clusters(cluster, clusters, given), job, pin or [], schedule_file, **asked)
-    if clusters is None:
-        _plan(next(iter(requests.values())), contingency, explain, out, json)
-    else:
-        _compare_clusters(requests, picture, out, json)
+    if clusters is not None:
+        return _compare_clusters(requests, picture, out, json)
+    return _plan(next(iter(requests.values())), contingency, explain, out, json)
 
 
 def _about_one_plan(

@@ -27,6 +27,14 @@ class ObjectiveOption(StrEnum):
     energy = "energy"
 
 
+class CompressOption(StrEnum):
+    """How gradients of replicas travel."""
+
+    none = "none"
+    int8 = "int8"
+    fp8 = "fp8"
+
+
 class KernelsOption(StrEnum):
     """What norms, activations, rotations, permutations and the optimizer run as."""
 
@@ -55,6 +63,9 @@ Optimizer = Annotated[
 ]
 Kernels = Annotated[
     KernelsOption, typer.Option(help="Of the built-in runtime on CUDA devices: Triton's (auto), or plain PyTorch.")
+]
+Compress = Annotated[
+    CompressOption, typer.Option(help="Gradients in 8 bits, with ZeRO 0; for replicas behind slow links.")
 ]
 Objective = Annotated[ObjectiveOption, typer.Option(help="Least time, price or energy of a token, or fewest devices.")]
 Tokens = Annotated[str | None, typer.Option(help="Tokens of the whole run, e.g. 15T: days, price, energy.")]
