@@ -26,7 +26,7 @@ from .timing import typical
 REPETITIONS = 3  # in one pass
 CHOICES: tuple[Recompute, Recompute] = ("none", "full")
 OF_LAYERS = frozenset({"forward", "backward", "input", "weight", "again_forward", "again_backward"})
-CHAIN = 2  # layers one after another, where they are small
+CHAIN = 4  # layers one after another, where they are small
 CHAIN_PARAMETERS = 2**25
 
 Legs = dict[str, float]

@@ -17,7 +17,8 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(6, 6), layout="constrained")
     for kind in dict.fromkeys(map(_kind, rows)):
         own = [row for row in rows if _kind(row) == kind]
-        axes.scatter([1e3 * row["measured_s"] for row in own], [1e3 * row["predicted_s"] for row in own], 14, label=kind)
+        x, y = ([1e3 * row[name] for row in own] for name in ("measured_s", "predicted_s"))
+        axes.scatter(x, y, 14, label=kind)
     ends = [1e3 * pick(row[name] for row in rows for name in ("measured_s", "predicted_s")) for pick in (min, max)]
     axes.plot(ends, ends, color="grey", linewidth=0.8)
     axes.fill_between(ends, [0.9 * end for end in ends], [1.1 * end for end in ends], color="grey", alpha=0.15)

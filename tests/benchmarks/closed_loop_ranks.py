@@ -22,8 +22,8 @@ CPU = torch.device("cpu")
 def rounds(plans: Sequence[Plan], count: int, steps: int) -> list[list[float]]:
     """Seconds of a step, by plan and round: the median of `steps`. All ranks call this.
 
-    Every plan is built once and stays, after a step that warms it up. Each round begins at another plan, so that none
-    always follows the same one's caches.
+    Every plan is built once and stays. In a round a step warms caches up before those that are timed, as steps of a
+    training follow each other. Each round begins at another plan, so that none always comes behind the same one.
     """
     gc.disable()  # a collection in the middle of a step is not the plan's speed
     trainers = [Trainer(plan) for plan in plans]
@@ -45,10 +45,10 @@ class Trainer:
         self.model = build_model(plan, device)
         self.optimizer = build_optimizer(self.model, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, eps=1e-8)
         self.tokens = _tokens(plan, self.model).to(device)
-        step(self.model, self.optimizer, self.tokens)
 
     def timed(self, steps: int) -> float:
-        """Median seconds of a step, from barrier to barrier, the slowest rank's."""
+        """Median seconds of a step, from barrier to barrier, the slowest rank's, after one that is not counted."""
+        step(self.model, self.optimizer, self.tokens)
         samples = []
         for _ in range(steps):
             dist.barrier()
