@@ -106,8 +106,9 @@ Diff = Annotated[
     typer.Option(metavar="A B", help="Instead of measuring: what changed between two cluster files."),
 ]
 FromRun = Annotated[
-    list[Path] | None, typer.Option(metavar="RUN", help="Instead: learn from a run of launch (several: again).")
+    list[Path] | None, typer.Option(metavar="RUN...", help="Instead: learn from folders of runs of launch.")
 ]
+MoreRuns = Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="More folders.", show_default=False)]
 FromLog = Annotated[
     Path | None, typer.Option(metavar="CSV", help="Instead: learn from a CSV of runs, as simulate --against reads it.")
 ]
