@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from ..configuration import Module
 from ..model import Attention, Latent, Layer, Mlp, Moe
 from .core import core_s
-from .declared import Declared, gated_bytes, layer_bytes, norms_bytes
+from .declared import Declared, gated_bytes, layer_bytes, loss_bytes, norms_bytes
 from .dispatch import imbalance
 from .kernels import Matmul, elementwise_s, forward_s, products_s
 from .passes import both_s, layer_passes_s, norms_s
@@ -312,5 +312,9 @@ def _loss_s(tokens: float, columns: float, rates: Rates) -> tuple[float, float]:
     measured = both_s(rates, "loss", tokens, columns)
     if measured is not None:
         return measured
+    if (declared := _declared(rates)) is not None:
+        both = (each / rates.declared_bytes_per_s for each in loss_bytes(tokens, columns, declared))
+        forward, backward = (each + rates.launch_s for each in both)
+        return forward, backward
     forward, backward = (elementwise_s(rates, each * tokens * columns, 3) for each in CROSS_ENTROPY_BYTES)
     return forward, backward

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ...kernels.kernel import ITEM_BYTES
 from ...kernels.registry import kernel
 from ..model import Layer, Mlp, Moe
 from ..optimizer import Kernels, States
@@ -144,6 +145,17 @@ def _permutations(layer: Layer, sharding: Sharding, seq_len: int, declared: Decl
     for name in ("permute", "unpermute"):
         total += Bytes(*declared.moved(name, **sizes, width=layer.hidden), 2 * routed * layer.hidden)
     return total
+
+
+def loss_bytes(tokens: float, columns: float, declared: Declared) -> tuple[float, float]:
+    """Of cross-entropy over so many columns, forward and backward, beside the products that make logits and read their
+    gradient. By kernel the logits become their gradient in the forward pass (`kernels/linear_cross_entropy.py`)."""
+    sizes = dict(zip(kernel("cross_entropy").sizes, (round(tokens), round(columns)), strict=True))
+    if declared.choice == "auto":
+        return float(kernel("cross_entropy").forward(sizes, declared.dtype).moved_bytes), 0.0
+    plain = kernel("linear_cross_entropy").plain({**sizes, "width": 0}, declared.dtype).moved_bytes
+    moved = plain - 3 * ITEM_BYTES[declared.dtype] * tokens * columns
+    return FORWARD * moved, (1 - FORWARD) * moved
 
 
 def adamw_bytes(declared: Declared, states: States) -> float:

@@ -185,7 +185,8 @@ class RankBytes:
     @cached_property
     def _loss(self) -> tuple[float, float]:
         """Logits, and what passes, while the cross-entropy goes backward: before any layer does."""
-        logits = self._other_losses * self._softmax + self._logits(self._keeps.logit_bytes)
+        each = self._element if self._fuses_loss else self._keeps.logit_bytes
+        logits = self._other_losses * self._softmax + self._logits(each)
         return logits, self._ahead + self._shape_buffers
 
     @cached_property
@@ -213,12 +214,18 @@ class RankBytes:
 
     @cached_property
     def _ahead(self) -> float:
-        """What a loss in chunks makes in the forward and keeps for the backward: gradients of the projection, in fp32,
+        """What a loss in chunks, or by kernel, makes in the forward and keeps for the backward: gradients of the projection, in fp32,
         and of the hidden states (`kernels/linear_cross_entropy.py`)."""
-        if self.configuration.logits_chunks == 1:
+        if self.configuration.logits_chunks == 1 and not self._fuses_loss:
             return 0.0
         hidden = self._element * self._tokens * self.setting.architecture.hidden
         return hidden + (0.0 if self._spread else 4 * self._projection)
+
+    @cached_property
+    def _fuses_loss(self) -> bool:
+        """Whether a kernel makes logits their own gradient, where they stand. Not where ranks share them out."""
+        declared = self.setting.rates.declared
+        return declared is not None and declared.choice == "auto" and not self._spread
 
     @cached_property
     def _weight_gradients(self) -> float:
@@ -271,7 +278,7 @@ class RankBytes:
     @cached_property
     def _softmax(self) -> float:
         """What the loss keeps of a microbatch until its backward: in fp32 unless a kernel replaced the logits."""
-        if self.configuration.logits_chunks > 1:
+        if self.configuration.logits_chunks > 1 or self._fuses_loss:
             return self._ahead
         if self._spread:  # logits stay as they are
             return self._logits(self._element)

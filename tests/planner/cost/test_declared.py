@@ -170,3 +170,19 @@ def test_a_job_has_one_optimizer() -> None:
         Job(seq_len=8, global_batch=1, optimizer="galore")
     with pytest.raises(ValueError, match="optimizer adamw has nothing to do with galore"):
         Job(seq_len=8, global_batch=1, galore=GaLore(rank=3))
+
+
+def test_logits_become_their_gradient_where_they_stand() -> None:
+    """Fullest at the loss: with the kernel 2 bytes a logit, the sums of both gradients beside them, plain 12."""
+    found = {}
+    for choice in ("auto", "reference"):
+        asked = setting(kernels=choice, precision="bf16")
+        alone = replace(CONFIGURATION, mesh=Mesh(), zero=0, microbatches=32, recompute=("full",))
+        small = replace(asked.architecture, layers=asked.architecture.layers[:1])
+        view = replace(asked, architecture=small)
+        (found[choice],) = footprint(view, replace(alone, stage_layers=(1,)))
+    logits = TOKENS * LLAMA.vocab
+    assert found["reference"].logits == 12 * logits
+    assert found["auto"].logits == 2 * logits
+    made = 2 * TOKENS * LLAMA.hidden + 4 * LLAMA.vocab * LLAMA.hidden
+    assert found["auto"].buffers >= made

@@ -147,7 +147,9 @@ def test_the_published_memory_of_175b_is_found(make_setting, configure):
 
 
 def test_chunks_of_the_loss_hold_a_part_of_the_logits_and_gradients_made_ahead(make_setting, configure):
+    """In plain PyTorch; by kernel the gradients are made ahead in one chunk too."""
     setting = make_setting("llama-3.2-1b", "dgx-h100:1", 8192, 8)
+    setting = replace(setting, job=setting.job.model_copy(update={"kernels": "reference"}))
     pins = "tp=1 pp=1 zero=0 microbatch=1 recompute=full"
     vocab, hidden = setting.architecture.vocab, 2048
     whole, parts = (footprint(setting, configure(setting, f"{pins} logits_chunks={n}"))[0] for n in (1, 4))
@@ -167,6 +169,7 @@ def test_logits_are_gone_before_a_layer_goes_backward(make_setting, configure):
     """A vocabulary so large that the loss is the fullest moment: what layers need for their backward is not beside it.
     A small one: the layer's backward is, and no logits are left. Either way a larger vocabulary never takes less."""
     setting = make_setting("llama-3.2-1b", "dgx-h100:1", 8192, 8)
+    setting = replace(setting, job=setting.job.model_copy(update={"kernels": "reference"}))
     configuration = configure(setting, "tp=1 pp=1 zero=0 microbatch=1 recompute=full logits_chunks=1")
     logits = 8192 * setting.architecture.vocab * (4 + 4 + 4)  # log-softmax, its gradient, that of the logits
     inputs = (16 + 2) * 8192 * 2048 * 2  # of every layer, of the final norm and of the head
