@@ -59,4 +59,6 @@ def check_targets(kernel: str, targets: Tensor, vocab: int) -> None:
     if targets.device.type == "cpu" and targets.numel() and not torch.compiler.is_compiling():
         largest = int(targets.max())
         if largest >= vocab:
-            raise ValueError(f"{kernel}: targets hold {largest}, expected ids below {vocab}, the size of the vocabulary")
+            raise ValueError(
+                f"{kernel}: targets hold {largest}, expected ids below {vocab}, the size of the vocabulary"
+            )

@@ -161,8 +161,17 @@ def in_use(folder: RunFolder) -> Iterator[None]:
 
 
 _FIXED = (
-    "data", "suffixes", "tokenizer", "separate_documents", "seed", "init_from", "dropout", "label_smoothing", "z_loss",
-    "attention", "s2",
+    "data",
+    "suffixes",
+    "tokenizer",
+    "separate_documents",
+    "seed",
+    "init_from",
+    "dropout",
+    "label_smoothing",
+    "z_loss",
+    "attention",
+    "s2",
 )  # fmt: skip, of a recipe
 _FREE_OF_EXPERTS = "record_every"  # a habit, as the log
 

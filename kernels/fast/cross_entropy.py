@@ -41,9 +41,7 @@ def _cross_entropy(
 
 
 @_cross_entropy.register_fake
-def _(
-    logits: Tensor, targets: Tensor, softcap: float, label_smoothing: float, z_loss: float
-) -> tuple[Tensor, Tensor]:
+def _(logits: Tensor, targets: Tensor, softcap: float, label_smoothing: float, z_loss: float) -> tuple[Tensor, Tensor]:
     return logits.new_empty(len(logits), dtype=torch.float32), logits.new_empty(logits.shape)
 
 
@@ -68,9 +66,7 @@ def summarise(logits: Tensor, targets: Tensor, first: int, terms: Terms, bound: 
     to = memory.empty((terms.numbers, rows), logits, torch.float32)
     sizes = (rows, width, width if bound is None else bound, logits.stride(0), first, _numbers(terms)[0])
     constants, warps = _shape(width)
-    launch(
-        programs_of.summarise, rows, (logits, targets.contiguous(), to, *sizes), _flags(terms) | constants, warps
-    )
+    launch(programs_of.summarise, rows, (logits, targets.contiguous(), to, *sizes), _flags(terms) | constants, warps)
     return to
 
 
@@ -132,9 +128,7 @@ def programs(sizes: Sizes, dtype: str) -> list[Program]:
         both = flags | {"WRITTEN": True}
         found += [
             program(f"losses_and_slopes{name}", programs_of.losses_and_slopes, both, warps, types),
-            program(
-                f"summarise{name}", programs_of.summarise, flags, warps, types | {"to": "fp32"}, stores=False
-            ),
+            program(f"summarise{name}", programs_of.summarise, flags, warps, types | {"to": "fp32"}, stores=False),
             program(f"slopes{name}", programs_of.slopes, flags, warps, types),
         ]
     return found

@@ -45,7 +45,7 @@ from meshwright.profiler.parts import Asked
 
 SEQ_LEN, GLOBAL_BATCH, LAYERS = 256, 4, 4
 BARS = {"tau": 0.8, "regret": 0.05, "median_error": 0.1}
-BUDGET_S = {2: 45.0, 4: 90.0}
+BUDGET_S = {2: 100.0, 4: 200.0}
 
 
 def small_model() -> ModelSpec:
@@ -164,7 +164,8 @@ def _lines(result: dict[str, Any]) -> Iterator[str]:
     for name, title in names.items():
         each = result[name]
         yield (
-            f"{title}: {each['plans']} plans, Kendall tau {each['tau']:.3f}, first {each['regret']:.1%} above the best, "
+            f"{title}: {each['plans']} plans, Kendall tau {each['tau']:.3f}, "
+            f"first {each['regret']:.1%} above the best, "
             f"median error {each['median_error']:.1%}, bias {each['bias']:+.1%}, within 10 %: {each['within']:.0%}"
         )
 
