@@ -43,7 +43,7 @@ def as_plan(model: ModelSpec, job: Job, configuration: Configuration) -> Plan:
         cluster=cpu_cluster(configuration.mesh.world),  # of which the runtime reads nothing here
         job=job.model_copy(update={"global_batch": configuration.batch}),
         mesh=MeshDegrees(**{axis: getattr(configuration.mesh, axis) for axis in ("pp", "dp", "cp", "tp", "ep", "etp")}),
-        schedule=ScheduleChoice(name="1f1b", microbatches=configuration.microbatches),
+        schedule=ScheduleChoice(name="1f1b", vpp=1, microbatches=configuration.microbatches),
         stage_layers=configuration.stage_layers,
         microbatch=configuration.microbatch,
         **levers(configuration),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
-from ..planner.configuration import Configuration, Mesh
+from ..planner.configuration import Configuration, CpAlgorithm, Mesh
 from ..planner.cost.setting import Setting
 from ..planner.cost.sharding import Sharding, sharding_of
 from ..planner.frameworks.framework import framework
@@ -45,7 +45,9 @@ def _meshes(world: int) -> Iterator[Mesh]:
 
 def _of_mesh(setting: Setting, mesh: Mesh) -> Iterator[Configuration]:
     """Every algorithm and microbatch."""
-    algorithms = [(name, 1) for name in framework().context if name != "usp"] if mesh.cp > 1 else [("ring", 1)]
+    algorithms: list[tuple[CpAlgorithm, int]] = (
+        [(name, 1) for name in framework().context if name != "usp"] if mesh.cp > 1 else [("ring", 1)]
+    )
     algorithms += [("usp", heads) for heads in range(2, mesh.cp) if mesh.cp % heads == 0]
     sizes = [size for size in MICROBATCHES if setting.job.global_batch % (size * mesh.dp) == 0]
     layers = even_split(len(setting.architecture.layers), 1)

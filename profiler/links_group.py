@@ -27,10 +27,10 @@ class Group:
     """
 
     def __init__(
-        self, store: dist.Store, name: str, ranks: Sequence[int], rank: int, device: torch.device, limit_s: float
+        self, store: Any, name: str, ranks: Sequence[int], rank: int, device: torch.device, limit_s: float
     ) -> None:
         self.ranks, self.device, self.place = tuple(ranks), device, tuple(ranks).index(rank)
-        shared = dist.PrefixStore(f"links/{name}", store)
+        shared = dist.PrefixStore(f"links/{name}", store)  # type: ignore[attr-defined]
         limit = timedelta(seconds=limit_s)
         backend: Any
         if device.type == "cuda":

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from time import monotonic
+from typing import Any
 
 import torch
-from torch import distributed as dist
 
 from .links_group import Group
 from .links_shapes import Ranks
@@ -24,9 +24,7 @@ class Alone(Exception):
 class Peers:
     """Workers `ranks` of which this is `rank`. `limit_s` is the longest that one operation may take."""
 
-    def __init__(
-        self, store: dist.Store, ranks: Sequence[int], rank: int, device: torch.device, limit_s: float
-    ) -> None:
+    def __init__(self, store: Any, ranks: Sequence[int], rank: int, device: torch.device, limit_s: float) -> None:
         self.store, self.ranks, self.rank = store, tuple(ranks), rank
         self.device, self.limit_s = device, limit_s
         self._meetings = 0

@@ -43,7 +43,7 @@ def _saved(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> int:
     alive: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         out = forward()
-    out.backward(torch.ones_like(out))
+    torch.autograd.backward(out, torch.ones_like(out))
     return sum(found.values())
 
 
@@ -58,7 +58,7 @@ def _allocated(forward: Callable[[], Tensor], device: torch.device) -> Held:
     before, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
     out = forward()
     kept = torch.cuda.memory_allocated(device) - before
-    out.backward(torch.ones_like(out))
+    torch.autograd.backward(out, torch.ones_like(out))
     peak = torch.cuda.max_memory_allocated(device) - before
     taken = torch.cuda.max_memory_reserved(device) - reserved
     return Held(float(kept), max(0.0, taken / max(1, peak) - 1))

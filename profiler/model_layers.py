@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -41,9 +42,7 @@ def measure_subject(subject: Subject, setting: Setting) -> Result:
     sizes = [n for n in range(2, setting.world + 1) if setting.world % n == 0]
     for size in sizes:
         share_s = SHARES["units"] * budget_s / len(sizes)
-        result["units"] += setting.once(
-            f"units {size}", lambda size=size, share_s=share_s: _dicts(layer_units.measure(subject, size, share_s))
-        )
+        result["units"] += setting.once(f"units {size}", partial(_units, subject, size, share_s))
     setting.announce("optimizer")
     result["tails"] = setting.once("tails", lambda: _dicts(layer_tails.measure(subject, SHARES["tails"] * budget_s)))
     if setting.world > 1 and setting.device.type == "cpu":
@@ -52,6 +51,14 @@ def measure_subject(subject: Subject, setting: Setting) -> Result:
     planned = Planned(subject.architecture, cpu_cluster(setting.world), subject.job)
     result["layers"] = _layers(subject, setting, configurations(planned), SHARES["layers"] * budget_s)
     return result
+
+
+def _units(subject: Subject, size: int, budget_s: float) -> list[dict[str, Any]]:
+    return _dicts(layer_units.measure(subject, size, budget_s))
+
+
+def _measured(subject: Subject, each: Configuration, held: bool) -> list[dict[str, Any]]:
+    return _rows(subject, each, layers.measure(subject, each, held=held))
 
 
 def _layers(subject: Subject, setting: Setting, wanted: list[Configuration], budget_s: float) -> list[dict[str, Any]]:
@@ -65,7 +72,7 @@ def _layers(subject: Subject, setting: Setting, wanted: list[Configuration], bud
         setting.announce(f"layers {_words(each)}, pass {turn + 1}")
         rows = setting.once(
             f"{sharding_of(each)!r} {turn}",
-            lambda each=each, turn=turn: _rows(subject, each, layers.measure(subject, each, held=not turn)),
+            partial(_measured, subject, each, not turn),
         )
         passes.setdefault(place, []).append(rows)
         number += 1
@@ -93,11 +100,12 @@ def _rows(subject: Subject, configuration: Configuration, found: list[Legs]) -> 
     hidden = sharding.cp > 1 and subject.device.type == "cpu"  # autograd does not see what attention keeps for itself
     for numbers, legs in zip(layers.chain(subject), found, strict=True):
         again_s = legs["again_forward"] + legs["again_backward"] - legs["forward"] - legs["backward"]
-        rows.append(at | {
+        row: dict[str, Any] = at | {
             "kind": "layer", "sizes": sizes_of(model.layers[numbers[0]]),
             "forward_s": legs["forward"], "backward_s": legs["backward"],
             "input_s": legs["input"], "weight_s": legs["weight"], "recompute_s": max(0.0, again_s),
-        } | _bytes(legs, hidden))  # fmt: skip
+        }  # fmt: skip
+        rows.append(row | _bytes(legs, hidden))
     for kind in ("embedding", "head"):
         times = {f"{way}_s": median(legs[f"{kind}_{way}"] for legs in found) for way in ("forward", "backward")}
         rows.append(at | {"kind": kind, "sizes": ends} | times)
@@ -127,7 +135,7 @@ def assemble(cluster: dict[str, Any], found: Found) -> None:
 
 def _paces(seconds: dict[str, float]) -> dict[int, float]:
     """By number of workers that compute; a sample that says that more are faster than fewer is noise."""
-    every_s, found = seconds[str(len(seconds))], {}
+    every_s, found = seconds[str(len(seconds))], dict[int, float]()
     for busy in sorted(map(int, seconds), reverse=True):
         found[busy] = max([_rounded(every_s / seconds[str(busy)]), 1.0, *found.values()])
     return dict(sorted(found.items()))

@@ -61,10 +61,9 @@ __all__ = [
 PipelineRuntime: Any = _PipelineScheduleRuntime
 
 
-def default_store() -> dist.Store:
+def default_store() -> Any:
     """Where the workers of the default process group met: it works on when the group does not."""
-    store: dist.Store = _get_default_store()
-    return store
+    return _get_default_store()
 
 
 # 2.13 renamed these; 2.11 has the second name only.

@@ -214,8 +214,8 @@ class RankBytes:
 
     @cached_property
     def _ahead(self) -> float:
-        """What a loss in chunks, or by kernel, makes in the forward and keeps for the backward: gradients of the projection, in fp32,
-        and of the hidden states (`kernels/linear_cross_entropy.py`)."""
+        """What a loss in chunks, or by kernel, makes in the forward and keeps for the backward: gradients of the
+        projection, in fp32, and of the hidden states (`kernels/linear_cross_entropy.py`)."""
         if self.configuration.logits_chunks == 1 and not self._fuses_loss:
             return 0.0
         hidden = self._element * self._tokens * self.setting.architecture.hidden

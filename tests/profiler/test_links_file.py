@@ -14,41 +14,9 @@ from meshwright.profiler.links_file import assemble
 from meshwright.profiler.links_fit import link_costs
 from meshwright.profiler.parts import Found
 from meshwright.schema import parse
+from meshwright.tests.cluster.ideal import MORE, SIZES, results, ring_rate, rows
 from meshwright.tests.cluster.planned import DEVICE, measured_cluster
 from meshwright.tests.cluster.scenario import SCENARIOS, Scenario
-
-SIZES = (1024, 2**16, 2**19, 2**20, 2**22)
-MORE = {"reduce_scatter": 2.0, "all_to_all": 1.5}
-
-
-def rows(scope, groups, rate_of, latency_s=1e-3):
-    """Rows of an ideal network with gloo's factors."""
-    for ranks in groups:
-        for name in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"):
-            for size in SIZES:
-                wire_s = MORE.get(name, 1.0) * moved_bytes(name, len(ranks), size) / rate_of(ranks)
-                yield {
-                    "scope": scope,
-                    "members": len(ranks),
-                    "ranks": list(ranks),
-                    "operation": name,
-                    "bytes": size,
-                    "seconds": latency_s + wire_s,
-                }
-
-
-def ring_rate(scenario, ranks):
-    return min(scenario.bytes_per_s(a, b) for a, b in zip(ranks, [*ranks[1:], ranks[0]], strict=True))
-
-
-def results(scenario):
-    """What the workers of a scenario would report, one on every host."""
-    hosts = range(scenario.hosts)
-    pairs = [[a, b, scenario.bytes_per_s(a, b), scenario.bytes_per_s(b, a), 1e-4] for a, b in combinations(hosts, 2)]
-    groups = [tuple(hosts), *zip(hosts[::2], hosts[1::2], strict=True)]
-    seen = list(rows("across", groups, lambda ranks: ring_rate(scenario, ranks)))
-    own = {"hosts": {str(host): f"host {host}" for host in hosts}, "pairs": pairs, "rows": seen}
-    return [own, *({} for _ in hosts[1:])]
 
 
 @pytest.fixture(params=SCENARIOS, ids=lambda scenario: scenario.name)
