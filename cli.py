@@ -9,7 +9,7 @@ from __future__ import annotations
 import json as json_module
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -44,6 +44,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command(epilog="Example: meshwright profile --budget 60s --out this-machine.yaml")
 def profile(
+    runs: options.MoreRuns = None,
     workers: options.Workers = None,
     budget: options.Budget = "20s",
     model: options.ForModel = None,
@@ -57,18 +58,16 @@ def profile(
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """Measure this machine (compute, memory, links) and write a cluster file; or compare two, or learn from runs.
-
-    Under torchrun on several nodes, all of them are measured together and the first writes the file."""
+    """Measure this machine (all nodes under torchrun) and write a cluster file; or compare two; or learn from runs."""
     from . import profile_verb, profiling
 
-    given = {"--workers": workers is not None, "--model": model, "--folder": folder, "--diff": diff, "--out": out}
-    given |= {"--from-run": from_run, "--from-log": from_log, "--cluster": cluster}
+    given: dict[str, Any] = {"--workers": workers is not None, "--model": model, "--folder": folder, "--diff": diff}
+    given |= {"--out": out, "--from-run": from_run, "--from-log": from_log, "--cluster": cluster, "RUN": runs}
     profiling.one_purpose(given)
     if diff:
-        shown = profile_verb.compare(*diff)
+        shown: profile_verb.Shown | None = profile_verb.compare(*diff)
     elif from_run or from_log:
-        shown = profile_verb.learn(from_run or [], from_log, cluster, out)
+        shown = profile_verb.learn([*(from_run or []), *(runs or [])], from_log, cluster, out)
     else:
         budget_s, asked = profiling.request(budget, folder, out, model, seq_len, global_batch)
         shown = profile_verb.measure(workers, budget_s, asked, folder, out)
@@ -87,6 +86,7 @@ def plan(
     precision: options.Precision = options.PrecisionOption.bf16,
     optimizer: options.Optimizer = "adamw",
     kernels: options.Kernels = options.KernelsOption.auto,
+    compress: options.Compress = options.CompressOption.none,
     objective: options.Objective = options.ObjectiveOption.time,
     tokens: options.Tokens = None,
     deadline: options.Deadline = None,
@@ -109,15 +109,14 @@ def plan(
     from .planning import read_requests, which_clusters
 
     given = _about_one_plan(picture, objective, contingency, explain, out, deadline)
-    job = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value, "optimizer": optimizer}
-    job |= {"lengths": lengths, "kernels": kernels.value}
+    job: dict[str, Any] = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value}
+    job |= {"optimizer": optimizer, "lengths": lengths, "kernels": kernels.value, "compress": compress.value}
     asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
     asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk, "routing": routing}
     requests = read_requests(model, which_clusters(cluster, clusters, given), job, pin or [], schedule_file, **asked)
-    if clusters is None:
-        _plan(next(iter(requests.values())), contingency, explain, out, json)
-    else:
-        _compare_clusters(requests, picture, out, json)
+    if clusters is not None:
+        return _compare_clusters(requests, picture, out, json)
+    return _plan(next(iter(requests.values())), contingency, explain, out, json)
 
 
 def _about_one_plan(
@@ -125,8 +124,8 @@ def _about_one_plan(
     deadline: str | None,
 ) -> dict[str, object]:  # fmt: skip
     """Which options that are about one plan are given."""
-    given = {"--picture": picture, "--objective": objective.value != "time", "--contingency": contingency}
-    return given | {"--explain": explain, "--out": out and not deadline}  # of several, the deadline says which
+    given: dict[str, object] = {"--picture": picture, "--objective": objective.value != "time", "--explain": explain}
+    return given | {"--contingency": contingency, "--out": out and not deadline}  # of several, the deadline says which
 
 
 def _plan(request: Request, contingency: int, explain: bool, out: Path | None, json: bool) -> None:
@@ -331,7 +330,7 @@ def launch(
     settings = runs.recipe_settings(recipe, options, set_ or [])
     job = runs.find_run(plan, run, settings, lambda: _quickstart(workers, pin or []), lost_nodes, nnodes)
     if slurm:
-        return _submit(job, slurm_option or [], dry_run, json)
+        _submit(job, slurm_option or [], dry_run, json)
     warned = profiles.warn_of(job.plan.cluster, runs_here=True)
     nodes = {"nnodes": nnodes, "node_rank": node_rank}
     where = nodes | {"endpoint": rdzv_endpoint, "run_id": rdzv_id, "backend": rdzv_backend}
@@ -340,11 +339,12 @@ def launch(
     _print(json, lambda: result | {"warnings": warned}, lambda console: show(console, result))
 
 
-def _submit(job: Any, slurm_options: list[str], dry_run: bool, json: bool) -> None:
+def _submit(job: Any, slurm_options: list[str], dry_run: bool, json: bool) -> NoReturn:
     from . import runs
 
     text = runs.submit(job, slurm_options, dry_run)
     _print(json, lambda: {"slurm": text}, lambda console: console.print(text, markup=False, soft_wrap=True))
+    raise typer.Exit
 
 
 def _quickstart(workers: int | None, pins: list[str]) -> Any:

@@ -27,6 +27,14 @@ class ObjectiveOption(StrEnum):
     energy = "energy"
 
 
+class CompressOption(StrEnum):
+    """How gradients of replicas travel."""
+
+    none = "none"
+    int8 = "int8"
+    fp8 = "fp8"
+
+
 class KernelsOption(StrEnum):
     """What norms, activations, rotations, permutations and the optimizer run as."""
 
@@ -55,6 +63,9 @@ Optimizer = Annotated[
 ]
 Kernels = Annotated[
     KernelsOption, typer.Option(help="Of the built-in runtime on CUDA devices: Triton's (auto), or plain PyTorch.")
+]
+Compress = Annotated[
+    CompressOption, typer.Option(help="Gradients in 8 bits, with ZeRO 0; for replicas behind slow links.")
 ]
 Objective = Annotated[ObjectiveOption, typer.Option(help="Least time, price or energy of a token, or fewest devices.")]
 Tokens = Annotated[str | None, typer.Option(help="Tokens of the whole run, e.g. 15T: days, price, energy.")]
@@ -95,8 +106,9 @@ Diff = Annotated[
     typer.Option(metavar="A B", help="Instead of measuring: what changed between two cluster files."),
 ]
 FromRun = Annotated[
-    list[Path] | None, typer.Option(metavar="RUN", help="Instead: learn from a run of launch (several: again).")
+    list[Path] | None, typer.Option(metavar="RUN...", help="Instead: learn from folders of runs of launch.")
 ]
+MoreRuns = Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="More folders.", show_default=False)]
 FromLog = Annotated[
     Path | None, typer.Option(metavar="CSV", help="Instead: learn from a CSV of runs, as simulate --against reads it.")
 ]

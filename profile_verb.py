@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from .clusters.schema import Cluster
     from .profiler.parts import Asked
 
 
@@ -63,6 +64,7 @@ def measure(workers: int | None, budget_s: float, asked: Asked, folder: Path | N
     place = under_torchrun(workers)
     count, told = profiling.workers_of(workers) if place is None else (place.world, [])
     warn(told)
+    found: Cluster | None
     with measuring() as progress:
         if place is None:
             found = profile_machine(count, budget_s, progress, asked, folder)
@@ -70,10 +72,11 @@ def measure(workers: int | None, budget_s: float, asked: Asked, folder: Path | N
             found = profile_nodes(place, budget_s, progress, asked, folder)
     if found is None:
         return None
+    cluster = found
     if out:
-        save_cluster(found, out)
+        save_cluster(cluster, out)
     return Shown(
-        lambda: found.model_dump(mode="json", by_alias=True),
-        lambda console: show_cluster(console, found),
-        130 if profiling.was_interrupted(found) else 0,
+        lambda: cluster.model_dump(mode="json", by_alias=True),
+        lambda console: show_cluster(console, cluster),
+        130 if profiling.was_interrupted(cluster) else 0,
     )

@@ -26,12 +26,13 @@ def one_purpose(given: Mapping[str, Any]) -> None:
     written = [name for name, value in given.items() if value]
     purposes = [name for name in ("--diff", "--from-run", "--from-log") if name in written]
     if not purposes:
-        if given.get("--cluster"):
-            rule, fix = "is the cluster of the runs of --from-log", "--from-log runs.csv"
-            raise InputError.single("command line", "--cluster", given["--cluster"], rule, fix)
+        needed = {"--cluster": "--from-log runs.csv", "RUN": "--from-run RUN"}
+        wrong = [Problem(name, given[name], f"goes with {fix}", fix) for name, fix in needed.items() if name in written]
+        if wrong:
+            raise InputError("command line", wrong)
         return
     kept = {purposes[0], "--json"} | ({"--out"} if purposes[0] != "--diff" else set())
-    kept |= {"--cluster"} if purposes[0] == "--from-log" else set()
+    kept |= {"--from-log": {"--cluster"}, "--from-run": {"RUN"}}.get(purposes[0], set())
     rule = f"has nothing to do with {purposes[0]}"
     wrong = [Problem(name, None, rule, "leave one of them out") for name in written if name not in kept]
     if wrong:

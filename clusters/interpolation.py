@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 _STEADY = 1e-9  # added to a diagonal: a matrix of points that lie close stays invertible
+UNSURE = 0.03  # about what a kernel's time differs by from one minute to the next
 _REACHES = (1.0, 2.0, 4.0, 8.0, 16.0)  # octaves
 
 
@@ -97,7 +98,7 @@ class Kriging:
     def doubt(self, x: Array) -> Array:
         """Standard deviation at [a, sizes] over that of the values, [a]: 0 at a point, about 1 far from all."""
         near = kernel(x, self.x, self.reach)
-        return np.sqrt(np.clip(1 - ((near @ self.inverse) * near).sum(axis=1), 0.0, None))
+        return np.asarray(np.sqrt(np.clip(1 - ((near @ self.inverse) * near).sum(axis=1), 0.0, None)))
 
 
 def krige(x: Array, values: Array, spread: Array, reach: Array) -> Kriging:
@@ -112,8 +113,9 @@ def krige(x: Array, values: Array, spread: Array, reach: Array) -> Kriging:
 
 
 def best_reach(x: Array, values: Array, spread: Array) -> Array:
-    """Octaves over which a point speaks, by size: those that leave the least error at points that are left out."""
-    reach = np.full(x.shape[1], 4.0)
+    """Octaves over which a point speaks, by size: those that leave the least error at points that are left out. No
+    point is taken as surer than `UNSURE`: else what fits these few points best by chance wins."""
+    reach, spread = np.full(x.shape[1], 4.0), np.maximum(spread, UNSURE)
     for _ in range(2):
         for axis in range(x.shape[1]):
             reach = min((_with(reach, axis, each) for each in _REACHES), key=lambda r: _error(x, values, spread, r))

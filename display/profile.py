@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Console
 from rich.table import Table
 
@@ -20,11 +22,23 @@ def warn_of(cluster: Cluster, runs_here: bool) -> list[str]:
 
 
 def show_cluster(console: Console, cluster: Cluster) -> None:
-    """One table a node group, and below what was not measured."""
+    """One table a node group, and below what is slow, and what was not measured."""
     for group in cluster.node_groups:
         console.print(_group(group))
+    for words in _slow(cluster):
+        console.print(words, markup=False, soft_wrap=True)
     for note in cluster.measured.notes if cluster.measured else ():
         console.print(f"not measured: {note}", markup=False, soft_wrap=True)
+
+
+def _slow(cluster: Cluster) -> Iterator[str]:
+    """Nodes and paths that are below what their groups say."""
+    for node in cluster.exceptions.nodes:
+        if node.network_bytes_per_s is not None:
+            yield f"slow host: {node.node}, {format_rate(node.network_bytes_per_s)}"
+    for path in cluster.exceptions.paths:
+        if path.bandwidth_bytes_per_s is not None:
+            yield f"slow link: {' - '.join(path.between)}, {format_rate(path.bandwidth_bytes_per_s)}"
 
 
 def show_difference(console: Console, found: Difference, before: str, after: str) -> None:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from ..errors import InputError, gather
 from ..schema import Frozen, parse
+from .compression import Compress
 from .lengths.distribution import Lengths
 from .lengths.reading import read_lengths
 from .optimizer import GaLore, Kernels, Optimizer, States, read_optimizer
@@ -28,6 +29,7 @@ class Job(Frozen):
     galore: GaLore | None = None  # where that is the optimizer
     optimizer_states: States = "fp32"
     kernels: Kernels = "auto"
+    compress: Compress = "none"
     lengths: Lengths | None = None  # all have seq_len tokens
 
     @model_validator(mode="after")
@@ -39,11 +41,12 @@ class Job(Frozen):
 
     @property
     def stepped(self) -> str:
-        """What steps the weights, and the kernels where they are not the default, for people."""
+        """What steps the weights, and kernels and gradients where they are not the default, for people."""
         rank = "" if self.galore is None else f" of rank {self.galore.rank}"
         states = "" if self.optimizer_states == "fp32" else f" with states in {self.optimizer_states}"
         kernels = "" if self.kernels == "auto" else ", reference kernels"
-        return f"{self.optimizer}{rank}{states}{kernels}"
+        compress = "" if self.compress == "none" else f", gradients in {self.compress}"
+        return f"{self.optimizer}{rank}{states}{kernels}{compress}"
 
     @property
     def tokens_per_step(self) -> int:

@@ -74,6 +74,7 @@ _FIGURES = {
     "memory bandwidth": "memory_bytes_per_s",
     "memory": "block_bytes_per_s",
     "launch": "launch_s",
+    "host device link": "host_bytes_per_s",
 }
 
 
@@ -102,9 +103,10 @@ def _base(found: Found, complete: list[Mapping[str, Result]], nodes: int) -> dic
         source += f"; {alone} between workers, the fabric is assumed"
     groups = [_group(found, ranks, world // nodes, source, links) for ranks in found.groups]
     names = ["local"] if nodes == 1 else ["nodes"] if len(groups) == 1 else [f"nodes-{i}" for i in range(len(groups))]
-    mapping = {"name": "local", "node_groups": [g | {"name": n} for g, n in zip(groups, names, strict=True)]}
+    named = [group | {"name": name} for group, name in zip(groups, names, strict=True)]
+    mapping: dict[str, Any] = {"name": "local", "node_groups": named}
     if nodes > 1:
-        mapping["node_groups"] = [{**group, "nics": dict(ASSUMED_NICS)} for group in mapping["node_groups"]]
+        mapping["node_groups"] = [group | {"nics": dict(ASSUMED_NICS)} for group in named]
         mapping["links"] = [{"between": list(pair), **ASSUMED_LINK} for pair in combinations(names, 2)]
     return mapping | {"source": source}
 

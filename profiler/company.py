@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Collection
 from datetime import timedelta
@@ -68,7 +69,8 @@ class Company:
 
 
 def last_line(error: Exception | str) -> str:
-    """What an error says, without the traceback that some carry in their text."""
+    """What an error says, without the traceback that some carry in their text, and without gloo's source and advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
+    text = re.sub(r"^\[\S+:\d+\]\s*", "", text).partition(". This is typically")[0]
     return text if len(text) <= 300 else f"{text[:297]}..."

@@ -3,7 +3,7 @@
 It begins with a coarse lattice in the logarithms of the sizes. Then, one at a time, it takes the candidate where the
 interpolation is believed to be worst: the doubt there (far from all points) times the errors that the points around
 have when they are left out. What was predicted is compared with what is measured: once the last few such worst places
-were predicted within the target, or the time is over, the grid is done.
+were predicted within the target, or the time is over, or there are `MOST` points, the grid is done.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ..clusters.shapes import work
 
 TARGET = 0.05
 PATIENCE = 5  # worst places in a row that were predicted within the target
+MOST = 64  # points of an operation: a cluster file stays one that people read
 _FEWEST = 4  # points before an interpolation is worth asking
 _SHARE = 1 / 25  # of a part's budget: the most that one point may take, unless its three samples do
 _SURPRISE = 3  # targets: what is this far off, and not measured surely, is measured once more
@@ -112,7 +113,7 @@ def refine(
             error = _off(predicted, point)
         points.append(point)
         within = within + 1 if error <= max(target, point.spread) else 0
-        if within >= PATIENCE:
+        if within >= PATIENCE or len(points) >= MOST:
             break
     return points
 

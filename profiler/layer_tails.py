@@ -24,7 +24,8 @@ DEPTH = 4
 @dataclass(frozen=True, slots=True)
 class Tail:
     """Seconds of clipping and optimizer of a rank that owns so many parameters, as tensors (zero 0 without tensor
-    parallelism) or as shards; `step_s` of what every step takes beside these and its microbatches; bytes of the optimizer's states."""
+    parallelism) or as shards; `step_s` of what every step takes beside these and its microbatches; bytes of the
+    optimizer's states."""
 
     sharded: bool
     parameters: int

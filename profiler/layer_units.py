@@ -1,9 +1,10 @@
-"""What data parallelism costs beside compute, as the runtime runs it: hooks, gathers, reductions of one unit (a layer, or
-what a model has beside its layers), by ZeRO stage and size of the group.
+"""What data parallelism costs beside compute, as the runtime runs it: hooks, gathers, reductions of one unit (a layer,
+or what a model has beside its layers), by ZeRO stage and size of the group.
 
-Measured as a difference: a small model whose parameters are shared out against the same model alone, one after the other
-in every round, a step of two microbatches each; models of two depths tell a layer from the rest. Sequences are short, or
-the difference would drown in what compute varies by; so nothing is hidden behind compute, as on a CPU nothing can be.
+Measured as a difference: a small model whose parameters are shared out against the same model alone, one after the
+other in every round, a step of two microbatches each; models of two depths tell a layer from the rest. Sequences are
+short, or the difference would drown in what compute varies by; so nothing is hidden behind compute, as on a CPU nothing
+can be.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ measured of a few layers one after another, whose weights are then as cold as in
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -24,8 +23,10 @@ from . import memory
 from .layer_parts import Parts, as_plan, build_parts
 from .timing import typical
 
-FEWEST, MOST = 3, 12  # repetitions
-CHAIN = 2  # layers one after another, where they are small
+REPETITIONS = 3  # in one pass
+CHOICES: tuple[Recompute, Recompute] = ("none", "full")
+OF_LAYERS = frozenset({"forward", "backward", "input", "weight", "again_forward", "again_backward"})
+CHAIN = 4  # layers one after another, where they are small
 CHAIN_PARAMETERS = 2**25
 
 Legs = dict[str, float]
@@ -52,27 +53,26 @@ def chain(subject: Subject) -> list[list[int]]:
     return list(found.values())
 
 
-def measure(subject: Subject, configuration: Configuration, budget_s: float) -> list[Legs]:
+def measure(subject: Subject, configuration: Configuration, held: bool = True) -> list[Legs]:
     """For every kind of layer seconds of one layer (`forward`, `backward`, `input`, `weight`, `again_forward`,
-    `again_backward`: recomputed) and of embedding and head, one microbatch; all ranks call this together.
+    `again_backward`: recomputed) and of embedding and head, one microbatch; with `held`, bytes too (`kept`,
+    `again_kept`, `fragments`). All ranks call this together.
 
     Backwards add to gradients that are there, every second time to none: as in a step of two microbatches.
     """
     plan = as_plan(subject.model, subject.job, configuration)
-    kinds = chain(subject)
-    return [
-        _of_kind(lambda choice, numbers=numbers: build_parts(plan, numbers, subject.device, choice), len(numbers),
-                 budget_s / len(kinds))
-        for numbers in kinds
-    ]  # fmt: skip
+    found = []
+    for numbers in chain(subject):
+        plain, again = (build_parts(plan, numbers, subject.device, choice) for choice in CHOICES)
+        legs = _of_kind(plain, again, len(numbers))
+        found.append(legs | _bytes(plain, again, len(numbers)) if held else legs)
+    return found
 
 
-def _of_kind(build: Callable[[Recompute], Parts], count: int, budget_s: float) -> Legs:
-    plain, again = build("none"), build("full")
-    put_off = PutOff()
+def _of_kind(plain: Parts, again: Parts, count: int) -> Legs:
+    put_off, samples = PutOff(), list[Legs]()
     _legs(plain), microbatch(again), _split(plain, put_off)
-    begin, samples = perf_counter(), list[Legs]()
-    while len(samples) < FEWEST or all_agree(len(samples) < MOST and perf_counter() - begin < budget_s):
+    for _ in range(REPETITIONS):
         dist.barrier()
         repeated = microbatch(again)
         samples.append(
@@ -80,20 +80,8 @@ def _of_kind(build: Callable[[Recompute], Parts], count: int, budget_s: float) -
             | {"again_forward": repeated["forward"], "again_backward": repeated["backward"]}
             | _split(plain, put_off)
         )
-    held = {"kept": _kept(plain), "again_kept": _kept(again)}
-    of_layers = ("forward", "backward", "input", "weight", "again_forward", "again_backward")
     typicals = {name: typical([each[name] for each in samples]) for name in samples[0]}
-    seconds = {name: value / (count if name in of_layers else 1) for name, value in typicals.items()}
-    fragments = {"fragments": max(each.fragments for each in held.values())}
-    return seconds | {name: each.kept_bytes / count for name, each in held.items()} | fragments
-
-
-def _kept(parts: Parts) -> memory.Held:
-    """Of all layers of the chain."""
-    with torch.no_grad():
-        embedded: Tensor = parts.embedding(parts.batch.tokens)
-    x = embedded.detach().requires_grad_()
-    return memory.measure(lambda: parts.layers(x), [parts.layers], x.device)  # type: ignore[no-any-return]
+    return {name: value / (count if name in OF_LAYERS else 1) for name, value in typicals.items()}
 
 
 def all_agree(more: bool) -> bool:
@@ -103,6 +91,20 @@ def all_agree(more: bool) -> bool:
     wish = torch.tensor(int(more), device="cuda" if "nccl" in dist.get_backend() else "cpu")
     dist.all_reduce(wish, dist.ReduceOp.MIN)
     return bool(wish)
+
+
+def _bytes(plain: Parts, again: Parts, count: int) -> Legs:
+    held = {"kept": _kept(plain), "again_kept": _kept(again)}
+    fragments = max(each.fragments for each in held.values())
+    return {name: each.kept_bytes / count for name, each in held.items()} | {"fragments": fragments}
+
+
+def _kept(parts: Parts) -> memory.Held:
+    """Of all layers of the chain."""
+    with torch.no_grad():
+        embedded: Tensor = parts.embedding(parts.batch.tokens)
+    x = embedded.detach().requires_grad_()
+    return memory.measure(lambda: parts.layers(x), [parts.layers], x.device)  # type: ignore[no-any-return]
 
 
 def _legs(parts: Parts) -> Legs:

@@ -9,6 +9,7 @@ import json
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..runtime.compat import default_store
 from .links_clock import measure_shape
 from .links_pairs import measure_pairs
 from .links_peers import Alone, Peers, first_line
-from .links_shapes import Ranks, Shape, crossings, rails, rounds, shapes, without_dead
+from .links_shapes import Ranks, crossings, rails, rounds, shapes, without_dead
 from .links_topology import find_topology, host_pairs
 from .parts import Result, Setting
 
@@ -95,10 +96,20 @@ def _see_all(turn: _Turn, budget_s: float, host: str) -> None:
     _see_pairs(turn, _PAIRS * budget_s)
     gone = [tuple(pair) for pairs in turn.told("dead", seen.dead).values() for pair in pairs]
     peers.only(without_dead(peers.ranks, gone))
-    wanted = shapes(_hosts(seen, peers))
-    each_s = (1 - _PAIRS) * budget_s / max(1, len(wanted))
-    for shape in wanted:
-        seen.rows += turn(f"operations {shape.name}", lambda shape=shape: _rows(peers, shape, each_s), [])
+    _see_operations(turn, _neighbours(turn), (1 - _PAIRS) * budget_s)
+
+
+def _see_operations(turn: _Turn, hosts: list[Ranks], budget_s: float) -> None:
+    """Shape by shape; of the workers that are left when its turn comes."""
+    peers, done = turn.peers, set[str]()
+    each_s = budget_s / max(1, len(shapes(hosts)))
+    while True:
+        there = [tuple(rank for rank in host if rank in peers.ranks) for host in hosts]
+        shape = next((each for each in shapes([host for host in there if host]) if each.name not in done), None)
+        if shape is None:
+            return
+        done.add(shape.name)
+        turn.seen.rows += turn(f"operations {shape.name}", partial(measure_shape, peers, shape, each_s), [])
 
 
 def _see_pairs(turn: _Turn, budget_s: float) -> None:
@@ -115,6 +126,21 @@ def _see_pairs(turn: _Turn, budget_s: float) -> None:
         seen.uplinks = _pairs(turn, "pairs of racks", crossings(racks, hosts), budget_s / 4)
 
 
+def _neighbours(turn: _Turn) -> list[Ranks]:
+    """Hosts so that those of one rack and of equal cards follow each other: groups are measured where they belong."""
+    hosts = _hosts(turn.seen, turn.peers)
+    if len(hosts) == 1:
+        return hosts
+    own = turn.seen.nodes or turn.seen.pairs
+    everybody = [row for rows in turn.told("rates again", own).values() for row in rows]
+    found = find_topology(len(hosts), host_pairs(hosts, everybody))
+    rack_of = {host: index for index, rack in enumerate(found.racks) for host in rack}
+    group_of = {host: index for index, group in enumerate(found.groups) for host in group}
+    slow = {host for each in found.slow_hosts for host in each.hosts}
+    order = sorted(range(len(hosts)), key=lambda host: (rack_of[host], group_of[host], host in slow, host))
+    return [hosts[host] for host in order]
+
+
 def _pairs(turn: _Turn, what: str, tournament: list[tuple[tuple[int, int], ...]], budget_s: float) -> list[list[float]]:
     found = turn(what, lambda: measure_pairs(turn.peers, what, tournament, budget_s), {"pairs": [], "dead": {}})
     for pair, why in found["dead"].items():
@@ -123,10 +149,6 @@ def _pairs(turn: _Turn, what: str, tournament: list[tuple[tuple[int, int], ...]]
         turn.seen.notes.append(f"the link between workers {a} and {b}: {why}")
     rows: list[list[float]] = found["pairs"]
     return rows
-
-
-def _rows(peers: Peers, shape: Shape, budget_s: float) -> list[dict[str, Any]]:
-    return measure_shape(peers, shape, budget_s)
 
 
 def _hosts(seen: Seen, peers: Peers) -> list[Ranks]:

@@ -6,11 +6,12 @@ stand side by side; racks in any other order become a matrix, of usual rates so 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import chain, pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, combinations, pairwise
 from statistics import median
 from typing import Any
 
+from ..clusters.schema import Fabric
 from .links_fit import link_costs, rounded
 from .links_found import Links, read_links
 from .links_shapes import Ranks
@@ -21,58 +22,71 @@ Mapped = dict[str, Any]
 
 
 def assemble(cluster: Mapped, found: Found) -> None:
-    """Links of `cluster`, whose node groups (by their devices) become more where there are several kinds of hosts."""
-    links = read_links(found.of("links"))
+    """Links of a cluster whose node groups hold `found.groups`; they become more where their hosts differ in links."""
+    results = found.of("links")
+    _note(cluster, results)
+    links = read_links(results)
     if links is None:
         return
-    groups: list[Mapped] = cluster["node_groups"]
     inside = [row for row in links.rows if row["scope"] == "inside"]
-    for fabric in (group["fabric"] for group in groups if inside):
-        sustained = fabric["bandwidth"] * fabric.get("efficiency", 0.8)
-        fabric["costs"] = link_costs(inside, lambda _, sustained=sustained: sustained)
+    for group in cluster["node_groups"] if inside else ():
+        fabric = Fabric.model_validate(group["fabric"])
+        rate = fabric.efficiency * fabric.bandwidth_bytes_per_s
+        sustained = {tuple(row["ranks"]): rate for row in inside}
+        group["fabric"] = group["fabric"] | {"costs": link_costs(inside, sustained)}
     if len(links.hosts) > 1:
-        _write_hosts(cluster, links, _by_device(found, links))
+        _write_hosts(cluster, links, found)
 
 
-def _by_device(found: Found, links: Links) -> list[Ranks]:
-    """Hosts of each node group that the cluster has already."""
-    groups = [set(ranks) for ranks in found.groups]
-    return [tuple(index for index, ranks in enumerate(links.hosts) if ranks[0] in group) for group in groups]
+def _note(cluster: Mapped, results: Sequence[Mapping[str, Any]]) -> None:
+    """What did not answer, in the words of whoever waited for it."""
+    told = cluster.get("measured", {}).get("notes", [])
+    whys = dict.fromkeys(why for result in results for why in result.get("notes", ()))
+    told += [{"part": "links", "what": "what failed", "why": why} for why in whys]
 
 
-def _write_hosts(cluster: Mapped, links: Links, by_device: Sequence[Ranks]) -> None:
-    topology, hosts = links.topology, links.hosts
+def _write_hosts(cluster: Mapped, links: Links, found: Found) -> None:
+    hosts, old = links.hosts, cluster["node_groups"]
     if [*chain.from_iterable(hosts)] != sorted(chain.from_iterable(hosts)):
         raise ValueError("the workers of a host must have numbers in a row")
-    kinds = _kinds(topology, by_device)
-    size = {"devices_per_node": max(map(len, hosts))}
-    of = {name: cluster["node_groups"][_place(kind, by_device)] | size for name, kind in kinds.items()}
-    costs = link_costs([row for row in links.rows if row["scope"] == "across"], links.bandwidth)
+    of_rank = {rank: index for index, ranks in enumerate(found.groups) for rank in ranks}
+    kinds = _kinds(links.topology, [of_rank[host[0]] for host in hosts], [group["name"] for group in old])
+    across = [row for row in links.rows if row["scope"] == "across"]
+    costs = link_costs(across, {tuple(row["ranks"]): links.bandwidth(row["ranks"]) for row in across})
+    groups = {name: old[of_rank[hosts[kind[0]][0]]] for name, kind in kinds.items()}
     cluster["node_groups"] = [
-        of[name] | {"name": name, "nodes": len(kind), "nics": _nics(of[name], links, kind, costs)}
+        groups[name]
+        | {"name": name, "nodes": len(kind), "devices_per_node": max(map(len, hosts))}
+        | {"nics": _nics(groups[name], links, kind, costs)}
         for name, kind in kinds.items()
     ]
     names = {host: f"{name}/{place}" for name, kind in kinds.items() for place, host in enumerate(kind)}
-    cluster["links"] = [_link(links, a, b) for a, b in _every_two(list(kinds.items()))]
-    cluster["exceptions"] = {key: value for key, value in _exceptions(links, kinds, names).items() if value}
+    cluster["links"] = [_link(links, a, b) for a, b in combinations(kinds.items(), 2)]
+    exceptions = {key: value for key, value in _exceptions(links, kinds, names).items() if value}
+    cluster["exceptions"] = cluster.get("exceptions", {}) | exceptions
 
 
-def _place(kind: Ranks, by_device: Sequence[Ranks]) -> int:
-    """The node group that hosts of one kind come from."""
-    return next(index for index, hosts in enumerate(by_device) if kind[0] in hosts)
+def _kinds(topology: Topology, old: Sequence[int], names: Sequence[str]) -> dict[str, Ranks]:
+    """Hosts of each node group, by name, in the order of their numbers: those of one group of devices (`old`), rack and
+    kind of cards, where they stand in a row. Raises ValueError where groups of devices do not."""
+    devices = [{host for host, group in enumerate(old) if group == index} for index in range(len(names))]
+    parts = sorted(_crossed(devices, topology.racks, topology.groups))
+    if not all(_in_a_row(part) for part in parts):
+        parts = sorted(_crossed(devices))
+    if not all(_in_a_row(part) for part in parts):
+        raise ValueError("nodes of one kind must stand side by side")
+    if len(parts) == len(names):
+        return dict(zip(names, parts, strict=True))
+    what = "rack" if len(topology.racks) > 1 else "cards"
+    return {f"{what}-{index}": part for index, part in enumerate(parts)}
 
 
-def _kinds(topology: Topology, by_device: Sequence[Ranks] = ()) -> dict[str, Ranks]:
-    """Hosts of each node group, by name, in the order of their numbers: racks, cards and kinds of devices where they
-    stand in a row."""
-    together = {tuple(sorted(set(rack) & set(group))) for rack in topology.racks for group in topology.groups}
-    if len(by_device) > 1:  # with devices of their own they cannot be one group, in whatever order they stand
-        together = {tuple(sorted(set(part) & set(hosts))) for part in together for hosts in by_device}
-    parts = sorted(part for part in together if part)
-    if len(parts) > 1 and (len(by_device) > 1 or all(_in_a_row(part) for part in parts)):
-        name = "rack" if len(topology.racks) > 1 else "cards" if len(topology.groups) > 1 else "nodes"
-        return {f"{name}-{index}": part for index, part in enumerate(parts)}
-    return {"hosts": tuple(sorted(chain.from_iterable(topology.groups)))}
+def _crossed(*ways: Iterable[Iterable[int]]) -> set[Ranks]:
+    """The parts of hosts that several ways to divide them make together."""
+    found = {tuple(sorted(each)) for each in ways[0]}
+    for way in ways[1:]:
+        found = {tuple(sorted(set(part) & set(other))) for part in found for other in way}
+    return {part for part in found if part}
 
 
 def _in_a_row(part: Ranks) -> bool:
@@ -94,10 +108,6 @@ def _nics(group: Mapped, links: Links, kind: Ranks, costs: list[Mapped]) -> Mapp
     }
 
 
-def _every_two(kinds: Sequence[tuple[str, Ranks]]) -> list[tuple[tuple[str, Ranks], tuple[str, Ranks]]]:
-    return [(a, b) for index, a in enumerate(kinds) for b in kinds[index + 1 :]]
-
-
 def _link(links: Links, a: tuple[str, Ranks], b: tuple[str, Ranks]) -> Mapped:
     """Between two node groups: what all that can cross have at once, else no less than the cards of either."""
     crossing = links.uplink(a[1], b[1])
@@ -108,19 +118,22 @@ def _link(links: Links, a: tuple[str, Ranks], b: tuple[str, Ranks]) -> Mapped:
 
 def _exceptions(links: Links, kinds: Mapping[str, Ranks], names: Mapping[int, str]) -> Mapped:
     topology, most = links.topology, max(map(len, links.hosts))
-    nodes: list[Mapped] = [
-        {"node": names[host], "missing": list(range(len(links.hosts[host]), most))}
+    nodes: dict[int, Mapped] = {
+        host: {"node": names[host], "missing": list(range(len(links.hosts[host]), most))}
         for host in names
         if len(links.hosts[host]) < most
-    ]
-    if len(kinds) == 1 and (len(topology.racks) > 1 or len(topology.groups) > 1):
-        return {"nodes": nodes, "matrix": {"unit": "B/s", "rows": _matrix(links)}}
-    nodes += [{"node": names[slow.hosts[0]], "network": rounded(slow.rate)} for slow in topology.slow_hosts]
+    }
+    alike = _crossed(topology.racks, topology.groups)
+    if any(not any(set(kind) <= set(part) for part in alike) for kind in kinds.values()):
+        return {"nodes": [*nodes.values()], "matrix": {"unit": "B/s", "rows": _matrix(links)}}
+    for slow in topology.slow_hosts:
+        (host,) = slow.hosts
+        nodes[host] = nodes.get(host, {"node": names[host]}) | {"network": rounded(slow.rate)}
     paths = [
         {"between": [names[host] for host in slow.hosts], "bandwidth": rounded(slow.rate)}
         for slow in topology.slow_links
     ]
-    return {"nodes": nodes, "paths": paths}
+    return {"nodes": [nodes[host] for host in sorted(nodes)], "paths": paths}
 
 
 def _matrix(links: Links) -> list[list[float]]:

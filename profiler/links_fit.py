@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from statistics import median
 from typing import Any
@@ -13,14 +13,14 @@ LARGE_BYTES = 2**19
 """From here on bandwidth decides: the factor is the slope of time over bytes among these sizes."""
 
 Row = Mapping[str, Any]
-Bandwidth = Callable[[Sequence[int]], float]
+Bandwidth = Mapping[tuple[int, ...], float]
 
 
 def link_costs(rows: Iterable[Row], bandwidth: Bandwidth) -> list[dict[str, Any]]:
     """Costs as a cluster file has them, of every operation and group size among the rows.
 
-    `bandwidth` is what the ring of these workers sustains, in bytes per second. Of several groups of one size the
-    fastest are taken: what they need on top of bytes over bandwidth shows best.
+    `bandwidth` is what the ring of each group of workers sustains, in bytes per second. Of several groups of one size
+    the fastest are taken: what they need on top of bytes over bandwidth shows best.
     """
     found: dict[tuple[Operation, int], list[Row]] = {}
     for row in rows:
@@ -30,7 +30,7 @@ def link_costs(rows: Iterable[Row], bandwidth: Bandwidth) -> list[dict[str, Any]
 
 
 def _cost(name: Operation, members: int, rows: Sequence[Row], bandwidth: Bandwidth) -> dict[str, Any]:
-    rates = {tuple(row["ranks"]): bandwidth(row["ranks"]) for row in rows}
+    rates = {ranks: bandwidth[ranks] for ranks in (tuple(row["ranks"]) for row in rows)}
     fastest = max(rates.values())
     samples: dict[float, list[tuple[float, float]]] = {}
     for row in rows:

@@ -102,7 +102,7 @@ def _all(results: Iterable[Mapping[str, Any]], name: str) -> list[list[float]]:
 
 def _distinct(rows: Iterable[Iterable[Mapping[str, Any]]]) -> Iterable[Mapping[str, Any]]:
     """Every member of a group has its rows, the slowest member's times: one of them is enough."""
-    found = {}
+    found: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     for row in (row for own in rows for row in own):
         found.setdefault((row["scope"], row["operation"], row["bytes"], tuple(row["ranks"])), row)
     return found.values()

@@ -50,7 +50,7 @@ class Group:
     def largest(self, values: Sequence[float]) -> list[float]:
         """The largest of every value over the members."""
         shared = torch.tensor(values, dtype=torch.float64, device=self.device)
-        options = dist.AllreduceOptions()
+        options: Any = dist.AllreduceOptions()
         options.reduceOp = dist.ReduceOp.MAX
         self._backend.allreduce([shared], options).wait()
         return [float(value) for value in shared.tolist()]

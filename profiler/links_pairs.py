@@ -62,19 +62,22 @@ def measure_pairs(
 def _measured(peers: Peers, own: tuple[int, int], name: str, budget_s: float) -> Pair:
     group = peers.group(name, own)
     latency_s = median(_directions(peers, group, _TINY_BYTES)[0] for _ in range(2 * _REPEATS)) / 2
-    size, first_s, end_s = _FIRST_BYTES, 0.0, perf_counter() + budget_s
-    while True:
-        there_s, back_s = _directions(peers, group, size)
-        first_s = group.largest([there_s, back_s])[0]
-        if first_s > _LONG_S + latency_s or size >= _MOST_BYTES:
-            break
+    size, end_s = _FIRST_BYTES, perf_counter() + budget_s
+    while max(_directions(peers, group, size)) < _LONG_S + latency_s and size < _MOST_BYTES:
         size *= 4
-    rows: list[tuple[float, float]] = []
-    while len(rows) < 3 or (len(rows) < _REPEATS and group.largest([perf_counter() - end_s])[0] < 0):
-        rows.append(_directions(peers, group, size))
-    waits_s = min(latency_s, min(min(row) for row in rows) / 2)  # of the message and of the answer
-    there_s, back_s = (median(row[way] for row in rows) - 2 * waits_s for way in range(2))
-    return Pair(own[0], own[1], size / max(there_s, 1e-9), size / max(back_s, 1e-9), latency_s)
+    small: list[tuple[float, float]] = []
+    large: list[tuple[float, float]] = []
+    while len(large) < 3 or (len(large) < _REPEATS and group.largest([perf_counter() - end_s])[0] < 0):
+        small.append(_directions(peers, group, size // 4))
+        large.append(_directions(peers, group, size))
+    rates = [_rate(size - size // 4, [row[way] for row in small], [row[way] for row in large]) for way in range(2)]
+    return Pair(own[0], own[1], rates[0], rates[1], latency_s)
+
+
+def _rate(more_bytes: int, small_s: list[float], large_s: list[float]) -> float:
+    """Of what a large message has more than a small one: without latency, and without what shapers let pass at once."""
+    more_s = median(large_s) - median(small_s)
+    return more_bytes / (more_s if more_s > 0 else median(large_s))
 
 
 def _directions(peers: Peers, group: Group, size_bytes: int) -> tuple[float, float]:

@@ -1,5 +1,5 @@
-"""What a part of a model holds from forward to backward, as the allocator sees it: on CUDA what was allocated and is not
-given back, elsewhere the storages that autograd saves."""
+"""What a part of a model holds from forward to backward, as the allocator sees it: on CUDA what was allocated and is
+not given back, elsewhere the storages that autograd saves."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from ..clusters.local import cpu_cluster
+from ..planner.configuration import Configuration
 from ..planner.cost.measured import head_sizes, sharding_sizes, sizes_of
 from ..planner.cost.setting import Setting as Planned
 from ..planner.cost.sharding import sharding_of
@@ -19,6 +20,7 @@ from .layers import Legs, Subject
 from .parts import Found, Result, Setting
 
 SHARES = {"layers": 0.75, "units": 0.15, "tails": 0.06, "pace": 0.04}
+PASSES = 8
 
 
 def measure(setting: Setting) -> Result:
@@ -48,26 +50,39 @@ def measure_subject(subject: Subject, setting: Setting) -> Result:
         setting.announce("shared cores")
         result["pace"] = setting.once("pace", lambda: layer_pace.measure(subject, SHARES["pace"] * budget_s))
     planned = Planned(subject.architecture, cpu_cluster(setting.world), subject.job)
-    wanted, begin = configurations(planned), perf_counter()
-    layers_s = SHARES["layers"] * budget_s
-    for done, each in enumerate(wanted):
-        left_s = layers_s - (perf_counter() - begin)
-        if done and not layers.all_agree(left_s > 0):
-            break
-        each_s = left_s / (len(wanted) - done)
-        setting.announce(f"layers {sharding_sizes(sharding_of(each))}")
-        result["layers"] += setting.once(
-            repr(sharding_of(each)),
-            lambda each=each, each_s=each_s: _rows(subject, each, layers.measure(subject, each, each_s)),
-        )
+    result["layers"] = _layers(subject, setting, configurations(planned), SHARES["layers"] * budget_s)
     return result
+
+
+def _layers(subject: Subject, setting: Setting, wanted: list[Configuration], budget_s: float) -> list[dict[str, Any]]:
+    """Rows of the shardings that the budget lets be measured, in as many passes: what slows the machine down for a
+    while is then in few samples of each. The median over passes of every figure."""
+    passes: dict[int, list[list[dict[str, Any]]]] = {}
+    number, begin = 0, perf_counter()
+    while number < PASSES * len(wanted) and (not number or layers.all_agree(perf_counter() - begin < budget_s)):
+        place, turn = number % len(wanted), number // len(wanted)
+        each = wanted[place]
+        setting.announce(f"layers {_words(each)}, pass {turn + 1}")
+        rows = setting.once(
+            f"{sharding_of(each)!r} {turn}",
+            lambda each=each, turn=turn: _rows(subject, each, layers.measure(subject, each, held=not turn)),
+        )
+        passes.setdefault(place, []).append(rows)
+        number += 1
+    return [row for found in passes.values() for row in medians(found)]
+
+
+def _words(configuration: Configuration) -> str:
+    sharding = sharding_of(configuration)
+    parts = [f"{name} {value}" for name, value in sharding_sizes(sharding).items()]
+    return ", ".join([*parts, f"microbatch {sharding.microbatch}"])
 
 
 def _dicts(rows: list[Any]) -> list[dict[str, Any]]:
     return [asdict(row) for row in rows]
 
 
-def _rows(subject: Subject, configuration: Any, found: list[Legs]) -> list[dict[str, Any]]:
+def _rows(subject: Subject, configuration: Configuration, found: list[Legs]) -> list[dict[str, Any]]:
     """Rows of a sharding: every kind of layer, and the ends."""
     sharding, model, job = sharding_of(configuration), subject.architecture, subject.job
     at = {
@@ -81,12 +96,19 @@ def _rows(subject: Subject, configuration: Any, found: list[Legs]) -> list[dict[
         rows.append(at | {
             "kind": "layer", "sizes": sizes_of(model.layers[numbers[0]]),
             "forward_s": legs["forward"], "backward_s": legs["backward"],
-            "input_s": legs["input"], "weight_s": legs["weight"], "recompute_s": max(0.0, again_s), "kept_bytes": legs["kept"], "recompute_kept_bytes": 0.0 if hidden else legs["again_kept"], "fragments": legs["fragments"],
-        })  # fmt: skip
+            "input_s": legs["input"], "weight_s": legs["weight"], "recompute_s": max(0.0, again_s),
+        } | _bytes(legs, hidden))  # fmt: skip
     for kind in ("embedding", "head"):
         times = {f"{way}_s": median(legs[f"{kind}_{way}"] for legs in found) for way in ("forward", "backward")}
         rows.append(at | {"kind": kind, "sizes": ends} | times)
     return rows
+
+
+def _bytes(legs: Legs, hidden: bool) -> dict[str, float]:
+    if "kept" not in legs:
+        return {}
+    again = 0.0 if hidden else legs["again_kept"]
+    return {"kept_bytes": legs["kept"], "recompute_kept_bytes": again, "fragments": legs["fragments"]}
 
 
 def assemble(cluster: dict[str, Any], found: Found) -> None:
@@ -95,7 +117,7 @@ def assemble(cluster: dict[str, Any], found: Found) -> None:
     if not results:
         return
     layer_times: dict[str, Any] = {
-        name: _medians([result[name] for result in results]) for name in ("layers", "units", "tails")
+        name: medians([result[name] for result in results]) for name in ("layers", "units", "tails")
     }
     if "pace" in results[0]:
         layer_times["pace"] = _paces(results[0]["pace"])
@@ -111,11 +133,12 @@ def _paces(seconds: dict[str, float]) -> dict[int, float]:
     return dict(sorted(found.items()))
 
 
-def _medians(by_worker: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def medians(lists: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Lists of equal rows (of workers, of passes) as one: of every number the median of those that have it."""
     return [
-        {key: _rounded(median(row[key] for row in rows)) if isinstance(value, float) else value
+        {key: _rounded(median(row[key] for row in rows if key in row)) if isinstance(value, float) else value
          for key, value in rows[0].items()}
-        for rows in zip(*by_worker, strict=True)
+        for rows in zip(*lists, strict=True)
     ]  # fmt: skip
 
 

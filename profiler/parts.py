@@ -104,7 +104,7 @@ PARTS: tuple[Part, ...] = (
     Part("links", 0.35, "links:measure", "links_file:assemble", talks=True),
     Part("overlap", 0.1, "overlap:measure", "overlap:assemble", least_s=0.3, talks=True),
     Part("kernels", 1.0, "kernels:measure", "learned:assemble", least_s=2),
-    Part("model layers", 2.0, "model_layers:measure", "model_layers:assemble", least_s=1, talks=True, of_model=True),
+    Part("model layers", 4.0, "model_layers:measure", "model_layers:assemble", least_s=1, talks=True, of_model=True),
 )
 ESSENTIAL = frozenset({"machine", "compute"})
 """Without these of at least one worker there is no cluster file."""

@@ -7,6 +7,7 @@ links fail before that, it has what lies in the folder: of all nodes where they 
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -84,7 +85,7 @@ def profile_nodes(
         torch.set_num_threads(settings.threads)
         company = joined(settings, device_of(settings))
         done = Done(allotted, progress) if place.rank == 0 else None
-        measure_parts(settings, company, done)
+        busy += _measured(lambda: measure_parts(settings, company, done), company)
         everything = _gather(company, settings, allotted, [*left_out(allotted), *busy] if place.rank == 0 else busy)
         company.leave()
     if place.rank != 0:
@@ -94,6 +95,23 @@ def profile_nodes(
     found = Found(results, grouped(results, place.local_world))
     about = provenance(place.world, settings.threads, budget_s, asked) | {"nodes": place.world // place.local_world}
     return assemble(found, about, notes)
+
+
+def _measured(measure: Callable[[], None], company: Company) -> list[Note]:
+    """Until done or interrupted: torchrun passes Ctrl-C on as SIGTERM. What is there is worth a file."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        measure()
+    except KeyboardInterrupt:
+        company.leave("interrupted")
+        return [{"part": "workers", "why": "interrupted"}]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return []
 
 
 def _busy(place: Place) -> list[Note]:
@@ -140,7 +158,7 @@ def _gather(
         found = {part: result_of(folder, rank, part, settings) for part in allotted.seconds}
         return {part: each for part, each in found.items() if each is not None}
 
-    mine = {"results": of(settings.rank), "notes": [*notes, *notes_of(folder, [settings.rank])]}
+    mine: dict[str, Any] = {"results": of(settings.rank), "notes": [*notes, *notes_of(folder, [settings.rank])]}
     all_of_them = company.gather(mine)
     if all_of_them is not None:
         return [each["results"] for each in all_of_them], [note for each in all_of_them for note in each["notes"]]

@@ -91,7 +91,8 @@ def _follow(workers: list[Worker], folder: Path, limit_s: float, announce: Calla
         for worker in workers:
             if (code := codes[worker.rank]) and worker.rank not in failed:
                 failed.add(worker.rank)
-                yield f"worker {worker.rank} failed (exit {code}): {_last_words(worker.log)}"
+                how = f"exit {code}" if code > 0 else f"killed by signal {-code}"
+                yield f"worker {worker.rank} failed ({how}): {_last_words(worker.log)}"
         if all(code is not None for code in codes.values()) or (failed and not parts):
             return
         if time.monotonic() - begin > limit_s:

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import noop_context_fn
 from ..errors import InputError
 from ..kernels.flexible import Masks
 from ..kernels.terms import PLAIN, Terms
+from ..planner.compression import Compress
 from ..planner.plan import Plan
 from .attention_recipe import S2Recipe
 from .blocks import kept
@@ -21,7 +22,6 @@ from .blocks.shape import Shape, read_shape
 from .blocks.sparse import SparseCore
 from .blocks.transformer import Layer, Transformer
 from .checks import problems
-from .compression import Compress
 from .expert_recipe import UNBALANCED, ExpertRecipe
 from .initialize import materialise
 from .mesh import Meshes, build_meshes

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ..errors import Problem
+from ..planner.compression import Compress
 from ..schema import Frozen, dump_yaml, load_mapping, parse
 from .attention_recipe import S2Recipe
 from .blocks.moe_shape import MoeShape
-from .compression import Compress
 from .expert_recipe import ExpertRecipe
 
 if TYPE_CHECKING:
@@ -43,9 +43,10 @@ class Recipe(Frozen):
         "dense", description="s2: every head sees its own shard of the sequence (arXiv:2407.17678), as `s2` says"
     )
     s2: S2Recipe | None = Field(None, description="shards of attention=s2: blocks, nearest ones, stride, dense heads")
-    compress: Compress = Field(
-        "none", description="gradients of replicas (zero 0) travel in 8 bits, with feedback of what rounding left"
-    )
+    compress: Compress | None = Field(
+        None, description="gradients of replicas (zero 0) travel in 8 bits, with feedback of what rounding left;"
+        " none given: as the plan was priced"
+    )  # fmt: skip
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a target that all tokens have alike")
     z_loss: float = Field(0.0, ge=0, allow_inf_nan=False, description="of the squared log-sum-exp of logits; 1e-4")
     lr: float = Field(3e-4, gt=0, description="learning rate after warm-up")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import Problem
+from ..planner.compression import extra_bytes
 from ..planner.plan import Plan
 from ..planner.schedule.table import splits
 from .blocks.moe_shape import read_moe
 from .blocks.shape import read_shape
-from .compression import extra_bytes
 from .config_checks import dropout_problems
 from .manifest import complete_checkpoints
 from .recipe import Recipe
@@ -24,7 +24,7 @@ def recipe_problems(plan: Plan, recipe: Recipe, run: RunFolder) -> list[Problem]
     found += capacity_problems(plan, recipe)
     found += dropout_problems(plan.model.config) if recipe.dropout else []
     found += compile_problems(plan) if recipe.compile else []
-    found += compress_problems(plan, recipe.compress) if recipe.compress != "none" else []
+    found += compress_problems(plan, recipe.compress) if recipe.compress not in (None, "none") else []
     found += attention_problems(plan, recipe)
     found += lengths_problems(plan, recipe) if plan.job.lengths is not None else []
     if recipe.init_from is None or complete_checkpoints(run.checkpoints):
@@ -63,7 +63,7 @@ def compress_problems(plan: Plan, compress: str) -> list[Problem]:
         return [Problem("compress", compress, rule, "compress=none, or a plan with --pin zero=0")]
     if plan.mesh.dp * plan.mesh.cp == 1:
         return [Problem("compress", compress, "no rank shares its gradients: dp and cp are 1", "compress=none")]
-    return _room_problems(plan, compress)
+    return [] if plan.job.compress == compress else _room_problems(plan, compress)
 
 
 def _room_problems(plan: Plan, compress: str) -> list[Problem]:

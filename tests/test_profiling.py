@@ -44,6 +44,9 @@ def test_two_files_are_compared(tmp_path):
         ({"--from-log": "l", "--cluster": "c", "--out": "x"}, []),
         ({"--workers": True, "--model": "m"}, []),
         ({"--workers": True, "--cluster": "c"}, ["--cluster"]),
+        ({"--from-run": ["a"], "RUN": ["b"]}, []),
+        ({"--from-log": "l", "RUN": ["b"]}, ["RUN"]),
+        ({"RUN": ["b"]}, ["RUN"]),
     ],
 )
 def test_one_purpose_at_a_time(given, names):

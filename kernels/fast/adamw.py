@@ -100,10 +100,7 @@ def _stepped(
 
 
 @_stepped.register_fake
-def _(
-    parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor, scale: Tensor, numbers: list[float],
-    place: list[int],
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+def _(parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(parameter), torch.empty_like(first), torch.empty_like(second)
 
 

@@ -186,15 +186,8 @@ def _partial(count: int, matrix: Tensor, kind: int) -> tuple[Tensor, Tensor]:
 
 
 @_norm_backward.register_fake
-def _(
-    gradient: Tensor,
-    sum_gradient: Tensor | None,
-    x: Tensor,
-    weight: Tensor,
-    mean: Tensor,
-    inverse: Tensor,
-    kind: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(gradient: Tensor, sum_gradient: Tensor | None, x: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    kind = given[-1]
     rows = memory.Rows.of(x)
     to_weight, to_bias = (each.sum(0) for each in _partial(1, rows.matrix(x), kind))
     return rows.restore(memory.empty(rows.matrix(x).shape, x)), to_weight, to_bias

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..configuration import Module
 from ..frameworks.framework import Keeps
-from ..model import Layer, Mlp, Moe
+from ..model import Attention, Layer, Mlp, Moe
 from ..optimizer import GaLore
 from ..sequence import copies
 from .context import blocks_of, passing_bytes
@@ -136,7 +136,9 @@ def _attention(layer: Layer, shape: Shape) -> dict[str, float]:
     key_value = sharding.kv_heads(attention.kv_heads) * (attention.head_dim + attention.value_dim)
     if sharding.cp_heads > 1:
         key_value *= copies(attention.heads // sharding.tp, sharding.kv_heads(attention.kv_heads), sharding.cp_heads)
-    projected = tokens * (heads * attention.head_dim + key_value) * (2 if attention.qk_norm_parameters else 1)
+    projected = tokens * (heads * attention.head_dim + key_value)
+    if attention.qk_norm_parameters:
+        projected += _normalised(attention, heads + sharding.kv_heads(attention.kv_heads), key_value, shape)
     latents = 0.0
     if attention.latent is not None:
         latent = attention.latent
@@ -151,6 +153,15 @@ def _attention(layer: Layer, shape: Shape) -> dict[str, float]:
         "core": core,
         "attention_output": output,
     }
+
+
+def _normalised(attention: Attention, heads: float, key_value: float, shape: Shape) -> float:
+    """Elements that norms of queries and keys keep: as many as there are of queries, keys and values, or what their
+    kernel declares of so many heads."""
+    if shape.declared is None:
+        return shape.tokens * ((heads - shape.sharding.kv_heads(attention.kv_heads)) * attention.head_dim + key_value)
+    each = shape.declared.kept("rms_norm", rows=1, width=attention.head_dim) / shape.element
+    return shape.tokens * heads * each
 
 
 def _feed_forward(layer: Layer, shape: Shape) -> dict[str, float]:

@@ -316,8 +316,8 @@ def _head_block(model: Architecture, sharding: Sharding, seq_len: int, rates: Ra
 
 
 def as_measured(block: Block, layer: Layer, shape: Shape, rates: Rates, measured: Measured) -> Block:
-    """A layer that takes what such a layer took; its parts keep their shares. Under a sharding that was not measured its
-    compute is to the formula as it is for the layer alone on its device."""
+    """A layer that takes what such a layer took; its parts keep their shares. Under a sharding that was not measured
+    its compute is to the formula as it is for the layer alone on its device."""
     sharding, seq_len, sizes = shape.sharding, shape.seq_len, sizes_of(layer)
     leg = measured.leg("layer", sizes, sharding, seq_len)
     if leg is not None:

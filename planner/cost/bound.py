@@ -54,11 +54,8 @@ def _alone_s(configuration: Configuration, work: Work) -> float:
 
 def pipeline_bound_s(configuration: Configuration, work: Work) -> float:
     """Seconds from the first forward to the last backward, at least, if collectives cost nothing."""
-    return (
-        _reduced_s(configuration, replace(work, gather_s=(), reduce_s=(), late_reduce_s=(), tied_s=0.0))
-        / max(work.pace, default=1.0)
-        * _ROUNDING
-    )
+    still = replace(work, gather_s=(), reduce_s=(), late_reduce_s=(), tied_s=0.0)
+    return _reduced_s(configuration, still) / max(work.pace, default=1.0) * _ROUNDING
 
 
 def _reduced_s(configuration: Configuration, work: Work) -> float:

@@ -8,14 +8,16 @@ accumulation ZeRO 0 and 1 reduce once a step, 2 and 3 every microbatch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from ...clusters.topology import GroupPaths
+from ...kernels.facts.quantise import MESSAGE_BYTES
+from ..compression import moved_bytes
 from ..configuration import Configuration
 from ..simulate.work import Work
 from .blocks import ModelCosts
-from .communication import all_gather_s, all_reduce_s, point_to_point_s, reduce_scatter_s
+from .communication import all_gather_s, all_reduce_s, all_to_all_s, point_to_point_s, reduce_scatter_s
 from .declared import STATE_BYTES, Declared, adamw_bytes
 from .memory import Held
 from .offload import adamw_s, of_ends, swap_s, update_s
@@ -107,7 +109,7 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
 
 
 def _with_collectives(
-    setting: Setting, configuration: Configuration, pipeline: Work, shared: Held, held: Sequence[Held]
+    setting: Setting, configuration: Configuration, pipeline: Work, shared: Held, held: list[Held]
 ) -> Work:
     """By the sizes of what is gathered and reduced. `held` by virtual stage, `shared` on all pipeline ranks."""
     overlaps = configuration.zero != 1 or setting.framework.overlaps_gather
@@ -159,11 +161,29 @@ def _collectives_s(setting: Setting, configuration: Configuration, held: Held, l
     zero, element = configuration.zero, setting.element_bytes
     gather = _over_data(setting, configuration, held, element, all_gather_s, layers) if zero else 0.0
     collective = reduce_scatter_s if zero else all_reduce_s
-    reduction = _over_data(setting, configuration, held, _wire_bytes(setting), collective, layers)
+    if setting.job.compress == "none":
+        reduction = _over_data(setting, configuration, held, _wire_bytes(setting), collective, layers)
+    else:
+        reduction = _compressed_s(setting, configuration, held, layers)
     link = 0.0
     if configuration.swap_layers:
         link = swap_s(setting, owned(held - of_ends(setting.costs(configuration)), configuration))
     return gather + link, reduction + link
+
+
+def _compressed_s(setting: Setting, configuration: Configuration, held: Held, layers: int) -> float:
+    """Seconds of compressed sums over all that a stage holds: messages, and the three passes that make and read them,
+    which are never beside anything here."""
+    ranks, rates = shards(configuration), setting.rates
+    if ranks == 1:
+        return 0.0
+    moved_s = held.total * moved_bytes(ranks) / rates.elementwise_bytes_per_s + 3 * layers * rates.launch_s
+    return _over_data(setting, configuration, held, MESSAGE_BYTES, _exchange_s, layers) + moved_s
+
+
+def _exchange_s(group: GroupPaths, message_bytes: float) -> float:
+    """Every rank sends the others their parts, and then all the sum of its own."""
+    return all_to_all_s(group, message_bytes) + all_gather_s(group, message_bytes)
 
 
 def _copies_s(setting: Setting, configuration: Configuration, held: Held) -> float:
@@ -224,7 +244,7 @@ def _regather_s(setting: Setting, configuration: Configuration) -> tuple[float, 
 
 
 def _over_data(
-    setting: Setting, configuration: Configuration, held: Held, each: int, collective: Collective, layers: int
+    setting: Setting, configuration: Configuration, held: Held, each: float, collective: Collective, layers: int
 ) -> float:
     """Seconds of the collectives over all gradients or weights of a stage, `each` bytes a parameter. There is one a
     layer (FSDP2's units, Megatron's buckets): each pays the latency of its group."""
@@ -264,7 +284,7 @@ def _after_s(
 def _adamw_s(setting: Setting, parameters: float, sharded: bool = True) -> float:
     rates = setting.rates
     tail_s = setting.measured and setting.measured.tail_s(sharded, parameters)
-    measured = tail_s or optimizer_s(rates, parameters)
+    measured = tail_s or (optimizer_s(rates, parameters) if setting.job.optimizer_states == "fp32" else None)
     if measured:
         return measured + setting.execution.step_s
     if rates.declared is not None:

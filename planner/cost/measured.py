@@ -1,8 +1,8 @@
 """What was measured of layers, data parallelism and the rest of a step, looked up for a configuration.
 
-A layer of the same sizes under the same sharding, of the same sequences: as measured. Between two microbatches that were
-measured: in proportion. Else what is computed by formula, times measured over formula of the nearest microbatch of such
-a layer alone on its device. Layers that nobody measured cost what the formulas say.
+A layer of the same sizes under the same sharding, of the same sequences: as measured. Between two microbatches that
+were measured: in proportion. Else what is computed by formula, times measured over formula of the nearest microbatch of
+such a layer alone on its device. Layers that nobody measured cost what the formulas say.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
+from operator import attrgetter
 from typing import TypeVar
 
 from ...clusters.layer_times import Kind as Kind
@@ -105,7 +106,7 @@ class Measured:
         if not rows:
             return None
         names = ("forward_s", "first_s", "backward_s", "last_s")
-        at = {name: _line(rows, parameters, lambda row, name=name: float(getattr(row, name))) for name in names}
+        at = {name: _line(rows, parameters, attrgetter(name)) for name in names}
         return rows[0].model_copy(update={"parameters": round(parameters), **at})
 
     def tail_s(self, sharded: bool, parameters: float) -> float | None:
@@ -114,7 +115,7 @@ class Measured:
         if not rows:
             return None
         fixed_s = sum(row.step_s for row in rows) / len(rows)
-        return fixed_s + max(0.0, _line(rows, parameters, lambda row: row.seconds))
+        return fixed_s + max(0.0, _line(rows, parameters, attrgetter("seconds")))
 
     def pace(self, busy: int, world: int) -> float:
         """Of a worker while so many of all workers compute, over that while all do; 1 where cores are not shared. Fewer

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+from ..compression import extra_bytes
 from ..configuration import Configuration, Recompute
 from ..plan import StageMemory
 from ..schedule import held_of
@@ -297,8 +298,13 @@ class RankBytes:
         2)."""
         if self.configuration.zero == 3 or self.configuration.swap_layers:
             return self._whole_bytes
-        kept = self._recipe.kept_shard * shard if self.configuration.zero else 0.0
+        kept = self._recipe.kept_shard * shard if self.configuration.zero else self._residuals(shard)
         return self._whole_bytes + kept
+
+    def _residuals(self, parameters: float) -> float:
+        """Of compressed gradients, with their messages."""
+        ranks = self.configuration.mesh.dp * self.configuration.mesh.cp
+        return 0.0 if self.setting.job.compress == "none" or ranks == 1 else extra_bytes(round(4 * parameters), ranks)
 
     @cached_property
     def _whole_bytes(self) -> float:

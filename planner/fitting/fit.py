@@ -11,11 +11,11 @@ from ...clusters.adjustment import Adjustment, Evidence
 from .observation import STEP, Observation
 from .parameter import PARAMETERS, adjustment, rounded
 from .robust import noise, solve
-from .select import LEAST_GROUPS, folds, helps, missed, selected
+from .select import LEAST_GROUPS, folds, missed, selected
 from .sheet import Rows, Sheet, Vector, around, sheet
 
 AGAIN = 2
-"""How often slopes are taken anew where a fit has arrived."""
+"""How often slopes are taken anew where a fit has arrived; once where a run is held out, of which there are many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +70,29 @@ def fit(observations: Sequence[Observation], *, source: str, date: str, framewor
     return Fit(found, "", measured, before, held_out, after)
 
 
-def _fitted(observations: Sequence[Observation], table: Sheet, rows: Rows) -> Vector:
-    """Values of all parameters, found on some runs; slopes are taken anew twice where it arrives."""
-    free = selected(table, rows)
+def _fitted(observations: Sequence[Observation], table: Sheet, rows: Rows, again: int = AGAIN) -> Vector:
+    """Values of all parameters, found on some runs; slopes are taken anew where it arrives."""
+    return _valued(observations, table, rows, selected(table, rows), again)
+
+
+def _valued(observations: Sequence[Observation], table: Sheet, rows: Rows, free: list[int], again: int) -> Vector:
+    """Values of the `free` parameters."""
     at = solve(table, free, rows)
-    for _ in range(AGAIN if at.any() else 0):
+    for _ in range(again if at.any() else 0):
         near = around([observations[row] for row in rows], PARAMETERS, at, free)
         at = solve(near, free, np.arange(len(rows)))
     return at
 
 
 def _held_out(observations: Sequence[Observation], table: Sheet, rows: Rows) -> Vector:
-    """Real prices of every run under what was selected and fitted without its part."""
-    found = table.base_s.copy()
-    for part in folds(table.groups):
+    """Real prices of every run under what was selected and fitted without its part. Where the rest is too few to select
+    on, it is fitted in what all of them selected."""
+    found, parts = table.base_s.copy(), folds(table.groups)
+    known = selected(table, rows) if len(parts) <= LEAST_GROUPS + 1 else None
+    for part in parts:
         rest = np.setdiff1d(rows, part)
-        at = solve(table, selected(table, rest), rest)
+        free = selected(table, rest) if known is None else known
+        at = _valued(observations, table, rest, free, again=1)
         if at.any():
             seen = adjustment(PARAMETERS, at, source="held out", date="2000-01-01")
             found[part] = [observations[row].predicted_s(seen) for row in part]
@@ -93,11 +100,12 @@ def _held_out(observations: Sequence[Observation], table: Sheet, rows: Rows) -> 
 
 
 def _refusal(steps: Sheet, held_out: Vector, at: Vector) -> str:
-    """Why nothing is to change, or nothing where held-out steps are nearer than before by more than chance."""
+    """Why nothing is to change, or nothing where held-out steps are nearer than before, in the mean and the median: by
+    more than chance they are already, or nothing would have been selected."""
     if not at.any():
         return "no parameter brings held-out runs nearer by more than chance"
     scale = noise(steps, np.zeros(len(at)), np.arange(len(held_out)))
-    before, after = (missed(np.log(each / steps.measured_s), scale) for each in (steps.base_s, held_out))
-    if not helps(before, after, steps.groups) or error(held_out, steps.measured_s) > error(steps.base_s, steps.measured_s):
+    before, after = (missed(np.log(each / steps.measured_s), scale).mean() for each in (steps.base_s, held_out))
+    if after >= before or error(held_out, steps.measured_s) > error(steps.base_s, steps.measured_s):
         return "what these runs ask for does not hold for runs that the fit had not seen"
     return ""

@@ -61,12 +61,17 @@ def huber(residuals: Vector, scale: float) -> Vector:
 
 
 def solve(sheet: Sheet, free: Sequence[int], rows: Rows) -> Vector:
-    """The best values of the `free` parameters for some runs; all others stay at no change."""
+    """The best values of the `free` parameters for some runs; all others stay at no change. Noise is what is left where
+    a first descent has arrived: before it a bias that all runs share would count as noise, and be believed less."""
     at = np.zeros(len(sheet.parameters))
-    chosen = list(free)
-    if not chosen:
-        return at
-    scale, prior = noise(sheet, at, rows), np.maximum(priors(sheet, rows)[chosen], 1e-12)
+    for _ in range(2 if free else 0):
+        at = _descend(sheet, at, rows, list(free), noise(sheet, at, rows))
+    return at
+
+
+def _descend(sheet: Sheet, at: Vector, rows: Rows, chosen: list[int], scale: float) -> Vector:
+    """To the least loss from a point on, under a known noise."""
+    prior = np.maximum(priors(sheet, rows)[chosen], 1e-12)
     low, high = _limits(sheet, chosen)
     best = _loss(sheet, at, rows, chosen, scale, prior)
     for _ in range(ROUNDS):

@@ -30,11 +30,20 @@ def read_log(path: Path, cluster: Cluster | None = None) -> Found:
     the file, and where no run can be used."""
     if cluster is not None:
         _check_base(cluster)
-    found = of_rows(read_rows(path), cluster)
+    found = of_rows(_rows(path), cluster)
     if not found.observations:
         reasons = [Problem(name, None, why) for name, why in list(found.refused.items())[:20]]
         raise InputError(str(path), [*reasons, Problem("runs", None, "none of them can be used", _NEEDED)])
     return found
+
+
+def _rows(path: Path) -> tuple[Row, ...]:
+    """The rows of a file, with its problems under the option that named it here."""
+    try:
+        return read_rows(path)
+    except InputError as error:
+        said = (replace(each, field="--from-log") if each.field == "--against" else each for each in error.problems)
+        raise InputError(error.source, said) from None
 
 
 _NEEDED = "rows with a step time and their whole layout, as docs/published.md has them"
@@ -112,7 +121,7 @@ def _observations(cases: Sequence[tuple[Row, Case]]) -> Iterator[Observation]:
     groups: dict[object, str] = {}
     for row, case in cases:
         setting = case.setting
-        key = setting.architecture, setting.job, case.configuration, setting.num_devices
+        key = replace(setting.architecture, name=""), setting.job, case.configuration, setting.num_devices
         group = groups.setdefault(key, row.row_id)
         assert row.measured_step_time_s
         yield Observation(row.row_id, group, setting, case.configuration, row.measured_step_time_s)

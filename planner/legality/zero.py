@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ...errors import Problem
 from ..configuration import CORE, Configuration, Module
 from ..cost.setting import Setting
+from ..frameworks.framework import DEFAULT
 from ..model import Layer, Moe
 from .rule import Rule, divides
 
@@ -16,6 +17,20 @@ def _zero_data(setting: Setting, configuration: Configuration) -> Problem | None
     if configuration.zero == 0 or mesh.dp * mesh.cp > 1:
         return None
     return Problem("--pin zero", configuration.zero, "ZeRO shards over dp x cp, which is 1", "zero=0")
+
+
+def _compressed(setting: Setting, configuration: Configuration) -> Problem | None:
+    if configuration.zero == 0 or setting.job.compress == "none":
+        return None
+    rule = "compressed gradients are sums of whole replicas: they need ZeRO 0"
+    return Problem("--pin zero", configuration.zero, rule, "zero=0, or --compress none")
+
+
+def _compressed_elsewhere(setting: Setting, configuration: Configuration) -> Problem | None:
+    if setting.job.compress == "none" or setting.framework.name == DEFAULT:
+        return None
+    rule = f"{setting.framework.name} is not priced with compressed gradients"
+    return Problem("--compress", setting.job.compress, rule, f"none, or --framework {DEFAULT}")
 
 
 def _zero_pipeline(setting: Setting, configuration: Configuration) -> Problem | None:
@@ -142,6 +157,8 @@ def _on_device(configuration: Configuration, rule: str) -> Problem | None:
 
 RULES: tuple[Rule, ...] = (
     Rule("zero-data", "ZeRO shards over replicas", _zero_data),
+    Rule("compressed", "compressed gradients are those of whole replicas", _compressed),
+    Rule("compressed-elsewhere", "only the built-in runtime compresses", _compressed_elsewhere),
     Rule("zero-pipeline", "gradient accumulation across a pipeline", _zero_pipeline),
     Rule("copies", "hybrid sharding: copies of a ZeRO group", _copies),
     Rule("offload", "a fraction", _offload_state),

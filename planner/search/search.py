@@ -1,8 +1,8 @@
 """Search: the fastest (or cheapest) configuration, and the proof of how good it is.
 
-For models without experts on one kind of device with regular links, priced by formulas alone, branch and bound (`best_first.py`) over a tree of
-configurations (`tree.py`); else over a list (`listed.py`). No configuration of the space that docs/plan.md describes
-takes less than the proof's lower bound. Equal requests give equal plans.
+For models without experts on one kind of device with regular links, priced by formulas alone, branch and bound
+(`best_first.py`) over a tree of configurations (`tree.py`); else over a list (`listed.py`). No configuration of the
+space that docs/plan.md describes takes less than the proof's lower bound. Equal requests give equal plans.
 """
 
 from __future__ import annotations

@@ -317,7 +317,7 @@ def reliefs(setting: Setting, pins: Pins, recipe: Configuration) -> Iterator[Con
 def _zero(setting: Setting, pins: Pins, mesh: Mesh) -> list[int]:
     if pins.zero is not None:
         return [pins.zero]
-    if mesh.dp * mesh.cp == 1:
+    if mesh.dp * mesh.cp == 1 or setting.job.compress != "none":
         return [0]
     return [zero for zero in setting.framework.zero if zero < 2 or mesh.pp == 1]
 

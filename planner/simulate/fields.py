@@ -20,6 +20,7 @@ SHORT_NAMES: dict[str, tuple[str, ...]] = {
     "global_batch": ("job.global_batch",),
     "precision": ("job.precision",),
     "kernels": ("job.kernels",),
+    "compress": ("job.compress",),
     "optimizer_states": ("job.optimizer_states",),
     "device": ("cluster.node_groups[*].device",),
     "nodes": ("cluster.node_groups[*].nodes",),

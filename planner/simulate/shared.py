@@ -1,6 +1,6 @@
 """The event interpreter where ranks share cores (workers of one machine): who computes while others wait goes faster.
 
-`Work` has every action's seconds while all ranks compute; `pace[k - 1]` says how much faster a rank is while k ranks do.
+`Work` has every action's seconds while all ranks compute; `pace[k - 1]` says how much faster a rank is while k do.
 Everything else is as `engine.py` says of collectives that take the cores: the gather before an action, the reduction
 after it. A rank that waits for a message uses no core. Between two events every rank that computes goes at one pace
 (processor sharing), so that the next event is found exactly.
@@ -59,7 +59,7 @@ def play_shared(schedule: Schedule, work: Work, seconds: list[float], hops: list
             return found
         pace = work.pace[len(busy) - 1] if busy else 1.0
         step_s = min((left[rank] / pace for rank in busy), default=math.inf)
-        waits = (found.arrivals_s[piece.needed] - now for piece in _waiting(queues, place, busy))
+        waits = (found.arrivals_s[slot] - now for slot in _awaited(queues, place, busy))
         step_s = min(step_s, min((wait for wait in waits if wait > 0), default=math.inf))
         assert step_s < math.inf  # a schedule in an executable order never locks
         done = {rank for rank in busy if left[rank] / pace <= step_s}
@@ -76,11 +76,12 @@ def _is_ready(piece: _Piece, found: SharedPlay, now: float) -> bool:
     return piece.needed is None or found.arrivals_s[piece.needed] <= now
 
 
-def _waiting(queues: list[list[_Piece]], place: list[int], busy: set[int]) -> Iterator[_Piece]:
-    """What idle ranks wait for."""
+def _awaited(queues: list[list[_Piece]], place: list[int], busy: set[int]) -> Iterator[int]:
+    """Slots of the results that idle ranks wait for."""
     for rank, queue in enumerate(queues):
-        if rank not in busy and place[rank] < len(queue) and queue[place[rank]].needed is not None:
-            yield queue[place[rank]]
+        needed = queue[place[rank]].needed if rank not in busy and place[rank] < len(queue) else None
+        if needed is not None:
+            yield needed
 
 
 def _end(

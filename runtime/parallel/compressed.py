@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...kernels.facts.quantise import BLOCK
 from ...kernels.quantise import blocks_of, dequantise_into, quantise_into, requantise_into
-from ..compression import FORMATS, Compress
+from ...planner.compression import FORMATS, Compress
 
 _SCALE_BYTES = 4
 _ALIGNED = 4  # blocks of a part: its scales are a multiple of 16 bytes, so the next part begins at one

@@ -21,7 +21,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from ..compression import Compress
+from ...planner.compression import Compress
 from .replicas import replicas, replicate
 
 

@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ...planner.compression import Compress
 from .. import compat
 from ..components import span
-from ..compression import Compress
 from ..shards import local, views
 from .compressed import sum_over
 

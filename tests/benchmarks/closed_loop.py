@@ -45,7 +45,7 @@ from meshwright.profiler.parts import Asked
 
 SEQ_LEN, GLOBAL_BATCH, LAYERS = 256, 4, 4
 BARS = {"tau": 0.8, "regret": 0.05, "median_error": 0.1}
-BUDGET_S = {2: 45.0, 4: 90.0}
+BUDGET_S = {2: 100.0, 4: 200.0}
 
 
 def small_model() -> ModelSpec:
@@ -65,7 +65,7 @@ def main(options: argparse.Namespace) -> None:
     if options.save:
         save_cluster(cluster, options.save)
     setting = Setting(architecture(model), cluster, job)
-    space = legal_configurations(setting, options.microbatches, options.recompute)
+    space = legal_configurations(setting, options.microbatches, options.recompute, options.zero)
     predicted = [price(setting, each) for each in space]
     if options.every > 1:
         space, predicted = space[:: options.every], predicted[:: options.every]
@@ -164,7 +164,8 @@ def _lines(result: dict[str, Any]) -> Iterator[str]:
     for name, title in names.items():
         each = result[name]
         yield (
-            f"{title}: {each['plans']} plans, Kendall tau {each['tau']:.3f}, first {each['regret']:.1%} above the best, "
+            f"{title}: {each['plans']} plans, Kendall tau {each['tau']:.3f}, "
+            f"first {each['regret']:.1%} above the best, "
             f"median error {each['median_error']:.1%}, bias {each['bias']:+.1%}, within 10 %: {each['within']:.0%}"
         )
 
@@ -180,6 +181,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1, help="timed of each plan in a round, after one that warms up")
     parser.add_argument("--microbatches", type=_numbers, default=(1, 2))
     parser.add_argument("--recompute", type=lambda text: tuple(text.split(",")), default=("none", "full"))
+    parser.add_argument("--zero", type=_numbers, default=(0, 1, 2, 3))
     parser.add_argument("--budget", type=float, help="seconds for the profile")
     parser.add_argument("--every", type=int, default=1, help="run only every so many-th plan")
     parser.add_argument("--cluster", help="a profile that is there already")

@@ -1,4 +1,4 @@
-"""What a worker of the closed loop does: build each plan, warm it up and time its steps, round after round."""
+"""What a worker of the closed loop does: build every plan, warm it up, and time its steps, round after round."""
 
 from __future__ import annotations
 
@@ -20,37 +20,44 @@ CPU = torch.device("cpu")
 
 
 def rounds(plans: Sequence[Plan], count: int, steps: int) -> list[list[float]]:
-    """Seconds of a step, by plan and round: the median of `steps`, after one that warms up.
+    """Seconds of a step, by plan and round: the median of `steps`. All ranks call this.
 
-    All ranks call this. Each round begins at another plan, so that none always follows the same one's caches.
+    Every plan is built once and stays. In a round a step warms caches up before those that are timed, as steps of a
+    training follow each other. Each round begins at another plan, so that none always comes behind the same one.
     """
-    torch.manual_seed(0)
-    found: list[list[float]] = [[] for _ in plans]
     gc.disable()  # a collection in the middle of a step is not the plan's speed
+    trainers = [Trainer(plan) for plan in plans]
+    found: list[list[float]] = [[] for _ in plans]
     for number in range(count):
         first = number * len(plans) // count
         for place in (*range(first, len(plans)), *range(first)):
-            found[place].append(timed(plans[place], steps))
-            gc.collect()
+            found[place].append(trainers[place].timed(steps))
+        gc.collect()
         if dist.get_rank() == 0:
             print(f"round {number + 1} of {count}", file=sys.stderr, flush=True)
     return found
 
 
-def timed(plan: Plan, steps: int) -> float:
-    """Median seconds of a step of a plan, from barrier to barrier, the slowest rank's."""
-    model = build_model(plan, CPU)
-    optimizer = build_optimizer(model, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, eps=1e-8)
-    tokens = _tokens(plan, model)
-    samples = []
-    for _ in range(1 + steps):
-        dist.barrier()
-        begin = time.perf_counter()
-        step(model, optimizer, tokens)
-        samples.append(time.perf_counter() - begin)
-    slowest = torch.tensor(samples[1:], dtype=torch.float64)
-    dist.all_reduce(slowest, dist.ReduceOp.MAX)
-    return float(slowest.median())
+class Trainer:
+    """A plan as this rank trains it."""
+
+    def __init__(self, plan: Plan, device: torch.device = CPU):
+        self.model = build_model(plan, device)
+        self.optimizer = build_optimizer(self.model, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, eps=1e-8)
+        self.tokens = _tokens(plan, self.model).to(device)
+
+    def timed(self, steps: int) -> float:
+        """Median seconds of a step, from barrier to barrier, the slowest rank's, after one that is not counted."""
+        step(self.model, self.optimizer, self.tokens)
+        samples = []
+        for _ in range(steps):
+            dist.barrier()
+            begin = time.perf_counter()
+            step(self.model, self.optimizer, self.tokens)
+            samples.append(time.perf_counter() - begin)
+        slowest = torch.tensor(samples, dtype=torch.float64)
+        dist.all_reduce(slowest, dist.ReduceOp.MAX)
+        return float(slowest.median())
 
 
 def step(model: ParallelModel, optimizer: torch.optim.Optimizer, tokens: torch.Tensor) -> tuple[float, float]:

@@ -22,13 +22,16 @@ ALGORITHMS: tuple[CpAlgorithm, ...] = ("ring", "ulysses", "usp", "token-ring", "
 
 
 def legal_configurations(
-    setting: Setting, microbatches: tuple[int, ...], recomputes: tuple[Recompute, ...]
+    setting: Setting,
+    microbatches: tuple[int, ...],
+    recomputes: tuple[Recompute, ...],
+    zeros: tuple[int, ...] = (0, 1, 2, 3),
 ) -> list[Configuration]:
     """All of the space, in a fixed order."""
     return [
         each
         for mesh in _meshes(setting.num_devices)
-        for each in _of_mesh(setting, mesh, microbatches, recomputes)
+        for each in _of_mesh(setting, mesh, microbatches, recomputes, zeros)
         if is_legal(setting, each) and not runtime_problems(setting, each)
     ]
 
@@ -41,14 +44,18 @@ def _meshes(world: int) -> Iterator[Mesh]:
 
 
 def _of_mesh(
-    setting: Setting, mesh: Mesh, microbatches: tuple[int, ...], recomputes: tuple[Recompute, ...]
+    setting: Setting,
+    mesh: Mesh,
+    microbatches: tuple[int, ...],
+    recomputes: tuple[Recompute, ...],
+    zeros: tuple[int, ...] = (0, 1, 2, 3),
 ) -> Iterator[Configuration]:
     layers = len(setting.architecture.layers)
     axes = product(
         _schedules(mesh, layers),
         (False, True) if mesh.tp > 1 else (False,),
         _algorithms(mesh),
-        range(4) if mesh.dp * mesh.cp > 1 else (0,),
+        zeros if mesh.dp * mesh.cp > 1 else (0,),
         microbatches,
         recomputes,
     )

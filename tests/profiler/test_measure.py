@@ -11,7 +11,7 @@ from meshwright.clusters import Topology, load_cluster, save_cluster
 from meshwright.errors import InputError, RunError
 from meshwright.profiler.assembly import assemble
 from meshwright.profiler.measure import profile_machine
-from meshwright.profiler.parts import Found
+from meshwright.profiler.parts import Asked, Found, allot
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,8 @@ def test_profile_is_plausible(profile):
     assert 0 <= fabric.latency_s < 1
     assert "torch" in cluster.source
     assert cluster.measured.workers == 2
-    assert {note.part for note in cluster.measured.notes} <= {"detect"}  # what this machine does not tell
+    untold = {note.part for note in cluster.measured.notes}  # what this machine does not say, or takes longer
+    assert untold <= {"detect", *allot(0.5, Asked()).left_out}
 
 
 def test_progress_only_rises_and_ends(profile):

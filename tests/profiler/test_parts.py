@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright.errors import InputError
@@ -36,11 +36,10 @@ def test_more_budget_never_leaves_out_more(budget_s, times):
     assert set(more.left_out) <= set(less.left_out)
 
 
-@given(st.floats(0.5, 100))
+@given(st.floats(0.5, 12.8))
 def test_the_budget_that_is_said_to_be_enough_is(budget_s):
     parts = [part("a", 1.0), part("b", 0.5, 3.0)]
     told = allot(budget_s, Asked(), parts).left_out
-    assume(told)
     enough = float(told["b"].split(", ")[1].split()[0])
     assert not allot(enough, Asked(), parts).left_out
 

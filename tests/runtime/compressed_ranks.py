@@ -11,9 +11,9 @@ from torch import Tensor
 from workers import MAX_NORM, OPTIMIZER, WEIGHT_DECAY, batches, own_sequences
 
 from meshwright.kernels.checksum import checksum
+from meshwright.planner.compression import Compress
 from meshwright.planner.plan import Plan
 from meshwright.runtime.build import build_model
-from meshwright.runtime.compression import Compress
 from meshwright.runtime.model import ParallelModel
 from meshwright.runtime.optimizer import build_optimizer
 from meshwright.runtime.parallel import compressed

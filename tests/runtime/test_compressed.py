@@ -14,8 +14,8 @@ from plans import LLAMA, make_plan
 from safetensors.torch import load_file
 from training_ranks import run_training
 
+from meshwright.planner.compression import Compress, extra_bytes
 from meshwright.planner.plan import Plan, StageMemory
-from meshwright.runtime.compression import Compress, extra_bytes
 from meshwright.runtime.recipe import Recipe
 from meshwright.runtime.recipe_checks import compress_problems
 
@@ -97,6 +97,21 @@ def test_stop_and_resume_gives_the_same_bits(tmp_path: Path) -> None:
     run_ranks(2, run_training, tmp_path / "run", plan, recipe(text, steps=8))
     said = [line["message"] for line in lines(tmp_path / "run", "events.jsonl")]
     assert "the checkpoint has none of this plan, so they begin at zero" in said[-2]
+
+
+def test_a_launch_does_what_its_plan_was_priced_with(tmp_path: Path) -> None:
+    """Unless the recipe says otherwise; that the plan has counted the memory is not asked twice."""
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{n} times {n} is {n * n}.\n" for n in range(2000)))
+    plan = make_plan(SMALL, dp=2, zero=0)
+    priced = plan.model_copy(update={"job": plan.job.model_copy(update={"compress": "int8"})})
+    assert plan.fingerprint != priced.fingerprint
+    kept = {}
+    for name, each, compress in (("asked", plan, "int8"), ("priced", priced, None), ("plain", priced, "none")):
+        run_ranks(2, run_training, tmp_path / name, each, recipe(text, steps=2, compress=compress))
+        kept[name] = load_file(tmp_path / name / "final" / "model.safetensors")
+    assert all(torch.equal(kept["asked"][name], kept["priced"][name]) for name in kept["asked"])
+    assert not all(torch.equal(kept["plain"][name], kept["priced"][name]) for name in kept["asked"])
 
 
 def refused(plan: Plan, compress: str = "int8") -> list[str]:

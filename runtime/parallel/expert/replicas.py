@@ -12,10 +12,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import Shard
 
+from ....planner.compression import Compress
 from ... import compat
 from ...blocks.experts import Experts
 from ...blocks.moe import Moe
-from ...compression import Compress
 from ...mesh import Meshes
 from ..replicas import replicate
 from .sharding import HIDDEN

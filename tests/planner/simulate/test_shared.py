@@ -1,0 +1,57 @@
+"""Ranks that share cores: the usual interpreter where none is faster alone, and work that is conserved where one core
+serves all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from schedules import schedules
+
+from meshwright.planner.schedule import Schedule, gpipe, one_forward_one_backward
+from meshwright.planner.schedule.program import slots
+from meshwright.planner.simulate.engine import _hops, _seconds, play, step_time
+from meshwright.planner.simulate.shared import play_shared
+from meshwright.planner.simulate.work import Work
+
+
+@settings(max_examples=60, deadline=None)
+@given(schedule=schedules(), data=st.data())
+def test_where_none_is_faster_alone_it_is_the_usual_interpreter(schedule: Schedule, data: st.DataObject) -> None:
+    if schedule.spread:
+        return
+    draw = st.lists(st.floats(0.01, 5.0), min_size=schedule.stages, max_size=schedule.stages).map(tuple)
+    forward, backward, gather, reduce = (data.draw(draw) for _ in range(4))
+    zero = data.draw(st.integers(0, 3))
+    half = tuple(each / 2 for each in backward)
+    work = Work(forward, backward, 0.3, gather, reduce, zero=zero, hides=False, input_s=half, weight_s=half)
+    usual = play(schedule, work)
+    even = replace(work, pace=(1.0,) * schedule.ranks)
+    shared = play_shared(schedule, even, _seconds(schedule, even), _hops(schedule, even), slots(schedule))
+    assert shared.ends_s[:-1] == pytest.approx(usual.ends_s[:-1])
+    assert shared.starts_s[:-1] == pytest.approx(usual.starts_s[:-1])
+    assert shared.free_s == pytest.approx(usual.done_s)
+
+
+@settings(max_examples=40, deadline=None)
+@given(ranks=st.integers(2, 6), microbatches=st.integers(1, 8), forward_s=st.floats(0.1, 3.0))
+def test_one_core_for_all_is_never_idle(ranks: int, microbatches: int, forward_s: float) -> None:
+    """k of n ranks share one core: each goes n / k times as fast as with all of them, and no bubble costs anything."""
+    pace = tuple(ranks / busy for busy in range(1, ranks + 1))
+    work = Work((forward_s,) * ranks, (2 * forward_s,) * ranks, hides=False, pace=pace)
+    for schedule in (gpipe(ranks, microbatches), one_forward_one_backward(ranks, microbatches)):
+        assert step_time(schedule, work).total_s == pytest.approx(microbatches * 3 * forward_s)
+
+
+def test_two_of_four_workers_at_once_cost_no_bubble_on_two_cores() -> None:
+    """One microbatch through two stages of two workers each: the other two wait, so that each stage takes half of what
+    it takes while all four compute."""
+    work = Work((2.0, 2.0), (4.0, 4.0), hides=False, pace=(2.0, 1.0))
+    assert step_time(gpipe(2, 1), work).total_s == pytest.approx(6.0)
+
+
+def test_no_pace_below_one() -> None:
+    with pytest.raises(ValueError, match="slower while fewer"):
+        play(gpipe(2, 1), Work((1.0, 1.0), (1.0, 1.0), pace=(0.5, 1.0)))
