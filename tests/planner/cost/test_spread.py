@@ -9,10 +9,11 @@ import pytest
 
 from meshwright.planner.configuration import Configuration, Mesh
 from meshwright.planner.cost.bound import lower_bound_s
-from meshwright.planner.cost.communication import ALONE, broadcast_s
+from meshwright.planner.cost.communication import ALONE, all_gather_s, broadcast_s
 from meshwright.planner.cost.data_parallel import rank_parameters, with_data_parallelism
 from meshwright.planner.cost.footprint import footprint
 from meshwright.planner.cost.setting import Setting
+from meshwright.planner.cost.sharding import sharding_of
 from meshwright.planner.cost.spread import passes_of
 from meshwright.planner.cost.stage import stage_times
 from meshwright.planner.cost.step import price
@@ -157,3 +158,14 @@ def test_layers_stay_balanced_whatever_is_asked_first(make_setting, configure) -
     assert [balancer.balanced(each).stage_layers for each in (plain, spread, plain)] == [
         plain.stage_layers, spread.stage_layers, plain.stage_layers,
     ]  # fmt: skip
+
+
+def test_shares_of_the_vocabulary_cost_one_collective_of_three_numbers(make_setting, configure) -> None:
+    """Over tp alone, and nothing where there is one share."""
+    setting = make_setting("llama-3.1-8b", "dgx-h100:2", 1024)
+    for pins, tp in (("tp=1 pp=1 dp=16 microbatch=2 sp=false", 1), ("tp=8 pp=1 dp=2 microbatch=2 sp=false", 8)):
+        configuration = configure(setting, pins)
+        group = setting.groups(sharding_of(configuration)).tp
+        gathered = all_gather_s(group, tp * 3 * 4 * 2 * 1024)
+        assert setting.costs(configuration).head.exchange.forward_s == pytest.approx(gathered)
+        assert (gathered > 0) == (tp > 1)
