@@ -27,7 +27,7 @@ def assemble(found: Found, about: dict[str, Any], notes: Iterable[Note] = ()) ->
     cannot do without.
     """
     told = [*notes]
-    complete = [each for each in found.results if each.keys() >= ESSENTIAL]
+    complete = _complete(found, range(len(found.results)))
     if not complete:
         raise RunError("the profile has measured nothing: " + ("; ".join(_words(note) for note in told) or "no worker"))
     nodes = about.get("nodes", 1)
@@ -35,13 +35,14 @@ def assemble(found: Found, about: dict[str, Any], notes: Iterable[Note] = ()) ->
     told += _scattered(found)
     mapping["measured"] = about | {"date": date.today().isoformat(), **_who(complete), "notes": told}
     mapping["measured"]["spread"] = spread([each["compute"] for each in complete])
-    for part in PARTS:
+    for part in sorted(PARTS, key=lambda part: part.regroups):
         changed = deepcopy(mapping)
         try:
             part.assemble(changed, found)
             parse(Cluster, changed, part.name)
         except (InputError, ValueError, LookupError, ArithmeticError) as error:
             why = f"{type(error).__name__}: {error}"
+            mapping["measured"]["notes"] = changed["measured"]["notes"]  # what it had to say until then
             mapping["measured"]["notes"].append({"part": part.name, "what": "its figures", "why": why})
             continue
         mapping = changed
@@ -49,6 +50,11 @@ def assemble(found: Found, about: dict[str, Any], notes: Iterable[Note] = ()) ->
         why = "assumed, 1 GB/s: no card with a known rate, and nothing was measured between hosts"
         mapping["measured"]["notes"].append({"part": "links", "what": "network cards", "why": why})
     return parse(Cluster, mapping, "profile")
+
+
+def _complete(found: Found, ranks: Sequence[int]) -> list[Mapping[str, Result]]:
+    """Of those ranks the results of all that measured what a file cannot do without."""
+    return [found.results[rank] for rank in ranks if found.results[rank].keys() >= ESSENTIAL]
 
 
 def _scattered(found: Found) -> Iterable[Note]:
@@ -118,7 +124,7 @@ ASSUMED_LINK = {"kind": "ethernet", "bandwidth": "1 GB/s", "latency": "100 us"}
 
 def _group(found: Found, ranks: Sequence[int], local_world: int, source: str, links: Result) -> dict[str, Any]:
     """Nodes that are alike; each figure is the median over the workers of all of them that measured."""
-    complete = [found.results[rank] for rank in ranks if found.results[rank].keys() >= ESSENTIAL]
+    complete = _complete(found, ranks) or _complete(found, range(len(found.results)))  # noted: its part has failed
     machines, compute = [each["machine"] for each in complete], [each["compute"] for each in complete]
     device = _device(machines, compute, local_world, source)
     host_link = _rounded(median(each["host_bytes_per_s"] for each in compute))
@@ -171,13 +177,11 @@ def _fabric(kind: str, links: dict[str, list[Any]]) -> dict[str, Any]:
     if not links["rings"]:
         return dict(CPU_FABRIC)
     latency_s, bytes_per_s = ring_fit(links["rings"])
-    slower = median(
-        seconds / (steps * latency_s + moved / bytes_per_s) for steps, moved, seconds in links["reduce_scatter"]
-    )
+    slower = [seconds / (steps * latency_s + moved / bytes_per_s) for steps, moved, seconds in links["reduce_scatter"]]
     return {
         "kind": "shared-memory" if kind == "cpu" else "xgmi" if kind == "rocm" else "nvlink",
         "bandwidth": _rounded(bytes_per_s),
         "latency": _rounded(latency_s),
         "efficiency": 1.0,
-        "reduce_scatter": _rounded(slower),
+        "reduce_scatter": _rounded(median(slower)) if slower else 1.0,  # the links died before any was timed
     }

@@ -57,10 +57,3 @@ def _of_mesh(setting: Setting, mesh: Mesh) -> Iterator[Configuration]:
             microbatches=setting.job.global_batch // (size * mesh.dp), sp=sp, zero=0,
             cp_algorithm=name, cp_ulysses=heads,
         )  # fmt: skip
-
-
-def sizes(sharding: Sharding) -> dict[str, object]:
-    """A sharding as a file names it: what is not as on one device."""
-    plain = Sharding(microbatch=sharding.microbatch)
-    names = [name for name in Sharding.__dataclass_fields__ if getattr(sharding, name) != getattr(plain, name)]
-    return {name: getattr(sharding, name) for name in names}

@@ -77,9 +77,11 @@ def host_pairs(hosts: Sequence[Ranks], rows: Iterable[Sequence[float]]) -> dict[
 
 
 def is_slow(value: float, others: Sequence[float]) -> bool:
-    """The rule of this module."""
+    """The rule of this module. What carries nothing is slow beside anything that does."""
     usual = median(others)
-    spread = median(abs(math.log(other / usual)) for other in others)
+    if min(value, usual) <= 0:
+        return value < usual
+    spread = median(abs(math.log(other / usual)) for other in others if other > 0)
     distance = math.log(usual / value)
     return value < SLOW * usual and distance > _DEVIATIONS * max(spread, _LEAST_SPREAD)
 

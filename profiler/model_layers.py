@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from statistics import median
@@ -120,17 +121,20 @@ def _bytes(legs: Legs, hidden: bool) -> dict[str, float]:
 
 
 def assemble(cluster: dict[str, Any], found: Found) -> None:
-    """The median over workers of every figure, into the calibration of the device."""
-    results = found.of("model layers")
-    if not results:
-        return
+    """The median over a node group's workers of every figure, into the calibration of its device."""
+    for number, group in enumerate(cluster["node_groups"]):
+        results = found.of("model layers", number)
+        if results:
+            group["device"]["calibration"]["layers"] = _layer_times(results)
+
+
+def _layer_times(results: Sequence[Result]) -> dict[str, Any]:
     layer_times: dict[str, Any] = {
         name: medians([result[name] for result in results]) for name in ("layers", "units", "tails")
     }
     if "pace" in results[0]:
         layer_times["pace"] = _paces(results[0]["pace"])
-    for group in cluster["node_groups"]:
-        group["device"]["calibration"]["layers"] = layer_times
+    return layer_times
 
 
 def _paces(seconds: dict[str, float]) -> dict[int, float]:

@@ -65,6 +65,7 @@ class Part:
     assembles: str = ""
     least_s: float = 0.0  # with less it is left out: a note, or refused where it was asked for
     talks: bool = False  # workers call collectives of one another in it; noted as not measured once they cannot
+    regroups: bool = False  # its `assemble` may divide node groups: it comes last, the others find those of `Found`
     of_model: bool = False  # only where a model was given; what it finds holds for that model, length and batch
 
     def measure(self, setting: Setting) -> Result:
@@ -101,7 +102,7 @@ PARTS: tuple[Part, ...] = (
     Part("machine", 0, "facts:measure"),
     Part("detect", 0, "detect.machine:measure", "detect.machine:assemble"),
     Part("compute", 0.65, "facts:compute"),
-    Part("links", 0.35, "links:measure", "links_file:assemble", talks=True),
+    Part("links", 0.35, "links:measure", "links_file:assemble", talks=True, regroups=True),
     Part("overlap", 0.1, "overlap:measure", "overlap:assemble", least_s=0.3, talks=True),
     Part("kernels", 1.0, "kernels:measure", "learned:assemble", least_s=2),
     Part("model layers", 4.0, "model_layers:measure", "model_layers:assemble", least_s=1, talks=True, of_model=True),

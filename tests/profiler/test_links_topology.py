@@ -71,3 +71,10 @@ def test_a_host_has_what_its_workers_have_together_in_the_slower_direction():
 
 def test_parts_are_in_the_order_of_their_first_members():
     assert parts(5, [(3, 1), (4, 0)]) == ((0, 4), (1, 3), (2,))
+
+
+def test_a_host_that_nobody_reaches_is_told_and_takes_nothing_away():
+    found = find_topology(4, {(0, 1): 1e9, (0, 2): 1e9, (1, 2): 1e9})
+    assert found.racks == ((0, 1, 2), (3,))
+    assert [(slow.hosts, slow.rate) for slow in found.slow_hosts] == [((3,), 0.0)]
+    assert not is_slow(0, [0, 0])

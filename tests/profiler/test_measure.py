@@ -140,3 +140,11 @@ def test_impossible_arguments(workers, budget_s):
 def test_asking_for_a_profile_does_not_import_torch_here():
     code = "import sys, meshwright.profiler.measure; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_links_that_died_before_a_reduce_scatter_was_timed():
+    died = result()
+    died["links"] = died["links"] | {"reduce_scatter": []}
+    fabric = assembled(died, died).node_groups[0].fabric
+    assert fabric.bandwidth_bytes_per_s == pytest.approx(1e9, rel=0.02)
+    assert fabric.reduce_scatter == 1.0

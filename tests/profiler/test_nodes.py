@@ -11,6 +11,8 @@ from meshwright.profiler.assembly import assemble
 from meshwright.profiler.nodes import grouped
 from meshwright.profiler.parts import Found
 from meshwright.profiler.torchrun import Place, under_torchrun
+from meshwright.tests.cluster.ideal import results
+from meshwright.tests.cluster.scenario import Scenario
 
 from .test_measure import result
 
@@ -86,3 +88,36 @@ def test_where_torchrun_puts_this_process():
 def test_places_that_cannot_be(workers, change, match):
     with pytest.raises(InputError, match=match):
         under_torchrun(workers, TORCHRUN | change)
+
+
+def test_a_kind_of_node_that_could_not_compute_has_the_figures_of_the_others():
+    lost = [{"machine": each["machine"]} for each in node(50e9, name="another")]
+    cluster = cluster_of(node(50e9), lost)
+    assert [group.device.peak_flops["fp32"] for group in cluster.node_groups] == [pytest.approx(50e9, rel=0.01)] * 2
+
+
+ROUNDS = {"rounds": [[1.0, 1.0, 1.5, 2.0]]}
+
+
+def test_racks_take_no_other_figures_away():
+    """Links make two node groups of one; what is written by the groups that were measured is in both."""
+    scenario = Scenario("racks", (200.0,) * 4, ((0, 1), (2, 3)), uplink_mbit=80)
+    told = [each | {"rings": [], "reduce_scatter": []} for each in results(scenario)]
+    told[0]["uplinks"] = [[0, 2, 5e6, 5e6, 0], [1, 3, 5e6, 5e6, 0]]
+    each = [result() | {"links": links, "overlap": ROUNDS} for links in told]
+    about = {"workers": 4, "threads": 1, "budget_s": 1.0, "nodes": 4}
+    cluster = assemble(Found(each, grouped(each, 1)), about)
+    assert [group.name for group in cluster.node_groups] == ["rack-0", "rack-1"]
+    assert [group.device.calibration.overlap.compute for group in cluster.node_groups] == [1.5, 1.5]
+    assert not any(note.what == "its figures" for note in cluster.measured.notes)
+
+
+def test_what_a_link_said_before_it_died_is_kept_where_its_figures_cannot_be():
+    """A host that nobody reached is none that a file has words for."""
+    told = [{"hosts": {str(rank): f"host {rank}" for rank in range(3)}, "rows": [], "notes": ["0 and 2: reset"],
+             "pairs": [[0, 1, 1e9, 1e9, 1e-4]], "rings": [], "reduce_scatter": []}, {}, {}]  # fmt: skip
+    each = [result() | {"links": links} for links in told]
+    cluster = assemble(Found(each, grouped(each, 1)), {"workers": 3, "threads": 1, "budget_s": 1.0, "nodes": 3})
+    notes = [(note.what, note.why) for note in cluster.measured.notes if note.part == "links"]
+    assert ("what failed", "0 and 2: reset") in notes
+    assert any(what == "its figures" for what, _ in notes)
