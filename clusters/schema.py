@@ -30,15 +30,15 @@ Origin = Literal["measured", "calibrated", "analytical"]
 
 
 class Grown(Frozen):
-    """A part of the format that has grown: optional fields of `later` stay out of what is written where they are None,
-    so that plans of clusters without them are the same files as before."""
+    """A part of the format that has grown: optional fields of `later` stay out of what is written where they are None
+    or hold nothing, so that plans of clusters without them are the same files as before."""
 
     later: ClassVar[tuple[str, ...]] = ()
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = write(self)
-        return {name: value for name, value in written.items() if value is not None or name not in self.later}
+        return {name: value for name, value in written.items() if name not in self.later or (value is not None and value != () and value != [])}
 
 
 class EfficiencyPoint(Frozen):
@@ -55,7 +55,7 @@ _OVER_SIXTEEN_BIT: dict[Dtype, int] = {"fp8": 2, "fp4": 4}
 class Calibration(Grown):
     """What a device sustains, beside what its datasheet promises."""
 
-    later: ClassVar[tuple[str, ...]] = ("shapes", "overlap")
+    later: ClassVar[tuple[str, ...]] = ("shapes", "overlap", "layers")
 
     origin: Origin
     source: str
@@ -130,8 +130,10 @@ class Matrix(Frozen):
         return min((rate for rate in (self.rows[a][b], self.rows[b][a]) if rate), default=0.0)
 
 
-class Fabric(Frozen):
+class Fabric(Grown):
     """What joins the devices of a node, or of a larger domain (NVL72: 72 devices over 18 nodes)."""
+
+    later: ClassVar[tuple[str, ...]] = ("costs",)
 
     kind: Literal["nvswitch", "nvlink", "pcie", "xgmi", "shared-memory"]
     bandwidth_bytes_per_s: Rate = Field(alias="bandwidth", description="per device and direction")
@@ -148,8 +150,10 @@ class Fabric(Frozen):
     costs: tuple[LinkCost, ...] = ()  # measured, instead of latency + bytes / bandwidth
 
 
-class Nics(Frozen):
+class Nics(Grown):
     """Network cards of one node."""
+
+    later: ClassVar[tuple[str, ...]] = ("costs",)
 
     kind: Literal["infiniband", "roce", "efa", "slingshot", "ethernet"]
     count: int = Field(ge=1)

@@ -79,3 +79,13 @@ def test_reads_as_a_person_would_write(tmp_path):
     for expected in ("nodes: 4", "memory: 79.1 GiB", "bandwidth: 450 GB/s", "bf16: 989.4 TFLOP/s", "launch: 3.1 us"):
         assert expected in text
     assert "oversubscription" not in text
+
+
+def test_clusters_that_nobody_measured_are_written_as_ever():
+    """Fields that the format has grown stay out where they hold nothing: plans hold the cluster that they are for."""
+    data = load_cluster("dgx-h100:1").model_dump(mode="json", by_alias=True)
+    (group,) = data["node_groups"]
+    assert not data.keys() & {"measured", "adjustment"}
+    assert not group["device"]["calibration"].keys() & {"shapes", "overlap", "layers"}
+    assert "costs" not in group["fabric"]
+    assert "costs" not in group["nics"]
