@@ -78,9 +78,13 @@ def blocks(costs: ModelCosts, by: Adjustment | None) -> ModelCosts:
 def _block(block: Block, by: Adjustment, fixed_s: float) -> Block:
     compute, rate = block.compute, by.compute
     forward_s, backward_s = compute.forward_s / rate, compute.backward_s / rate
+    repeated_s = block.exposed_s("full") - block.exposed_s("none")  # collectives, which `again_s` has among the rest
+    again_s = None if block.again_s is None else repeated_s + block.recompute_compute_s("full") / rate
     return replace(
         block,
         selective_s=block.selective_s / rate,
+        again_s=again_s,
+        split_s=block.split_s / rate,
         compute=replace(
             compute,
             forward_s=forward_s + FORWARD * fixed_s,

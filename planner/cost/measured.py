@@ -129,7 +129,7 @@ class Measured:
 def _line(rows: Iterable[Row], parameters: float, of: Callable[[Row], float]) -> float:
     """Linear between sizes that were measured; beyond, along the line of the two outermost, in proportion where there
     is but one."""
-    known = sorted(rows, key=lambda row: row.parameters)
+    known = sorted({row.parameters: row for row in rows}.values(), key=lambda row: row.parameters)
     if len(known) == 1:
         return of(known[0]) * parameters / max(1, known[0].parameters)
     low, high = _around(known, parameters)

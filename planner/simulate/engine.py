@@ -159,19 +159,21 @@ def play(schedule: Schedule, work: Work) -> Played:
 
 def _play_shared(schedule: Schedule, work: Work, size: int) -> Played:
     shared = play_shared(schedule, work, _seconds(schedule, work), _hops(schedule, work), size)
-    done = list(shared.free_s)
-    for rank, seconds in enumerate(work.late_reduce_s):
-        shared.log.append(Collective(rank, "reduce", rank, None, done[rank], done[rank] + seconds))
-        done[rank] += seconds
+    done = _reduced_late(work, list(shared.free_s), shared.log)
     return Played(shared.starts_s, shared.ends_s, shared.arrivals_s, shared.log, done, [])
 
 
 def _done_s(work: Work, free: list[float], data: DataStreams) -> list[float]:
     """When compute and collectives of each rank are over; reductions that nothing hides come last."""
     done = [max(of_compute, of_data) for of_compute, of_data in zip(free, data.free_s, strict=True)]
+    return _reduced_late(work, done, data.log)
+
+
+def _reduced_late(work: Work, done: list[float], log: list[Collective]) -> list[float]:
+    """When each rank is done that has its late reductions before it."""
     for rank, seconds in enumerate(work.late_reduce_s):
         end = done[rank] + seconds * (work.slow.data[rank] if work.slow.data else 1.0)
-        data.log.append(Collective(rank, "reduce", rank, None, done[rank], end))
+        log.append(Collective(rank, "reduce", rank, None, done[rank], end))
         done[rank] = end
     return done
 

@@ -101,13 +101,14 @@ def _end(
 def _queues(schedule: Schedule, work: Work, seconds: list[float]) -> list[list[_Piece]]:
     """What each rank does, in order."""
     nothing, found = (0.0,) * schedule.stages, defaultdict[int, list[_Piece]](list)
+    slow = work.slow.data or (1.0,) * schedule.ranks
     for each in schedule.program:
         turn, stage = each.turn, each.group % schedule.stages
         gathers = turn & FIRST_FORWARD or (work.zero == 3 and not (turn & HALF and turn & GRADIENT))
         reduces = turn & LAST_BACKWARD or (work.zero >= 2 and turn & GRADIENT)
         if gathers and (work.gather_s or nothing)[stage]:
-            found[each.rank].append(_Piece(work.gather_s[stage], each, "gather"))
+            found[each.rank].append(_Piece(slow[each.rank] * work.gather_s[stage], each, "gather"))
         found[each.rank].append(_Piece(seconds[each.group], each, "", each.needed))
         if reduces and (work.reduce_s or nothing)[stage]:
-            found[each.rank].append(_Piece(work.reduce_s[stage], each, "reduce"))
+            found[each.rank].append(_Piece(slow[each.rank] * work.reduce_s[stage], each, "reduce"))
     return [found[rank] for rank in range(schedule.ranks)]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from meshwright.clusters.adjustment import Adjustment
 from meshwright.clusters.local import cpu_cluster
 from meshwright.clusters.schema import Cluster
 from meshwright.planner.configuration import Configuration, Mesh
@@ -143,3 +144,19 @@ def test_a_search_prices_what_was_measured() -> None:
         other = find_plan(replace(request, pins=parse_pins(pins)))
         assert found.predicted.step_time_s <= other.predicted.step_time_s * 1.011
         assert other.proof.lower_bound_s <= other.predicted.step_time_s
+
+
+def test_rows_of_equal_size_are_one() -> None:
+    """A layer may be as large as what a model has beside its layers."""
+    twice = [*UNITS, *(row | {"parameters": 100_000} for row in UNITS)]
+    asked = configuration(mesh=Mesh(dp=2), microbatches=4)
+    assert price(setting(2, units=twice, tails=TAILS * 2), asked).step_time_s > 0
+
+
+def test_what_runs_taught_of_compute_holds_for_all_that_was_measured() -> None:
+    """Compute at half its rate: recomputation and the halves of a backward take twice as long, too."""
+    known = cluster(1)
+    slower = known.model_copy(update={"adjustment": Adjustment(source="", date="2026-11-22", compute=0.5)})
+    one, other = (Setting(ARCHITECTURE, each, JOB).costs(configuration()).layers[0] for each in (known, slower))
+    assert other.backward_s("full") == pytest.approx(2 * one.backward_s("full"))
+    assert other.split_s == pytest.approx(2 * one.split_s)

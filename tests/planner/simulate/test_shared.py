@@ -14,7 +14,7 @@ from meshwright.planner.schedule import Schedule, gpipe, one_forward_one_backwar
 from meshwright.planner.schedule.program import slots
 from meshwright.planner.simulate.engine import _hops, _seconds, play, step_time
 from meshwright.planner.simulate.shared import play_shared
-from meshwright.planner.simulate.work import Work
+from meshwright.planner.simulate.work import Slowness, Work
 
 
 @settings(max_examples=60, deadline=None)
@@ -26,7 +26,8 @@ def test_where_none_is_faster_alone_it_is_the_usual_interpreter(schedule: Schedu
     forward, backward, gather, reduce = (data.draw(draw) for _ in range(4))
     zero = data.draw(st.integers(0, 3))
     half = tuple(each / 2 for each in backward)
-    work = Work(forward, backward, 0.3, gather, reduce, zero=zero, hides=False, input_s=half, weight_s=half)
+    slow = Slowness(data=tuple(data.draw(st.sampled_from([1.0, 2.5])) for _ in range(schedule.ranks)))
+    work = Work(forward, backward, 0.3, gather, reduce, zero=zero, hides=False, input_s=half, weight_s=half, slow=slow)
     usual = play(schedule, work)
     even = replace(work, pace=(1.0,) * schedule.ranks)
     shared = play_shared(schedule, even, _seconds(schedule, even), _hops(schedule, even), slots(schedule))
