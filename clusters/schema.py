@@ -38,7 +38,7 @@ class Grown(Frozen):
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = write(self)
-        return {name: value for name, value in written.items() if name not in self.later or (value is not None and value != () and value != [])}
+        return {name: value for name, value in written.items() if name not in self.later or value not in (None, (), [])}
 
 
 class EfficiencyPoint(Frozen):
