@@ -136,12 +136,20 @@ def allot(budget_s: float, asked: Asked, parts: Sequence[Part] = PARTS) -> Allot
         if not short:
             return Allotted(seconds, left_out)
         last = short[-1]
-        needed = math.ceil(budget_s * last.least_s / seconds[last.name])
+        needed = _enough_s(last, parts, asked)
         if last.of_model:
             rule = f"is too little to measure {last.name} of {asked.model}"
             raise InputError.single("command line", "--budget", f"{budget_s:g}s", rule, f"{needed}s")
         left_out[last.name] = f"a budget of {budget_s:g} s is too little, {needed} s are enough"
         wanted.remove(last)
+
+
+def _enough_s(part: Part, parts: Sequence[Part], asked: Asked) -> int:
+    """Of a whole budget, for a part beside all others."""
+    wanted = [each for each in parts if asked.model is not None or not each.of_model]
+    total = sum(each.share for each in wanted)
+    enough = math.ceil(part.least_s * total / (MEASURING * part.share))
+    return enough + (dict(_shares(MEASURING * enough, wanted))[part.name] < part.least_s)  # by a rounding
 
 
 def _shares(budget_s: float, parts: Sequence[Part]) -> Iterator[tuple[str, float]]:

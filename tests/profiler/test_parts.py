@@ -63,3 +63,17 @@ def test_results_by_rank_and_group():
     assert found.of("a") == [{"x": 1}, {"x": 3}]
     assert found.of("a", 0) == [{"x": 1}]
     assert found.of("b") == []
+
+
+@pytest.mark.parametrize("budget_s", [0.5, 1, 3, 8])
+@pytest.mark.parametrize("asked", [Asked(), MODEL], ids=["any", "model"])
+def test_what_is_said_to_be_enough_is(budget_s, asked):
+    try:
+        found = allot(budget_s, asked)
+    except InputError as error:
+        enough_s = float(error.problems[0].fix.removesuffix("s"))
+        assert "model layers" in allot(enough_s, asked).seconds
+        return
+    for part, why in found.left_out.items():
+        enough_s = float(why.removesuffix(" s are enough").rpartition(" ")[2])
+        assert part in allot(enough_s, asked).seconds
