@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..clusters.local import usable_cores
 from ..clusters.schema import Cluster
-from ..errors import InputError, Problem
+from ..errors import InputError, Problem, RunError
 from .assembly import Note, assemble
 from .detect.busy import busy_notes, processors_used
 from .detect.gpus import read_gpus
@@ -76,6 +76,7 @@ def profile_nodes(
     """The cluster of all nodes, on rank 0; None on the others. Raises RunError when nothing was measured."""
     import torch
 
+    from .company import last_line
     from .worker import device_of, joined, measure_parts
 
     allotted = allot(budget_s, asked)
@@ -83,7 +84,10 @@ def profile_nodes(
         settings = _settings(place, budget_s, kept, allotted, asked)
         busy = _busy(place)
         torch.set_num_threads(settings.threads)
-        company = joined(settings, device_of(settings))
+        try:
+            company = joined(settings, device_of(settings))
+        except (RuntimeError, ValueError) as error:  # nobody there, or an environment without their address
+            raise RunError(f"the processes of torchrun did not meet: {last_line(error)}") from error
         done = Done(allotted, progress) if place.rank == 0 else None
         busy += _measured(lambda: measure_parts(settings, company, done), company)
         everything = _gather(company, settings, allotted, [*left_out(allotted), *busy] if place.rank == 0 else busy)

@@ -6,11 +6,11 @@ import pytest
 
 from meshwright.clusters import Topology
 from meshwright.clusters.check import check
-from meshwright.errors import InputError
+from meshwright.errors import InputError, RunError
 from meshwright.profiler.assembly import assemble
 from meshwright.profiler.nodes import grouped
-from meshwright.profiler.parts import Found
-from meshwright.profiler.torchrun import Place, under_torchrun
+from meshwright.profiler.parts import Asked, Found
+from meshwright.profiler.torchrun import Place, profile_nodes, under_torchrun
 from meshwright.tests.cluster.ideal import results
 from meshwright.tests.cluster.scenario import Scenario
 
@@ -121,3 +121,10 @@ def test_what_a_link_said_before_it_died_is_kept_where_its_figures_cannot_be():
     notes = [(note.what, note.why) for note in cluster.measured.notes if note.part == "links"]
     assert ("what failed", "0 and 2: reset") in notes
     assert any(what == "its figures" for what, _ in notes)
+
+
+def test_processes_that_do_not_meet_are_told(monkeypatch, tmp_path):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)
+    with pytest.raises(RunError, match="did not meet: .*MASTER_ADDR"):
+        profile_nodes(Place(0, 1, 0, 1), 1.0, lambda _, __: None, Asked(), tmp_path / "kept")
