@@ -31,7 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Write the file here.", show_default=False)]
 
@@ -43,32 +42,39 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-@app.command(epilog="Example: meshwright profile --out this-machine.yaml")
+@app.command(epilog="Example: meshwright profile --budget 60s --out this-machine.yaml")
 def profile(
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes to measure together; default: one a device.")
-    ] = None,
-    budget: Annotated[str, typer.Option(help="Time to spend, e.g. 20s.")] = "20s",
+    workers: options.Workers = None,
+    budget: options.Budget = "20s",
+    model: options.ForModel = None,
+    seq_len: options.SeqLen = 4096,
+    global_batch: options.GlobalBatch = 256,
+    folder: options.Folder = None,
+    diff: options.Diff = None,
+    from_run: options.FromRun = None,
+    from_log: options.FromLog = None,
+    cluster: options.OfCluster = None,
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """Measure this machine (compute, memory, links) and write a cluster file."""
-    from .clusters.local import detect
-    from .display.profile import show_cluster
-    from .display.progress import measuring
-    from .planning import quantity
-    from .profiler.measure import profile_machine, save_cluster
-    from .schema import check_output
-    from .units import parse_duration
+    """Measure this machine (compute, memory, links) and write a cluster file; or compare two, or learn from runs.
 
-    budget_s = quantity("--budget", budget, parse_duration)
-    if out:
-        check_output(out)
-    with measuring() as progress:
-        cluster = profile_machine(detect().num_devices if workers is None else workers, budget_s, progress)
-    if out:
-        save_cluster(cluster, out)
-    _print(json, lambda: cluster.model_dump(mode="json", by_alias=True), lambda console: show_cluster(console, cluster))
+    Under torchrun on several nodes, all of them are measured together and the first writes the file."""
+    from . import profile_verb, profiling
+
+    given = {"--workers": workers is not None, "--model": model, "--folder": folder, "--diff": diff, "--out": out}
+    given |= {"--from-run": from_run, "--from-log": from_log, "--cluster": cluster}
+    profiling.one_purpose(given)
+    if diff:
+        shown = profile_verb.compare(*diff)
+    elif from_run or from_log:
+        shown = profile_verb.learn(from_run or [], from_log, cluster, out)
+    else:
+        budget_s, asked = profiling.request(budget, folder, out, model, seq_len, global_batch)
+        shown = profile_verb.measure(workers, budget_s, asked, folder, out)
+    if shown is not None:
+        _print(json, shown.to_json, shown.show)
+        raise typer.Exit(shown.exit_code)
 
 
 @app.command(epilog="Example: meshwright plan llama-3.1-70b dgx-h100:8 --seq-len 8192 --global-batch 512")
@@ -80,6 +86,7 @@ def plan(
     lengths: options.Lengths = None,
     precision: options.Precision = options.PrecisionOption.bf16,
     optimizer: options.Optimizer = "adamw",
+    kernels: options.Kernels = options.KernelsOption.auto,
     objective: options.Objective = options.ObjectiveOption.time,
     tokens: options.Tokens = None,
     deadline: options.Deadline = None,
@@ -101,26 +108,38 @@ def plan(
     """Choose the parallel configuration for MODEL on CLUSTER; with --clusters the one for each, time against price."""
     from .planning import read_requests, which_clusters
 
-    given = {"--picture": picture, "--objective": objective.value != "time", "--contingency": contingency}
-    given |= {"--explain": explain, "--out": out and not deadline}  # of several clusters, the deadline says which
-    names = which_clusters(cluster, clusters, given)
+    given = _about_one_plan(picture, objective, contingency, explain, out, deadline)
     job = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value, "optimizer": optimizer}
+    job |= {"lengths": lengths, "kernels": kernels.value}
     asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
     asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk, "routing": routing}
-    requests = read_requests(model, names, job | {"lengths": lengths}, pin or [], schedule_file, **asked)
+    requests = read_requests(model, which_clusters(cluster, clusters, given), job, pin or [], schedule_file, **asked)
     if clusters is None:
         _plan(next(iter(requests.values())), contingency, explain, out, json)
     else:
         _compare_clusters(requests, picture, out, json)
 
 
+def _about_one_plan(
+    picture: Path | None, objective: options.ObjectiveOption, contingency: int, explain: bool, out: Path | None,
+    deadline: str | None,
+) -> dict[str, object]:  # fmt: skip
+    """Which options that are about one plan are given."""
+    given = {"--picture": picture, "--objective": objective.value != "time", "--contingency": contingency}
+    return given | {"--explain": explain, "--out": out and not deadline}  # of several, the deadline says which
+
+
 def _plan(request: Request, contingency: int, explain: bool, out: Path | None, json: bool) -> None:
     """One plan for one cluster."""
     _check_outputs(None, out)
+    from .clusters.here import warnings
+    from .display.console import warn
     from .display.progress import explaining, preparing, searching
     from .planner.contract import plan_json
     from .planner.search.choose import choose
 
+    warned = warnings(request.cluster, runs_here=False)
+    warn(warned)
     if explain:
         from .planner.search.explanation import check_explainable, explanation
 
@@ -140,7 +159,7 @@ def _plan(request: Request, contingency: int, explain: bool, out: Path | None, j
             why = explanation(request, found, progress)
     _print(
         json,
-        lambda: plan_json(found) | ({"explanation": why.to_json()} if why else {}),
+        lambda: plan_json(found) | ({"explanation": why.to_json()} if why else {}) | {"warnings": warned},
         lambda console: _show_plan(console, found, why),
     )
 
@@ -305,19 +324,27 @@ def launch(
 ) -> None:
     """Run the training that PLAN describes; without PLAN: train a small Llama on this machine."""
     from . import runs
-    from .display.training import show_mapping, show_result
+    from .display import profile as profiles
+    from .display import training
 
     options = {"data": data, "tokenizer": tokenizer, "init_from": init_from, "steps": steps, "lr": lr}
     settings = runs.recipe_settings(recipe, options, set_ or [])
     job = runs.find_run(plan, run, settings, lambda: _quickstart(workers, pin or []), lost_nodes, nnodes)
     if slurm:
-        text = runs.submit(job, slurm_option or [], dry_run)
-        _print(json, lambda: {"slurm": text}, lambda console: console.print(text, markup=False, soft_wrap=True))
-        return
-    rendezvous = {"nnodes": nnodes, "node_rank": node_rank, "endpoint": rdzv_endpoint, "run_id": rdzv_id}
-    rendezvous["backend"] = rdzv_backend
-    result = runs.check(job, rendezvous) if dry_run else _train(job, rendezvous, max_restarts)
-    _print(json, lambda: result, lambda console: (show_mapping if dry_run else show_result)(console, result))
+        return _submit(job, slurm_option or [], dry_run, json)
+    warned = profiles.warn_of(job.plan.cluster, runs_here=True)
+    nodes = {"nnodes": nnodes, "node_rank": node_rank}
+    where = nodes | {"endpoint": rdzv_endpoint, "run_id": rdzv_id, "backend": rdzv_backend}
+    result = runs.check(job, where) if dry_run else _train(job, where, max_restarts)
+    show = training.show_mapping if dry_run else training.show_result
+    _print(json, lambda: result | {"warnings": warned}, lambda console: show(console, result))
+
+
+def _submit(job: Any, slurm_options: list[str], dry_run: bool, json: bool) -> None:
+    from . import runs
+
+    text = runs.submit(job, slurm_options, dry_run)
+    _print(json, lambda: {"slurm": text}, lambda console: console.print(text, markup=False, soft_wrap=True))
 
 
 def _quickstart(workers: int | None, pins: list[str]) -> Any:
@@ -361,17 +388,13 @@ def main() -> None:
     """Run the command line; every error of ours becomes one report and its exit code."""
     try:
         app()
-    except MeshwrightError as error:
+    except (MeshwrightError, OSError) as error:  # a full disk, a folder that went away
         from .display.console import error_json, show_error
 
+        ours = error if isinstance(error, MeshwrightError) else MeshwrightError(str(error))
         if "--json" in sys.argv:
-            typer.echo(json_module.dumps(error_json(error)))
-        show_error(error)
-        raise SystemExit(error.exit_code) from None
-    except OSError as error:  # a full disk, a folder that went away
-        from .display.console import show_error
-
-        show_error(MeshwrightError(str(error)))
-        raise SystemExit(1) from None
+            typer.echo(json_module.dumps(error_json(ours)))
+        show_error(ours)
+        raise SystemExit(ours.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -27,6 +27,13 @@ class ObjectiveOption(StrEnum):
     energy = "energy"
 
 
+class KernelsOption(StrEnum):
+    """What norms, activations, rotations, permutations and the optimizer run as."""
+
+    auto = "auto"
+    reference = "reference"
+
+
 Model = Annotated[str, typer.Argument(help="config.json, a bundled name (llama-3.1-8b), or a hub id.")]
 Cluster = Annotated[
     str | None,
@@ -42,7 +49,13 @@ Lengths = Annotated[
     str | None, typer.Option(help="Of the sequences: a file of lengths, or lognormal:median=800,p99=16000.")
 ]
 Precision = Annotated[PrecisionOption, typer.Option(help="Of the matrix products.")]
-Optimizer = Annotated[str, typer.Option(help="adamw is the only one so far.")]
+Optimizer = Annotated[
+    str,
+    typer.Option(help="adamw, adamw:states=bf16 (moments, half as large), or galore:rank=1024,every=200,scale=0.25."),
+]
+Kernels = Annotated[
+    KernelsOption, typer.Option(help="Of the built-in runtime on CUDA devices: Triton's (auto), or plain PyTorch.")
+]
 Objective = Annotated[ObjectiveOption, typer.Option(help="Least time, price or energy of a token, or fewest devices.")]
 Tokens = Annotated[str | None, typer.Option(help="Tokens of the whole run, e.g. 15T: days, price, energy.")]
 Deadline = Annotated[str | None, typer.Option(help="For the tokens of the whole run, e.g. 30d.")]
@@ -71,3 +84,20 @@ Explain = Annotated[
 LostNodes = Annotated[
     str | None, typer.Option(help="Run what the plan holds ready for so many nodes lost: 1, or group=1.")
 ]
+Workers = Annotated[int | None, typer.Option(help="Processes to measure together; default: one a device.")]
+Budget = Annotated[str, typer.Option(help="Time to spend, e.g. 60s.")]
+ForModel = Annotated[str | None, typer.Option("--model", help="Measure its layer types, too: as of plan.")]
+Folder = Annotated[
+    Path | None, typer.Option(help="Keep every measurement here; the same folder goes on where it stopped.")
+]
+Diff = Annotated[
+    tuple[str, str] | None,
+    typer.Option(metavar="A B", help="Instead of measuring: what changed between two cluster files."),
+]
+FromRun = Annotated[
+    list[Path] | None, typer.Option(metavar="RUN", help="Instead: learn from a run of launch (several: again).")
+]
+FromLog = Annotated[
+    Path | None, typer.Option(metavar="CSV", help="Instead: learn from a CSV of runs, as simulate --against reads it.")
+]
+OfCluster = Annotated[str | None, typer.Option("--cluster", help="With --from-log: the cluster of its runs.")]

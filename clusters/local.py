@@ -118,6 +118,13 @@ def one_node(
     device: str | dict[str, Any], count: int, fabric: dict[str, Any], host_link: float, source: str
 ) -> Cluster:
     """A cluster of this machine alone: `count` devices, given by bundled name or as a file describes them."""
+    return parse(Cluster, one_node_mapping(device, count, fabric, host_link, source), "local")
+
+
+def one_node_mapping(
+    device: str | dict[str, Any], count: int, fabric: dict[str, Any], host_link: float, source: str
+) -> dict[str, Any]:
+    """The same as a file would have it."""
     memory, cores = total_memory(host_text("/proc/meminfo")), usable_cores()
     group = {
         "name": "local",
@@ -127,7 +134,7 @@ def one_node(
         "fabric": fabric,
         "host": {"memory": memory, "cores": cores, "device_link": host_link},
     }
-    return parse(Cluster, {"name": "local", "node_groups": [group], "source": source}, "local")
+    return {"name": "local", "node_groups": [group], "source": source}
 
 
 def _known_device(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .link_costs import MeasuredCosts, joined, measured_costs
 from .schema import NodeGroup
 
 
@@ -17,6 +18,7 @@ class Path:
     link: str  # for people: "nvswitch", "infiniband", ...
     reduce_scatter: float = 1.0  # time of a reduce-scatter over that of an all-gather
     is_network: bool = False  # between domains
+    costs: tuple[MeasuredCosts, ...] = ()  # of operations over it, where they were measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def fabric_path(group: NodeGroup, members: int) -> Path:
     shared = [size for size in fabric.group_bandwidth_bytes_per_s if size >= members]
     whole = fabric.group_bandwidth_bytes_per_s[min(shared)] if shared else fabric.bandwidth_bytes_per_s
     bandwidth = whole * fabric.efficiency
-    return Path(bandwidth, fabric.latency_s, fabric.kind, fabric.reduce_scatter)
+    return Path(bandwidth, fabric.latency_s, fabric.kind, fabric.reduce_scatter, costs=measured_costs(fabric.costs))
 
 
 def network_path(group: NodeGroup) -> Path | None:
@@ -67,15 +69,16 @@ def network_path(group: NodeGroup) -> Path | None:
         return None
     node = nics.count * nics.rate_bytes_per_s * nics.efficiency
     bandwidth = node / group.devices_per_node / group.oversubscription
-    return Path(bandwidth, nics.latency_s, nics.kind, is_network=True)
+    return Path(bandwidth, nics.latency_s, nics.kind, is_network=True, costs=measured_costs(nics.costs))
 
 
 def worst(paths: Iterable[Path]) -> Path:
-    """The narrowest path, with the longest latency of all."""
+    """The narrowest path, with the longest latency of all, and the costs of all."""
     paths = list(paths)
     narrow = min(paths, key=lambda path: path.bandwidth_bytes_per_s)
     latency_s, slowest = max(path.latency_s for path in paths), max(path.reduce_scatter for path in paths)
-    return Path(narrow.bandwidth_bytes_per_s, latency_s, narrow.link, slowest, narrow.is_network)
+    costs = joined(path.costs for path in paths)
+    return Path(narrow.bandwidth_bytes_per_s, latency_s, narrow.link, slowest, narrow.is_network, costs)
 
 
 def narrowest(group: GroupPaths) -> tuple[float, float]:

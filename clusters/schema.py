@@ -8,20 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from ..schema import Frozen
 from ..units import parse_bytes, parse_flops, parse_rate, parse_seconds
+from .adjustment import Adjustment
 from .devices import device_mapping
+from .layer_times import LayerTimes
+from .link_costs import LinkCost
+from .provenance import Provenance
+from .shapes import Dtype as Dtype
+from .shapes import Overlap, Shapes
 
 Bytes = Annotated[float, BeforeValidator(parse_bytes), Field(gt=0)]
 Rate = Annotated[float, BeforeValidator(parse_rate), Field(gt=0)]  # bytes per second
 Flops = Annotated[float, BeforeValidator(parse_flops), Field(gt=0)]  # FLOP per second
 Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(ge=0)]
 Origin = Literal["measured", "calibrated", "analytical"]
-Dtype = Literal["fp32", "tf32", "bf16", "fp16", "fp8", "fp4"]
+
+
+class Grown(Frozen):
+    """A part of the format that has grown: optional fields of `later` stay out of what is written where they are None,
+    so that plans of clusters without them are the same files as before."""
+
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return {name: value for name, value in written.items() if value is not None or name not in self.later}
 
 
 class EfficiencyPoint(Frozen):
@@ -35,8 +52,10 @@ _OVER_SIXTEEN_BIT: dict[Dtype, int] = {"fp8": 2, "fp4": 4}
 """Rate of narrow formats over that of 16-bit ones on every device that has them."""
 
 
-class Calibration(Frozen):
+class Calibration(Grown):
     """What a device sustains, beside what its datasheet promises."""
+
+    later: ClassVar[tuple[str, ...]] = ("shapes", "overlap")
 
     origin: Origin
     source: str
@@ -45,6 +64,9 @@ class Calibration(Frozen):
     attention: float = Field(gt=0, le=1, description="fraction of peak that fused attention reaches")
     memory: float = Field(gt=0, le=1, description="fraction of memory bandwidth of element-wise kernels")
     launch_s: Seconds = Field(alias="launch", description="fixed cost of one kernel")
+    shapes: Shapes | None = Field(None, description="measured kernels by operation and sizes")
+    overlap: Overlap | None = Field(None, description="what compute and a collective take beside each other")
+    layers: LayerTimes | None = Field(None, description="whole layers of some model, as `profile --model` timed them")
 
     def points(self, dtype: Dtype) -> tuple[EfficiencyPoint, ...]:
         """The curve of a number format: fp8's own where it is known, else that of `matmul` by how long a kernel runs:
@@ -123,6 +145,7 @@ class Fabric(Frozen):
     )
     domain_devices: int | None = Field(None, ge=1, description="devices in one domain; default: one node")
     matrix: Matrix | None = Field(None, description="between the devices of a node: of one device, sustained")
+    costs: tuple[LinkCost, ...] = ()  # measured, instead of latency + bytes / bandwidth
 
 
 class Nics(Frozen):
@@ -133,6 +156,7 @@ class Nics(Frozen):
     rate_bytes_per_s: Rate = Field(alias="rate", description="per card and direction")
     latency_s: Seconds = Field(alias="latency")
     efficiency: float = Field(0.8, gt=0, le=1, description="fraction of the rate that large collectives reach")
+    costs: tuple[LinkCost, ...] = ()  # measured, instead of latency + bytes / bandwidth
 
 
 class Host(Frozen):
@@ -209,16 +233,20 @@ class Exceptions(Frozen):
     matrix: Matrix | None = None  # between all nodes, group by group: of whole nodes, sustained
 
 
-class Cluster(Frozen):
+class Cluster(Grown):
     """All machines of one job. Devices are numbered group by group, node by node, device by device; a missing one keeps
     its number."""
+
+    later: ClassVar[tuple[str, ...]] = ("adjustment", "measured")
 
     schema_version: Literal[1] = 1
     name: str
     node_groups: tuple[NodeGroup, ...] = Field(min_length=1)
     links: tuple[GroupLink, ...] = ()
     exceptions: Exceptions = Exceptions()
+    adjustment: Adjustment | None = Field(None, description="what runs on it taught; absent: nothing")
     source: str = ""
+    measured: Provenance | None = None
 
     @property
     def num_devices(self) -> int:

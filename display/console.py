@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 
@@ -17,6 +18,12 @@ def stdout() -> Console:
 def stderr() -> Console:
     """For progress and errors, so that results can be piped."""
     return Console(stderr=True, width=None if sys.stderr.isatty() else 120, highlight=False)
+
+
+def warn(words: Sequence[str]) -> None:
+    """What is not wrong but should be known, a line each, on standard error."""
+    for text in words:
+        stderr().print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
 
 
 def show_error(error: MeshwrightError) -> None:

@@ -19,9 +19,7 @@ def show_pareto(console: Console, found: Pareto) -> None:
         return
     job, tokens = plan.job, plan.goal.tokens
     text = Text(f"{plan.model.name}: time against price", style="bold")
-    text.append(
-        f", {job.global_batch} x {job.seq_len} tokens a step, {job.precision}, {job.optimizer}", style="not bold"
-    )
+    text.append(f", {job.global_batch} x {job.seq_len} tokens a step, {job.precision}, {job.stepped}", style="not bold")
     console.print(text)
     console.print(_table(found, tokens))
     for offer in found.offers:

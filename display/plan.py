@@ -42,7 +42,7 @@ def show_plan(console: Console, plan: Plan, why: Explanation | None = None) -> N
 def _title(plan: Plan) -> Text:
     job = plan.job
     text = Text(f"{plan.model.name} on {plan.cluster.name} ({plan.cluster.num_devices} devices)", style="bold")
-    text.append(f": {job.global_batch} x {job.seq_len} tokens a step, {job.precision}, {job.optimizer}", style="")
+    text.append(f": {job.global_batch} x {job.seq_len} tokens a step, {job.precision}, {job.stepped}", style="")
     if plan.framework != DEFAULT:
         text.append(f", priced as {plan.framework}", style="")
     return text

@@ -5,14 +5,43 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from ..clusters.difference import Difference
+from ..clusters.here import warnings
 from ..clusters.schema import Cluster, NodeGroup
 from ..units import format_bytes, format_rate, format_seconds
+from .console import warn
+
+
+def warn_of(cluster: Cluster, runs_here: bool) -> list[str]:
+    """Where a measured cluster is not this machine's: a line each on standard error, and for programs."""
+    told = warnings(cluster, runs_here)
+    warn(told)
+    return told
 
 
 def show_cluster(console: Console, cluster: Cluster) -> None:
-    """One table a node group."""
+    """One table a node group, and below what was not measured."""
     for group in cluster.node_groups:
         console.print(_group(group))
+    for note in cluster.measured.notes if cluster.measured else ():
+        console.print(f"not measured: {note}", markup=False, soft_wrap=True)
+
+
+def show_difference(console: Console, found: Difference, before: str, after: str) -> None:
+    """One table of all figures; those that changed by more than noise are marked."""
+    table = Table("", before, after, "change", "noise", "", title=f"{before} -> {after}", title_justify="left")
+    several = len({change.group for change in found.changes}) > 1
+    for change in found.changes:
+        name = f"{change.group}: {change.figure}" if several else change.figure
+        told = (f"{change.before:.4g}", f"{change.after:.4g}") if change.count == 1 else (f"{change.count} points", "")
+        most = "" if change.count == 1 else f", at most {change.most - 1:+.1%}"
+        mark = "changed" if change.beyond_noise else ""
+        table.add_row(name, *told, f"{change.ratio - 1:+.1%}{most}", f"{change.noise:.0%}", mark)
+    for name, one, other in found.texts:
+        table.add_row(name, one, other, "", "", "")
+    console.print(table)
+    count = sum(change.beyond_noise for change in found.changes)
+    console.print(f"{count} of {len(found.changes)} figures changed by more than noise", markup=False)
 
 
 def _group(group: NodeGroup) -> Table:
@@ -30,5 +59,10 @@ def _group(group: NodeGroup) -> Table:
     table.add_row("one kernel costs at least", format_seconds(calibration.launch_s))
     link = f"{format_rate(fabric.bandwidth_bytes_per_s)}, {format_seconds(fabric.latency_s)}"
     table.add_row(f"{fabric.kind} link", f"{link}, {fabric.efficiency:.0%} sustained")
+    if group.nics:
+        rate = format_rate(group.nics.rate_bytes_per_s)
+        table.add_row("network", f"{group.nics.count} x {group.nics.kind}, {rate} each")
+    if group.nvme:
+        table.add_row("NVMe", format_bytes(group.nvme.capacity_bytes))
     table.add_row("source", calibration.source)
     return table

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ..units import format_seconds
+from ..units import format_bytes, format_seconds
 from .console import stderr
 
 LINES_WITHOUT_TERMINAL = 20  # how often a log file hears of progress
@@ -53,10 +53,14 @@ class _Log:
 
 def _line(event: Mapping[str, Any]) -> str:
     measured, predicted = format_seconds(event["step_time_s"]), format_seconds(event["predicted_step_time_s"])
-    return (
+    line = (
         f"loss {event['loss']:.3f}  {event['tokens_per_s']:,.0f} tokens/s  MFU {event['mfu']:.1%}  "
         f"step {measured} (predicted {predicted})"
     )
+    if event.get("predicted_peak_memory_bytes"):
+        line += f"  memory {format_bytes(event['peak_memory_bytes'])} "
+        line += f"(predicted {format_bytes(event['predicted_peak_memory_bytes'])})"
+    return line
 
 
 def show_result(console: Console, result: Mapping[str, Any]) -> None:
@@ -68,11 +72,27 @@ def show_result(console: Console, result: Mapping[str, Any]) -> None:
     if measured:
         table.add_row("step time, measured", format_seconds(measured))
         table.add_row("step time, predicted", f"{format_seconds(predicted)} ({predicted / measured - 1:+.0%})")
+    if result.get("predicted_peak_memory_bytes"):
+        table.add_row("peak memory, measured", format_bytes(result["peak_memory_bytes"]))
+        table.add_row("peak memory, predicted", format_bytes(result["predicted_peak_memory_bytes"]))
+    for name, row in _component_rows(result):
+        table.add_row(name, row)
     table.add_row("checkpoint", str(result["checkpoint"]))
     if result["export"]:
         table.add_row("weights for Hugging Face", str(result["export"]))
     table.add_row("run folder", str(result["run"]))
     console.print(table)
+
+
+def _component_rows(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Parts of a step that take or were planned to take a hundredth of it, of the rank that computes longest."""
+    parts = result.get("components_s") or {}
+    measured, predicted = parts.get("measured") or {}, parts.get("predicted") or {}
+    least = 0.01 * sum(measured.values())
+    for name, seconds in measured.items():
+        planned = predicted.get(name, 0.0)
+        if max(seconds, planned) >= least > 0:
+            yield f"  of it {name}", f"{format_seconds(seconds)} (predicted {format_seconds(planned)})"
 
 
 def show_mapping(console: Console, values: Mapping[str, Any]) -> None:

@@ -3,27 +3,45 @@
 In float32 the plain reference goes through the operators of torch.optim.AdamW one by one, so it is equal to it bit for
 bit. States and parameters in bfloat16 are rounded stochastically: most steps are smaller than half of their last bit
 and would be lost (as arXiv:2010.06192 shows). The random bits follow from the seed, the step and the number of the
-element, so they are the same on every mesh and in every rerun.
+element in the whole tensor, so they are the same on every mesh and in every rerun.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from . import expect
-from .mix import MASK, mix
+from .mix import MASK, mix, mixed
 from .switch import runs_fast
 
 _EXPONENT, _QUIET, _HIGH = 0x7F800000, 0x7FC00000, 0xFFFF0000
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Which elements of a whole tensor these are, for random bits: from `number` on in runs of `width` neighbours, each
+    `pitch` after the one before it. Neighbours all of them, unless that is said."""
+
+    number: int = 0
+    width: int = 1 << 62
+    pitch: int = 0
+
+    @property
+    def has_runs(self) -> bool:
+        return self.pitch > 0
+
+
+WHOLE = Place()
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
-    """Of one step, which is number `step` from 1 on. `seed`: of the random bits."""
+    """Of one step, which is number `step` from 1 on. `seed`: of the random bits, of each tensor another."""
 
     lr: float
     betas: tuple[float, float]
@@ -48,8 +66,20 @@ class Options:
 
     @property
     def key(self) -> int:
-        """32 bits of the seed and the step; the two after it are others' too, for other tensors."""
-        return int(mix(mix(torch.tensor(self.seed & MASK)) ^ torch.tensor(self.step & MASK)))
+        """32 bits of the seed and the step; the first moment has the next number, the second the one after it."""
+        return mixed(mixed(mixed(self.seed & MASK) ^ (self.seed >> 32) & MASK) ^ self.step & MASK)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What one process has of a parameter: its elements, all contiguous and of one shape, and what seeds its bits."""
+
+    parameter: Tensor
+    gradient: Tensor
+    first: Tensor
+    second: Tensor
+    seed: int = 0
+    place: Place = WHOLE
 
 
 def clip_scale(norm: Tensor, most: float, loss_scale: float = 1.0) -> Tensor:
@@ -63,25 +93,39 @@ def clip_scale(norm: Tensor, most: float, loss_scale: float = 1.0) -> Tensor:
 @torch.no_grad()
 def adamw_step(
     parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor, options: Options,
-    scale: Tensor | None = None, number: int = 0,
+    scale: Tensor | None = None, place: Place = WHOLE,
 ) -> None:  # fmt: skip
     """Change a parameter and its moments `first` and `second` in place; all contiguous and of one shape, float32 or
-    bfloat16. `scale` as from `clip_scale`; `number`: of the first element in the whole tensor, for random bits."""
-    _check(parameter, gradient, first, second)
-    scale = torch.ones((), device=parameter.device) if scale is None else scale
-    if runs_fast("adamw", parameter, elements=parameter.numel()):
-        from .fast.adamw import step_into
+    bfloat16. `scale` as from `clip_scale`."""
+    adamw_steps([Shard(parameter, gradient, first, second, options.seed, place)], options, scale)
 
-        step_into(parameter, gradient, first, second, scale, options, number)
+
+@torch.no_grad()
+def adamw_steps(shards: Sequence[Shard], options: Options, scale: Tensor | None = None) -> None:
+    """The same step of many parameters on one device; by Triton one launch for all that are of the same types. Each has
+    its own seed, and that of `options` is not looked at."""
+    for shard in shards:
+        _check(shard.parameter, shard.gradient, shard.first, shard.second)
+    if not shards:
         return
-    moved = stepped_reference(parameter, gradient, first, second, scale, options, number)
-    for x, y in zip((parameter, first, second), moved, strict=True):
-        x.copy_(y)
+    given = shards[0].parameter
+    scale = torch.ones((), device=given.device) if scale is None else scale
+    if runs_fast("adamw", given, elements=given.numel()):
+        from .fast.adamw import step_shards
+
+        step_shards(shards, scale, options)
+        return
+    for x in shards:
+        own = replace(options, seed=x.seed)
+        moved = stepped_reference(x.parameter, x.gradient, x.first, x.second, scale, own, x.place)
+        for old, new in zip((x.parameter, x.first, x.second), moved, strict=True):
+            old.copy_(new)
 
 
 def stepped_reference(
-    parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor, scale: Tensor, options: Options, number: int = 0
-) -> tuple[Tensor, Tensor, Tensor]:
+    parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor, scale: Tensor, options: Options,
+    place: Place = WHOLE,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Parameter and moments after a step, in plain PyTorch; computed in float32 at least."""
     wide = torch.promote_types(parameter.dtype, torch.float32)
     p, m, v = (x.to(wide, copy=True) for x in (parameter, first, second))
@@ -92,16 +136,17 @@ def stepped_reference(
     p.addcdiv_(m, (v.sqrt() / options.root).add_(options.eps), value=-options.step_size)
     moved = (torch.where(scale.isfinite(), y, x.to(wide)) for x, y in ((parameter, p), (first, m), (second, v)))
     kept = (
-        rounded(y, options.key + place, number) if x.dtype == torch.bfloat16 else y.to(x.dtype)
-        for place, (x, y) in enumerate(zip((parameter, first, second), moved, strict=True))
+        rounded(y, options.key + which, place) if x.dtype == torch.bfloat16 else y.to(x.dtype)
+        for which, (x, y) in enumerate(zip((parameter, first, second), moved, strict=True))
     )
     one, two, three = kept
     return one, two, three
 
 
-def rounded(x: Tensor, key: int, number: int = 0) -> Tensor:
+def rounded(x: Tensor, key: int, place: Place = WHOLE) -> Tensor:
     """Float32 as bfloat16, up with the probability that makes it right on average; NaN and infinity as they are."""
-    numbers = torch.arange(number, number + x.numel(), device=x.device).view(x.shape)
+    at = torch.arange(x.numel(), device=x.device).view(x.shape)
+    numbers = place.number + at // place.width * place.pitch + at % place.width
     drawn = mix(mix((numbers & MASK) ^ mix(numbers >> 32)) ^ (key & MASK)) & 0xFFFF
     bits = x.float().view(torch.int32).to(torch.int64) & MASK
     kept = torch.where(x.isnan(), _QUIET, bits)

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .fast.launch import PINNED
+from .fast.launch import pinned
 from .kernel import find
 from .programs.program import Program
 from .registry import KERNELS
@@ -62,7 +62,7 @@ def compile_program(program: Program, architecture: str) -> bytes:
     attributes = {(order[name],): [["tt.divisibility", 16]] for name in program.aligned}
     source = ASTSource(program.function, dict(program.signature), constexprs=constants, attrs=attributes)
     target = GPUTarget("cuda", int(architecture.removeprefix("sm_")), 32)
-    made = triton.compile(source, target=target, options={"num_warps": program.warps, **PINNED})
+    made = triton.compile(source, target=target, options={"num_warps": program.warps, **pinned(program.fusion)})
     code: bytes = made.asm["cubin"]
     return code
 
@@ -83,7 +83,8 @@ def examine(kernel: str, program: Program, architecture: str, sizes: dict[str, i
 def _machine_code(program: Program, architecture: str) -> tuple[tuple[int, ...], Counter[tuple[str, bool]]]:
     """Registers, and bytes of stack, shared and local memory; loads and stores by kind and whether they are wide. Equal
     programs are compiled once."""
-    key = repr((program.function, program.signature, program.constants, program.aligned, program.warps, architecture))
+    asked = (program.signature, program.constants, program.aligned, program.warps, program.fusion)
+    key = repr((program.function, *asked, architecture))
     if key not in _KNOWN:
         _KNOWN[key] = _examined(program, architecture)
     return _KNOWN[key]

@@ -73,6 +73,7 @@ class Kernel:
     `reference` is plain PyTorch for any device and type, `fast` takes the same arguments and gives the same results.
     `example` makes arguments of given sizes (`examples.example`), `programs` the parts that a compiler must accept
     (`programs.program`). `forward` and `backward` count what the fast implementation does (None: it has no backward),
+    `between` what is written and read again within them, as no device holds it meanwhile (None: nothing), and
     `plain` what those passes of the reference move that a training step makes, operator by operator; `kept_bytes` and
     `plain_kept_bytes` what each holds from the forward to the backward pass, without parameters and tables.
     `differentiated`: gradients pass through it in a training step. `typical` sizes are those of a
@@ -93,14 +94,14 @@ class Kernel:
     kept_bytes: Callable[[Sizes, str], int]
     plain_kept_bytes: Callable[[Sizes, str], int]
     tolerance: Mapping[str, Tolerance]
+    between: Count | None = None
     dtypes: tuple[str, ...] = ("fp32", "bf16", "fp16")
     differentiated: bool = True
 
     def trained(self, sizes: Sizes, dtype: str) -> Work:
         """Of all passes that a training step makes."""
-        if self.backward is None or not self.differentiated:
-            return self.forward(sizes, dtype)
-        return self.forward(sizes, dtype) + self.backward(sizes, dtype)
+        counts = [self.forward, self.between, self.backward if self.differentiated else None]
+        return sum((count(sizes, dtype) for count in counts if count is not None), Work(0, 0, 0))
 
     def takes(self, sizes: Sizes) -> bool:
         """Whether the fast implementation takes these sizes."""

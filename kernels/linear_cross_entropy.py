@@ -1,20 +1,26 @@
 """Output projection and cross-entropy in chunks of tokens: the logits of a whole sequence never exist.
 
-As in StreamBP (arXiv:2506.03077, section 3), a chunk's logits are made, their loss and their gradient computed at
-once, and thrown away. The products are those of the whole, done earlier: both of the backward pass in the forward.
 What stays until the backward pass is as large as the hidden states and the weight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
-from .vocabulary import columns_of, counted, gradient, over_shares, summary
+from . import expect
+from .chunks import Piece, in_chunks, scaled
+from .cross_entropy import cross_entropy, slopes_in_place
+from .switch import runs_fast
+from .terms import Share, Terms, check_targets, check_terms
+
+_NAME = "linear_cross_entropy"
 
 
 def linear_cross_entropy(
@@ -24,87 +30,82 @@ def linear_cross_entropy(
     *,
     chunks: int = 1,
     softcap: float | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
     group: dist.ProcessGroup | None = None,
     first: int = 0,
+    vocab: int | None = None,
 ) -> Tensor:
     """Sum of the losses in nats of `hidden` [..., width] times `weight` [vocab, width] against ids `targets` [...].
 
-    Targets below zero count nothing. `softcap` c bounds logits to c tanh(logit / c). With `group`, this rank holds the
-    vocabulary's rows from `first` on, perhaps none; every rank passes the same hidden states and targets and gets the
-    same loss, and the gradient of `hidden` is its own part of a sum. Three numbers a token are exchanged, once a chunk.
-    Losses and the gradient of the weight are added up in float32 (float64 for such inputs).
+    Targets below zero count nothing. `softcap`, `label_smoothing` and `z_loss` are those of `terms.Terms`. With `group`,
+    this rank holds the rows from `first` on, perhaps none, of a vocabulary of `vocab`; every rank passes the same hidden
+    states and targets and gets the same loss, and the gradient of `hidden` is its own part of a sum. Ranks exchange
+    three numbers a token (four with label smoothing), in one collective a chunk. Losses are added up in float32 (float64
+    for such inputs), and the gradient of the weight too.
+    Raises ValueError for other shapes, devices, options, and (on a CPU) ids that the vocabulary does not have.
     """
+    terms, share = Terms(softcap, label_smoothing, z_loss), Share(group, first, len(weight) if vocab is None else vocab)
+    _check(hidden, weight, targets, terms, share)
+    if chunks < 1:
+        raise ValueError(f"{_NAME}: chunks is {chunks}, expected 1 or more")
     pieces = min(chunks, max(1, targets.numel()))
-    return _linear_cross_entropy(hidden, weight, targets, pieces, softcap, Share(group, first))
+    if not fuses(hidden, weight):
+        return _linear_cross_entropy(hidden, weight, targets, pieces, partial(_piece, terms, share))
+    from .fast import linear_cross_entropy as fast
+
+    if group is None:
+        return fast.linear_cross_entropy(hidden, weight, targets, pieces, *terms)
+    return _linear_cross_entropy(hidden, weight, targets, pieces, fast.of_share(terms, share))
 
 
-class Share(NamedTuple):
-    """Who has which part of the vocabulary."""
-
-    group: dist.ProcessGroup | None
-    first: int
-
-
-class _Chunk(NamedTuple):
-    """Sum of the losses of some tokens, and its gradient by their logits [tokens, share of the vocabulary]."""
-
-    loss: Tensor
-    gradient: Tensor
+def fuses(hidden: Tensor, weight: Tensor) -> bool:
+    """Whether Triton runs for these."""
+    rows, width = hidden.shape[:-1].numel(), hidden.shape[-1]
+    return runs_fast(_NAME, hidden, rows=rows, width=width, vocab=len(weight))
 
 
-def _chunk(logits: Tensor, targets: Tensor, softcap: float | None, share: Share) -> _Chunk:
-    """`logits` [tokens, share] are overwritten."""
-    slope = None
-    if softcap is not None:
-        logits = logits.div_(softcap).tanh_()
-        slope = 1 - logits.square()
-        logits = logits.mul_(softcap)
-    columns = columns_of(targets, share.first)
-    own = summary(logits, columns)
-    totals = over_shares(own, share.group)
-    found = gradient(logits, columns, totals.probability(own), counted(targets).to(logits.dtype))
-    return _Chunk(totals.losses(targets).sum(), found if slope is None else found.mul_(slope))
+def _check(hidden: Tensor, weight: Tensor, targets: Tensor, terms: Terms, share: Share) -> None:
+    expect.floating(_NAME, hidden=hidden, weight=weight)
+    expect.dims(_NAME, "hidden", hidden, 2)
+    expect.shape(_NAME, "weight", weight, (len(weight), hidden.shape[-1]))
+    expect.shape(_NAME, "targets", targets, hidden.shape[:-1])
+    expect.one_device(_NAME, hidden=hidden, weight=weight, targets=targets)
+    check_terms(_NAME, terms)
+    check_targets(_NAME, targets, share.vocab)
+
+
+def linear_cross_entropy_reference(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    chunks: int = 1,
+    softcap: float | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Tensor:
+    """As `linear_cross_entropy` of a whole vocabulary, operator by operator, with all logits at once."""
+    logits = F.linear(hidden, weight.to(hidden.dtype))
+    return cross_entropy(logits, targets, Terms(softcap, label_smoothing, z_loss))
+
+
+def _piece(terms: Terms, share: Share, part: Tensor, matrix: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    logits = (part @ matrix.t()).to(torch.promote_types(part.dtype, torch.float32))
+    losses, slopes = slopes_in_place(logits, targets, terms, share)
+    return losses, slopes.to(part.dtype)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        targets: Tensor,
-        chunks: int,
-        softcap: float | None,
-        share: Share,
-    ) -> Tensor:
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        rows, labels, matrix = hidden.flatten(0, -2), targets.flatten(), weight.to(hidden.dtype)
-        back = any(ctx.needs_input_grad[:2])
-        to_hidden = torch.empty_like(rows) if back else None
-        to_weight = torch.zeros_like(weight, dtype=wide) if back else None
-        loss = torch.zeros((), dtype=wide, device=hidden.device)
-        start = 0
-        for part, label in zip(rows.tensor_split(chunks), labels.tensor_split(chunks), strict=True):
-            piece = _chunk((part @ matrix.t()).to(wide), label, softcap, share)
-            loss += piece.loss
-            if to_hidden is not None and to_weight is not None:
-                slopes = piece.gradient.to(hidden.dtype)
-                torch.mm(slopes, matrix, out=to_hidden[start : start + len(part)])
-                to_weight += slopes.t() @ part
-            start += len(part)
-        ctx.save_for_backward(None if to_hidden is None else to_hidden.view_as(hidden), to_weight)
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunks: int, piece: Piece) -> Tensor:
+        made = in_chunks(hidden, weight, targets, chunks, piece, any(ctx.needs_input_grad[:2]))
+        ctx.save_for_backward(made.to_hidden, made.to_weight)
         ctx.dtype = weight.dtype
-        return loss
+        return made.loss
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
-        to_hidden, to_weight = ctx.saved_tensors
-        scale = gradients[0]
-        first = to_hidden * scale.to(to_hidden.dtype) if ctx.needs_input_grad[0] else None
-        # Straight into the weight's own precision: no second copy in float32.
-        into = torch.empty_like(to_weight, dtype=ctx.dtype)
-        second = torch.mul(to_weight, scale, out=into) if ctx.needs_input_grad[1] else None
-        return first, second, None, None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        return *scaled(ctx, gradients[0]), None, None, None
 
 
 _linear_cross_entropy: Callable[..., Tensor] = _LinearCrossEntropy.apply

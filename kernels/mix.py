@@ -15,3 +15,10 @@ def mix(x: Tensor) -> Tensor:
     x = x ^ (x >> 15)
     x = (x * 0x846CA68B) & MASK
     return x ^ (x >> 16)
+
+
+def mixed(number: int) -> int:
+    """The same of one number."""
+    x = (number ^ (number >> 16)) * 0x7FEB352D & MASK
+    x = (x ^ (x >> 15)) * 0x846CA68B & MASK
+    return x ^ (x >> 16)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from .facts import adamw, checksum, gated, grouped, merge, norm, permute, rotary
+from .facts import adamw, checksum, cross_entropy, gated, grouped, merge, norm, permute, quantise, rotary
 from .kernel import Kernel
 
 _ALL = (
@@ -14,8 +14,10 @@ _ALL = (
     *rotary.KERNELS,
     *permute.KERNELS,
     *grouped.KERNELS,
+    *cross_entropy.KERNELS,
     *adamw.KERNELS,
     *checksum.KERNELS,
+    *quantise.KERNELS,
 )
 
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _ALL}

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..errors import InputError, gather
 from ..schema import Frozen, parse
 from .lengths.distribution import Lengths
 from .lengths.reading import read_lengths
+from .optimizer import GaLore, Kernels, Optimizer, States, read_optimizer
 
 Precision = Literal["bf16", "fp16", "fp32", "fp8"]
-Optimizer = Literal["adamw"]
 
 
 class Job(Frozen):
@@ -25,7 +25,25 @@ class Job(Frozen):
     global_batch: int = Field(ge=1, description="sequences per optimizer step")
     precision: Precision = "bf16"
     optimizer: Optimizer = "adamw"
+    galore: GaLore | None = None  # where that is the optimizer
+    optimizer_states: States = "fp32"
+    kernels: Kernels = "auto"
     lengths: Lengths | None = None  # all have seq_len tokens
+
+    @model_validator(mode="after")
+    def _one_optimizer(self) -> Job:
+        if (self.optimizer == "galore") is not (self.galore is not None):
+            told = "needs galore: {rank: ...}" if self.galore is None else "has nothing to do with galore"
+            raise ValueError(f"optimizer {self.optimizer} {told}")
+        return self
+
+    @property
+    def stepped(self) -> str:
+        """What steps the weights, and the kernels where they are not the default, for people."""
+        rank = "" if self.galore is None else f" of rank {self.galore.rank}"
+        states = "" if self.optimizer_states == "fp32" else f" with states in {self.optimizer_states}"
+        kernels = "" if self.kernels == "auto" else ", reference kernels"
+        return f"{self.optimizer}{rank}{states}{kernels}"
 
     @property
     def tokens_per_step(self) -> int:
@@ -39,8 +57,13 @@ def job_of_options(options: Mapping[str, Any]) -> Job:
     """The job that a command line describes; `lengths` may be text as `read_lengths` takes it. Raises InputError that
     names the options: `--seq-len`."""
     given = options.get("lengths")
-    lengths, plain = gather(lambda: read_lengths(given) if isinstance(given, str) else given, lambda: _job(options))
-    job: Job = plain.model_copy(update={"lengths": lengths})
+    optimizer = options.get("optimizer", "adamw")
+    lengths, stepped, plain = gather(
+        lambda: read_lengths(given) if isinstance(given, str) else given,
+        lambda: read_optimizer(optimizer),
+        lambda: _job({**options, "optimizer": "adamw"}),
+    )
+    job: Job = plain.model_copy(update={"lengths": lengths, **stepped})
     return job
 
 

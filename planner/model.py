@@ -149,6 +149,7 @@ class Layer:
     ffn: Mlp | Moe
     norms: int = 2  # norms of width `hidden`
     norm_bias: bool = False  # LayerNorm has a bias, RMSNorm has none
+    norm_offset: bool = False  # RMSNorm scales by 1 + weight
 
     @property
     def moe(self) -> Moe | None:

@@ -307,6 +307,10 @@ class Plan(Frozen):
         parts = self.model_dump(mode="json", exclude=judged)
         if self.job.lengths is None:  # as before there were any
             del parts["job"]["lengths"]
+        del parts["job"]["kernels"]  # the same training
+        for name in ("galore", "optimizer_states"):
+            if getattr(self.job, name) == Job.model_fields[name].default:
+                del parts["job"][name]
         for name in ("shares", "dispatch", "dispatch_chunks", "expert_replicas", "placement"):  # likewise
             if getattr(self, name) == type(self).model_fields[name].default:
                 del parts[name]

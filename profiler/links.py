@@ -1,95 +1,158 @@
-"""What joins the workers: the collectives of training over sizes, timed by all of them at once."""
+"""What joins the workers: every pair, and the collectives of training over sizes and group shapes.
+
+A link that dies in the middle is a note: what was measured stays, and the workers that are left go on.
+"""
 
 from __future__ import annotations
 
+import json
+import platform
 from collections.abc import Callable
-from time import perf_counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
-import torch
-from torch import distributed as dist
+from ..clusters.link_costs import moved_bytes, steps
+from ..runtime.compat import default_store
+from .links_clock import measure_shape
+from .links_pairs import measure_pairs
+from .links_peers import Alone, Peers, first_line
+from .links_shapes import Ranks, Shape, crossings, rails, rounds, shapes, without_dead
+from .links_topology import find_topology, host_pairs
+from .parts import Result, Setting
 
-from .timing import typical
+_PAIRS = 0.25  # of the budget
+_LIMITS_S = 10.0, 60.0
 
-_SIZES = (4096, 65536, 2**20, 4 * 2**20, 16 * 2**20)  # bytes of the whole buffer
-_BATCHES = 7
-# renamed in torch 2.13, where the old names warn
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-
-
-Sample = tuple[int, float, float]
-"""(ring steps, bytes through each worker, seconds) of one collective; the slowest worker's time."""
-
-
-def measure(device: torch.device, budget_s: float) -> dict[str, list[Sample]]:
-    """Samples of all-reduce and all-gather (`rings`) and of reduce-scatter, which some libraries do in another way.
-
-    Empty for a single worker. The count of ring steps is that of planner/cost/communication.py.
-    """
-    world = dist.get_world_size()
-    found: dict[str, list[Sample]] = {"rings": [], "reduce_scatter": []}
-    if world == 1:
-        return found
-    each_s = budget_s / (3 * len(_SIZES))
-    for size in _SIZES:
-        for rounds, collective in ((2, _AllReduce), (1, _AllGather), (1, _ReduceScatter)):
-            seconds = _seconds(collective(size, world, device), device, each_s)
-            kind = "reduce_scatter" if collective is _ReduceScatter else "rings"
-            found[kind].append((rounds * (world - 1), rounds * float(size) * (world - 1) / world, seconds))
-    return found
+Once = Callable[[str, Callable[[], Any]], Any]
 
 
-class _AllReduce:
-    def __init__(self, size: int, world: int, device: torch.device) -> None:
-        self.buffer = torch.zeros(size // 4, device=device)
+@dataclass(slots=True)
+class Seen:
+    """What one worker has of all links: JSON. Pairs are [a, b, bytes/s there, bytes/s back, latency in s]."""
 
-    def __call__(self) -> None:
-        dist.all_reduce(self.buffer)
-
-
-class _AllGather:
-    def __init__(self, size: int, world: int, device: torch.device) -> None:
-        self.part = torch.zeros(size // 4 // world, device=device)
-        self.whole = torch.zeros(self.part.numel() * world, device=device)
-
-    def __call__(self) -> None:
-        _all_gather(self.whole, self.part)
+    hosts: dict[str, str] = field(default_factory=dict)  # of every rank: workers of one machine say the same
+    pairs: list[list[float]] = field(default_factory=list)  # of workers, of which this is the first
+    nodes: list[list[float]] = field(default_factory=list)  # the same while all workers of two hosts talk at once
+    uplinks: list[list[float]] = field(default_factory=list)  # the same while all that can cross between racks
+    dead: list[list[int]] = field(default_factory=list)  # pairs that do not answer
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of operations, see links_clock.py
+    notes: list[str] = field(default_factory=list)
 
 
-class _ReduceScatter:
-    """On gloo it moves what an all-reduce moves: a ring of its own would be twice as fast."""
-
-    def __init__(self, size: int, world: int, device: torch.device) -> None:
-        self.part = torch.zeros(size // 4 // world, device=device)
-        self.whole = torch.zeros(self.part.numel() * world, device=device)
-
-    def __call__(self) -> None:
-        _reduce_scatter(self.part, self.whole)
-
-
-def _seconds(collective: Callable[[], None], device: torch.device, budget_s: float) -> float:
-    collective()
-    first = _slowest(_batch(collective, device, 2), device)
-    calls = max(1, min(500, int(budget_s / _BATCHES / first)))  # equal on all workers: they share `first`
-    return _slowest(typical([_batch(collective, device, calls) for _ in range(_BATCHES)]), device)
+def measure(setting: Setting) -> Result:
+    """What this worker has seen (`Seen`), and what fits one line through the rings inside hosts: (ring steps, bytes
+    through each worker, seconds) as `rings` and `reduce_scatter`. All empty for a single worker."""
+    if setting.world == 1:
+        return result(Seen())
+    low, high = _LIMITS_S
+    limit_s = min(high, max(low, setting.budget_s))
+    peers = Peers(default_store(), range(setting.world), setting.rank, setting.device, limit_s)
+    return result(see(peers, setting.budget_s, once=setting.once))
 
 
-def _batch(collective: Callable[[], None], device: torch.device, calls: int) -> float:
-    _finish(device)
-    dist.barrier()
-    begin = perf_counter()
-    for _ in range(calls):
-        collective()
-    _finish(device)
-    return (perf_counter() - begin) / calls
+def see(peers: Peers, budget_s: float, host: str | None = None, once: Once | None = None) -> Seen:
+    """All links, in about `budget_s`. `host` is what workers of one machine have in common."""
+    seen, keep = Seen(), once or (lambda _, ask: ask())
+    try:
+        _see_all(_Turn(peers, seen, keep), budget_s, host or this_host())
+    except (Alone, RuntimeError) as error:
+        seen.notes.append(f"stopped: {first_line(error)}")
+    return seen
 
 
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One thing after another, each with all that are left."""
+
+    peers: Peers
+    seen: Seen
+    once: Once
+
+    def __call__(self, what: str, ask: Callable[[], Any], otherwise: Any) -> Any:
+        """What was asked for; after a failure a note, and `otherwise` when those that are left have met. Raises Alone
+        where this worker is left out."""
+        try:
+            return self.once(what, ask)
+        except RuntimeError as error:
+            self.seen.notes.append(f"{what}: {first_line(error)}")
+            self.peers.meet()
+            return getattr(error, "rows", otherwise)
+
+    def told(self, what: str, own: Any) -> dict[int, Any]:
+        """What all have to say, as JSON, never from an earlier run."""
+        try:
+            texts = self.peers.told(what, json.dumps(own))
+        except RuntimeError as error:
+            self.seen.notes.append(f"{what}: {first_line(error)}")
+            texts = dict.fromkeys(self.peers.meet(), json.dumps(own))
+        return {rank: json.loads(text) for rank, text in texts.items()}
 
 
-def _slowest(seconds: float, device: torch.device) -> float:
-    shared = torch.tensor([seconds], dtype=torch.float64, device=device)
-    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-    return float(shared.item())
+def _see_all(turn: _Turn, budget_s: float, host: str) -> None:
+    peers, seen = turn.peers, turn.seen
+    seen.hosts = {str(rank): name for rank, name in turn.told("host", host).items()}
+    _see_pairs(turn, _PAIRS * budget_s)
+    gone = [tuple(pair) for pairs in turn.told("dead", seen.dead).values() for pair in pairs]
+    peers.only(without_dead(peers.ranks, gone))
+    wanted = shapes(_hosts(seen, peers))
+    each_s = (1 - _PAIRS) * budget_s / max(1, len(wanted))
+    for shape in wanted:
+        seen.rows += turn(f"operations {shape.name}", lambda shape=shape: _rows(peers, shape, each_s), [])
+
+
+def _see_pairs(turn: _Turn, budget_s: float) -> None:
+    """Workers, then whole hosts, then racks: each tells which of the next there are."""
+    peers, seen = turn.peers, turn.seen
+    seen.pairs = _pairs(turn, "pairs of workers", list(rounds(peers.ranks)), budget_s / 2)
+    hosts = _hosts(seen, peers)
+    if len(hosts) > 1 and max(map(len, hosts)) > 1:
+        seen.nodes = _pairs(turn, "pairs of hosts", rails(hosts), budget_s / 4)
+    own = seen.nodes or seen.pairs
+    everybody = [row for rows in turn.told("rates", own).values() for row in rows]
+    racks = find_topology(len(hosts), host_pairs(hosts, everybody)).racks if len(hosts) > 1 else ()
+    if len(racks) > 1:
+        seen.uplinks = _pairs(turn, "pairs of racks", crossings(racks, hosts), budget_s / 4)
+
+
+def _pairs(turn: _Turn, what: str, tournament: list[tuple[tuple[int, int], ...]], budget_s: float) -> list[list[float]]:
+    found = turn(what, lambda: measure_pairs(turn.peers, what, tournament, budget_s), {"pairs": [], "dead": {}})
+    for pair, why in found["dead"].items():
+        a, b = map(int, pair.split("-"))
+        turn.seen.dead.append([a, b])
+        turn.seen.notes.append(f"the link between workers {a} and {b}: {why}")
+    rows: list[list[float]] = found["pairs"]
+    return rows
+
+
+def _rows(peers: Peers, shape: Shape, budget_s: float) -> list[dict[str, Any]]:
+    return measure_shape(peers, shape, budget_s)
+
+
+def _hosts(seen: Seen, peers: Peers) -> list[Ranks]:
+    """Workers by machine, in order of rank."""
+    found: dict[str, list[int]] = {}
+    for rank in peers.ranks:
+        found.setdefault(seen.hosts.get(str(rank), f"of worker {rank}"), []).append(rank)
+    return [tuple(ranks) for ranks in found.values()]
+
+
+def this_host() -> str:
+    """What the workers of one machine have in common, and no others: its name, its boot, its network."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    network = Path("/proc/self/ns/net")
+    parts = [platform.node()]
+    parts += [boot.read_text().strip()] if boot.exists() else []
+    parts += [str(network.readlink())] if network.is_symlink() else []
+    return " ".join(parts)
+
+
+def result(seen: Seen) -> Result:
+    """As JSON, with what a line is fitted through."""
+    found: dict[str, list[list[float]]] = {"rings": [], "reduce_scatter": []}
+    for row in seen.rows:
+        name, members, size = row["operation"], row["members"], row["bytes"]
+        if row["scope"] == "inside" and name in ("all_reduce", "all_gather", "reduce_scatter"):
+            place = "reduce_scatter" if name == "reduce_scatter" else "rings"
+            found[place].append([steps(name, members), moved_bytes(name, members, size), row["seconds"]])
+    return asdict(seen) | found

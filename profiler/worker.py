@@ -1,6 +1,6 @@
 """One worker of a profile, as a process of its own: `python -m meshwright.profiler.worker SETTINGS`.
 
-SETTINGS is the JSON of workers.Settings. The result goes to RANK.json in the folder, progress of
+SETTINGS is the JSON of workers.Settings. Results go to records in the folder, each as soon as it is there, progress of
 rank 0 to `progress`: libraries may print to the standard streams whatever they like.
 """
 
@@ -9,91 +9,135 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 import sys
-from dataclasses import asdict
-from datetime import timedelta
-from importlib import import_module
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed as dist
 
-from . import compute, links
+from . import records
+from .company import Company, last_line
+from .detect.machine import NCCL_TOPOLOGY
+from .parts import PARTS, Asked, Part, Setting
 from .workers import Settings
+
+Tell = Callable[[str, str], None]
 
 
 def main(settings: Settings) -> None:
-    """Measure, in step with the other workers, and leave the result in the folder."""
-    folder = Path(settings.folder)
+    """Measure every part, in step with the other workers, and leave what was found in the folder."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started us decides what Ctrl-C means
     torch.set_num_threads(settings.threads)
-    device = _device(settings)
-    _join(settings, device)
-    context = _context_bytes(device)
+    company = joined(settings, device_of(settings))
+    measure_parts(settings, company, _Progress(Path(settings.folder)) if settings.rank == 0 else None)
+    company.wait()
+    company.leave()
+
+
+def joined(settings: Settings, device: torch.device) -> Company:
+    """This worker with all others, ready to measure."""
+    company = Company(device, settings.rank, settings.workers)
+    if settings.local_rank == 0:  # NCCL writes down what it finds when workers meet; profiler/detect reads it
+        own = Path(settings.folder) / str(settings.rank) / NCCL_TOPOLOGY
+        os.environ |= {"NCCL_TOPO_DUMP_FILE": str(own), "NCCL_TOPO_DUMP_FILE_RANK": str(settings.rank)}
+    company.join(settings.rendezvous, settings.wait_s)
     gc.disable()  # a collection in the middle of a sample is not the machine's speed
-    profile = compute.measure(device, 0.65 * settings.budget_s, lambda part: _announce(folder, settings.rank, part))
-    _announce(folder, settings.rank, "links")
-    samples = links.measure(device, 0.35 * settings.budget_s)
-    result = {"compute": asdict(profile), "links": samples, "context_bytes": context} | _machine(device)
-    partial = folder / f"{settings.rank}.partial"
-    partial.write_text(json.dumps(result))
-    partial.rename(folder / f"{settings.rank}.json")
-    dist.barrier()
-    dist.destroy_process_group()
+    return company
 
 
-def _device(settings: Settings) -> torch.device:
+def measure_parts(settings: Settings, company: Company, tell: Tell | None) -> None:
+    """All parts of the settings that are not there yet on every worker. `tell` gets the part and what of it begins."""
+    parts = [part for part in PARTS if part.name in settings.seconds]
+    under = {part.name: _under(part, settings, company.device) for part in parts}
+    folder = Path(settings.folder)
+    done = company.common(set(_there(folder, settings.rank, under)))
+    for part in parts:
+        if part.name not in done:
+            _measure(part, settings, company, under[part.name], tell or _silent)
+
+
+def _there(folder: Path, rank: int, under: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Parts with a result that holds; what was measured under other settings goes."""
+    for part, settings in under.items():
+        if records.load(folder, rank, part, settings) is None:
+            records.place(folder, rank, part).unlink(missing_ok=True)
+        else:
+            yield part
+
+
+def _silent(_: str, __: str) -> None:
+    """Only one worker tells."""
+
+
+def _measure(part: Part, settings: Settings, company: Company, under: dict[str, Any], tell: Tell) -> None:
+    folder = Path(settings.folder)
+    company.wait()
+    tell(part.name, part.name)
+    if part.talks and company.lost:
+        _note(settings, part.name, f"the link to the other workers was lost: {company.lost}")
+        return
+    path = records.place(folder, settings.rank, part.name)
+    kept = records.Kept(path.with_suffix(".jsonl"), under)
+    if part.talks:
+        kept.only(company.common(kept.keys()))
+    try:
+        found = part.measure(_setting(part, settings, company, kept, tell))
+    except Exception as error:
+        _note(settings, part.name, f"{type(error).__name__}: {last_line(error)}")
+        if part.talks:
+            company.leave(error)
+        return
+    records.save(folder, settings.rank, part.name, under, found)
+
+
+def _setting(part: Part, settings: Settings, company: Company, kept: records.Kept, tell: Tell) -> Setting:
+    return Setting(
+        device=company.device,
+        rank=settings.rank,
+        world=settings.workers,
+        budget_s=settings.seconds[part.name],
+        folder=Path(settings.folder) / str(settings.rank),
+        asked=Asked(**settings.asked),
+        announce=partial(tell, part.name),
+        kept=kept,
+        local_rank=settings.local_rank,
+        threads=settings.threads,
+    )
+
+
+def _under(part: Part, settings: Settings, device: torch.device) -> dict[str, Any]:
+    """What a result holds for: under other settings it is measured again."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    under: dict[str, Any] = {"workers": settings.workers, "threads": settings.threads, "device": name}
+    under |= {"torch": torch.__version__, "budget_s": settings.seconds[part.name]}
+    return under | ({"asked": settings.asked} if part.of_model else {})
+
+
+def device_of(settings: Settings) -> torch.device:
     """A GPU of its own for each worker, or else the CPU for all."""
-    if torch.cuda.is_available() and torch.cuda.device_count() >= settings.workers:
-        torch.cuda.set_device(settings.rank)
-        return torch.device("cuda", settings.rank)
+    if torch.cuda.is_available() and torch.cuda.device_count() >= settings.local_workers:
+        torch.cuda.set_device(settings.local_rank)
+        return torch.device("cuda", settings.local_rank)
     return torch.device("cpu")
 
 
-def _join(settings: Settings, device: torch.device) -> None:
-    if sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all workers are here; a hostname may not resolve
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        init_method=f"file://{settings.folder}/rendezvous",
-        rank=settings.rank,
-        world_size=settings.workers,
-        timeout=timedelta(seconds=settings.limit_s),
-    )
-    dist.all_reduce(torch.zeros(1, device=device))
+class _Progress:
+    """Of this profile, for the process that started the workers."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "progress"
+
+    def __call__(self, part: str, what: str) -> None:
+        with self._file.open("a") as file:
+            file.write(f"{part}\t{what}\n")
 
 
-def _announce(folder: Path, rank: int, part: str) -> None:
-    """All workers begin a part together, so that each is measured while the others load the machine."""
-    dist.barrier()
-    if rank == 0:
-        with (folder / "progress").open("a") as file:
-            file.write(part + "\n")
-
-
-def _context_bytes(device: torch.device) -> float:
-    """What driver, runtime and collectives library hold before a model does, the trainer's own code included."""
-    import_module("..runtime.train", __package__)
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        return float(total - free)
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
-
-
-def _machine(device: torch.device) -> dict[str, Any]:
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        kind = "rocm" if torch.version.hip else "cuda"
-        return {
-            "kind": kind,
-            "name": properties.name,
-            "memory_bytes": properties.total_memory,
-            "torch": torch.__version__,
-        }
-    return {"kind": "cpu", "name": None, "memory_bytes": None, "torch": torch.__version__}
+def _note(settings: Settings, part: str, why: str) -> None:
+    with (Path(settings.folder) / str(settings.rank) / "notes").open("a") as file:
+        file.write(json.dumps({"part": part, "what": f"rank {settings.rank}", "why": why}) + "\n")
 
 
 if __name__ == "__main__":

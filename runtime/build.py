@@ -10,12 +10,18 @@ from torch import nn
 from torch.utils.checkpoint import noop_context_fn
 
 from ..errors import InputError
+from ..kernels.flexible import Masks
+from ..kernels.terms import PLAIN, Terms
 from ..planner.plan import Plan
+from .attention_recipe import S2Recipe
 from .blocks import kept
+from .blocks.core import Core
 from .blocks.moe import Moe
 from .blocks.shape import Shape, read_shape
+from .blocks.sparse import SparseCore
 from .blocks.transformer import Layer, Transformer
 from .checks import problems
+from .compression import Compress
 from .expert_recipe import UNBALANCED, ExpertRecipe
 from .initialize import materialise
 from .mesh import Meshes, build_meshes
@@ -52,29 +58,25 @@ def build_model(
     seed: int | None = 0,
     experts: ExpertRecipe = UNBALANCED,
     compiler: str | None = None,
+    compress: Compress = "none",
+    sharded: S2Recipe | None = None,
+    added: Terms = PLAIN,
 ) -> ParallelModel:
     """Build this rank's part of the model, initialised from `seed` alike for every plan; None leaves it to be loaded.
 
     `experts` says how experts are balanced, if the model has any; `compiler`, a backend of torch.compile, makes layers
-    compiled ones (`recipe_checks.compile_problems` says where that does not run). Several ranks need the default
-    process group; a single one does not. Raises InputError for a plan that the runtime cannot execute.
+    compiled ones (`recipe_checks.compile_problems` says where that does not run); `compress` is how gradients of
+    replicas travel (`recipe_checks.compress_problems`), `sharded` how heads share the sequence out, `added` what the
+    loss has beside the cross-entropy. Several ranks need the default process group; a single one does not. Raises
+    InputError for a plan that the runtime cannot execute.
     """
     found = problems(plan, dist.get_world_size() if dist.is_initialized() else 1)
     if found:
         raise InputError("plan", found)
     configuration, shape = plan.configuration, read_shape(plan.model.config)
-    meshes = build_meshes(
-        configuration.mesh,
-        device,
-        tied=(configuration.placement[0], configuration.placement[-1]) if shape.tied_embeddings else None,
-        dp_replicate=configuration.dp_replicate,
-        cp_ulysses=configuration.cp_ulysses,
-        ep_per_node=ep_per_node(plan),
-        spread_vocabulary=configuration.spread_vocabulary,
-        mixed=() if plan.mix is None else plan.mix.degrees,
-        replicas=plan.expert_replicas > 0,
-    )
-    builder = Builder(plan, shape, meshes, device, seed, compiler, rounds_of(plan, meshes, device))
+    meshes = _meshes_of(plan, shape, device)
+    mixing = rounds_of(plan, meshes, device)
+    builder = Builder(plan, shape, meshes, device, seed, compiler, mixing, compress, sharded, added)
     parts = {stage: builder.part(stage) for stage in configuration.stages_of(meshes.pp_rank)}
     ends = builder.ends() if configuration.spread_vocabulary else None
     modules = [*([] if ends is None else [ends]), *parts.values()]
@@ -85,6 +87,21 @@ def build_model(
         blocks = expert_blocks(parts.values())
         model.experts = ExpertControl(blocks, shape.moe, experts, meshes, plan.schedule.microbatches, device)
     return model
+
+
+def _meshes_of(plan: Plan, shape: Shape, device: torch.device) -> Meshes:
+    configuration = plan.configuration
+    return build_meshes(
+        configuration.mesh,
+        device,
+        tied=(configuration.placement[0], configuration.placement[-1]) if shape.tied_embeddings else None,
+        dp_replicate=configuration.dp_replicate,
+        cp_ulysses=configuration.cp_ulysses,
+        ep_per_node=ep_per_node(plan),
+        spread_vocabulary=configuration.spread_vocabulary,
+        mixed=() if plan.mix is None else plan.mix.degrees,
+        replicas=plan.expert_replicas > 0,
+    )
 
 
 def ep_per_node(plan: Plan) -> int:
@@ -114,6 +131,9 @@ class Builder:
     seed: int | None
     compiler: str | None = None
     rounds: Rounds | None = None
+    compress: Compress = "none"
+    sharded: S2Recipe | None = None
+    added: Terms = PLAIN
 
     @property
     def dtype(self) -> torch.dtype:
@@ -128,6 +148,8 @@ class Builder:
             part = Transformer(self.shape, layers, first=stage == 0, last=last, dtype=self.dtype)
         if self.plan.spread_vocabulary:
             part.model.embed_tokens = part.lm_head = None
+        if part.lm_head is not None:
+            part.lm_head.added = self.added
         self._cut(part)
         names = {parameter: name for name, parameter in named([part], self.shape)}
         orders = orders_of(self.plan, self.shape)
@@ -142,10 +164,13 @@ class Builder:
     def ends(self) -> Ends:
         """This rank's rows of embedding and head, where all ranks of a pipeline have some."""
         found = Ends(self.shape, self.meshes, sp=self.plan.sp, dtype=self.dtype)
+        found.lm_head.added = self.added
         names = {parameter: name for name, parameter in named([found], self.shape)}
         materialise(found, names, self.device, seed=self.seed, std=self.shape.initializer_range)
         if self.meshes.data is not None:
-            shard_unit(found, self.meshes.data, zero=self.plan.zero, dtype=self.dtype, root=True)
+            shard_unit(
+                found, self.meshes.data, zero=self.plan.zero, dtype=self.dtype, root=True, compress=self.compress
+            )
         return found
 
     def _home(self, unit: nn.Module) -> torch.device:
@@ -168,6 +193,8 @@ class Builder:
                 assert isinstance(layer, Layer)
                 shard_layer(layer, axis)
             shard_ends(part, axis)
+        if self.sharded is not None:
+            self._shard_attention(part, self.sharded)
         orders = layer_orders(self.plan, self.shape)
         for number, layer in part.model.layers.items():
             if isinstance(layer.mlp, Moe):
@@ -178,6 +205,16 @@ class Builder:
             self.place.spread(part)
         if part.lm_head is not None and self.plan.logits_chunks > 1:
             chunk_loss(part.lm_head, self.plan.logits_chunks)
+
+    def _shard_attention(self, part: Transformer, s2: S2Recipe) -> None:
+        """Let heads of the sparse layers see their shards; of tensor parallelism's ranks each has the next heads."""
+        heads = -(-self.shape.heads // self.meshes.tp_size)
+        pattern, masks = s2.pattern(self.shape, first_head=heads * self.meshes.tp_rank), Masks()
+        for number, layer in part.model.layers.items():
+            if s2.sparse(int(number)):
+                assert isinstance(layer, Layer)
+                assert isinstance(layer.self_attn.core, Core)
+                layer.self_attn.core = SparseCore(layer.self_attn.core.scoring, pattern, masks)
 
     def _spread(self, moe: Moe, order: Order | None, axis: TensorAxis | None) -> None:
         """Share out one block of experts, whose slots hold them in `order`."""
@@ -212,11 +249,12 @@ class Builder:
             recompute_operations(unit, self.plan.recompute_operations)
         meshes, zero, dtype = self.meshes, self.plan.zero, self.dtype
         if not root:
-            alone |= spread_experts(unit, meshes, zero=zero, dtype=dtype, on_host=self.plan.swap_layers > 0)
+            on_host = self.plan.swap_layers > 0
+            alone |= spread_experts(unit, meshes, zero=zero, dtype=dtype, on_host=on_host, compress=self.compress)
         if meshes.data is not None and isinstance(unit, Layer) and self.plan.swap_layers:
             swap_shards(unit, meshes.data, dtype=dtype)
         elif meshes.data is not None:
-            shard_unit(unit, meshes.data, zero=zero, dtype=dtype, root=root, ignored=alone)
+            shard_unit(unit, meshes.data, zero=zero, dtype=dtype, root=root, ignored=alone, compress=self.compress)
 
     @property
     def reads_apart(self) -> bool:

@@ -25,6 +25,8 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from ..errors import RunError, UnrecoverableError
+from ..kernels.galore import SPACE
+from ..kernels.optimizer import MOMENTS, FusedAdamW
 from .manifest import (
     FileRecord,
     Manifest,
@@ -46,7 +48,8 @@ from .slots import Order, Orders
 from .sums import Part, changed, parts_of, totals
 
 _POLL_S = 0.05
-_STATES = ("exp_avg", "exp_avg_sq")  # AdamW's, arXiv:1711.05101
+_STATES = ("exp_avg", "exp_avg_sq", SPACE)  # AdamW's, arXiv:1711.05101; GaLore's
+_FEEDBACK = "feedback."  # of compressed gradients, by rank
 
 
 class NamedParameters(Protocol):
@@ -55,6 +58,8 @@ class NamedParameters(Protocol):
     def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...
 
     def named_buffers(self) -> Iterator[tuple[str, torch.Tensor]]: ...
+
+    def named_residuals(self) -> Iterator[tuple[str, torch.Tensor]]: ...
 
     @property
     def orders(self) -> Orders: ...
@@ -73,10 +78,11 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """Where training goes on, and which newer checkpoints could not be used, by file."""
+    """Where training goes on, which newer checkpoints could not be used, by file, and what was left of the one used."""
 
     position: Position
     damaged: tuple[str, ...] = ()
+    left: str = ""
 
 
 class Checkpointer:
@@ -100,7 +106,7 @@ class Checkpointer:
         temporary = self._root / f"{folder_name(position.step)}.tmp"
         state = self._state()
         if self._model.copies is not None:  # only one of them is written
-            self._model.copies.check(lambda name: [state[each] for each in _names_of(name)])
+            self._model.copies.check(lambda name: [state[each] for each in _names_of(name) if each in state])
         parts = parts_of(state, self._orders())
         written = async_save(
             state, storage_writer=FileSystemWriter(temporary), planner=SlotSavePlanner(self._orders()),
@@ -136,7 +142,8 @@ class Checkpointer:
         for name in found:
             wrong = self._verify(self._root / name)
             if not wrong:
-                return Restored(self._load(self._root / name), tuple(damaged))
+                position, left = self._load(self._root / name)
+                return Restored(position, tuple(damaged), left)
             damaged += [f"{name}/{why}" for why in wrong]
         damaged = damaged or self._from_rank_0([path.name for path in aside(self._root)])
         if damaged:  # also in the launch after this one: only a person may decide to begin again
@@ -153,17 +160,33 @@ class Checkpointer:
             set_aside(folder)
         return wrong
 
-    def _load(self, folder: Path) -> Position:
-        manifest = read_manifest(folder)
+    def _load(self, folder: Path) -> tuple[Position, str]:
+        """Returns also what of the checkpoint is not used, or not there."""
+        manifest, state = read_manifest(folder), self._state()
         try:
+            left = self._leave_residuals(state, folder, manifest)
             planner = SlotLoadPlanner(self._orders())
-            load(self._state(), storage_reader=Reader(folder), planner=planner, process_group=self._group)
+            load(state, storage_reader=Reader(folder), planner=planner, process_group=self._group)
         except (Exception, CheckpointException) as error:
             raise UnrecoverableError(f"checkpoint {folder.name} does not fit this model: {error}") from error
         self._compare(folder, manifest)
         for state in self._optimizer.state.values():
             state["step"].fill_(manifest.step)
-        return Position(manifest.step, manifest.sample_index)
+        return Position(manifest.step, manifest.sample_index), left
+
+    def _leave_residuals(self, state: dict[str, torch.Tensor], folder: Path, manifest: Manifest) -> str:
+        """Residuals are of one plan and its ranks: take them out of `state` where the checkpoint has none for it. They
+        then begin at zero, as in a first step: half a step of the grid, once."""
+        found = Reader(folder).read_metadata().state_dict_metadata
+        held = any(name.startswith(_FEEDBACK) for name in found)
+        wanted = [name for name in state if name.startswith(_FEEDBACK)]
+        if wanted and manifest.plan == self._fingerprint and all(name in found for name in wanted):
+            return ""
+        for name in wanted:
+            del state[name]
+        if not wanted:
+            return "the residuals of compressed gradients: they are not compressed any more" if held else ""
+        return "the residuals of compressed gradients: the checkpoint has none of this plan, so they begin at zero"
 
     def _compare(self, folder: Path, manifest: Manifest) -> None:
         """Raises UnrecoverableError where a tensor is not what was saved: files are whole, so it is read wrongly.
@@ -178,10 +201,11 @@ class Checkpointer:
     def _state(self) -> dict[str, torch.Tensor]:
         """Weights and optimizer states by global name; loading writes into the same tensors."""
         state = {f"model.{name}": buffer for name, buffer in self._model.named_buffers()}
+        state |= {f"{_FEEDBACK}{name}": residual for name, residual in self._model.named_residuals()}
         for name, parameter in self._model.named_parameters():
             state[f"model.{name}"] = parameter.detach()
             moments = self._optimizer.state[parameter] or _no_steps(self._optimizer, parameter)
-            state |= {f"optimizer.{name}.{key}": moments[key] for key in _STATES}
+            state |= {f"optimizer.{name}.{key}": moments[key] for key in _STATES if key in moments}
         return state
 
     def _orders(self) -> dict[str, Order]:
@@ -246,10 +270,12 @@ def _names_of(name: str) -> list[str]:
 
 def _no_steps(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
     """AdamW's state of a parameter before its first step, as AdamW would make it."""
+    if isinstance(optimizer, FusedAdamW):
+        return optimizer.begin(parameter)
     group = optimizer.param_groups[0]
     on_device = group.get("fused") or group.get("capturable")
     state: dict[str, torch.Tensor] = optimizer.state[parameter]
     state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device if on_device else "cpu")
-    for key in _STATES:
+    for key in MOMENTS:
         state[key] = torch.zeros_like(parameter, memory_format=torch.preserve_format, requires_grad=False)
     return state

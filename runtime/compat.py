@@ -5,8 +5,10 @@ Checked by the tests on torch 2.13.0 (CPU, gloo). 2.11.0 (CUDA) has the same nam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,9 +17,10 @@ import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.distributed_c10d import _set_pg_timeout
+from torch.distributed.distributed_c10d import _get_default_store, _set_pg_timeout
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.pipelining import PipelineStage
+from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
+from torch.distributed.pipelining import PipelineStage, schedules
 from torch.distributed.pipelining.schedules import _Action, _ComputationType, _PipelineScheduleRuntime
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -30,6 +33,7 @@ __all__ = [
     "all_to_all",
     "concatenate",
     "custom_action",
+    "default_store",
     "default_timeout",
     "device_of",
     "divide_gradients",
@@ -49,11 +53,19 @@ __all__ = [
     "reduce_scatter",
     "set_timeout",
     "sum_gradients",
+    "timing",
     "unflatten",
     "waited",
 ]
 
 PipelineRuntime: Any = _PipelineScheduleRuntime
+
+
+def default_store() -> dist.Store:
+    """Where the workers of the default process group met: it works on when the group does not."""
+    store: dist.Store = _get_default_store()
+    return store
+
 
 # 2.13 renamed these; 2.11 has the second name only.
 _all_gather = getattr(functional, "all_gather_single_autograd", None) or functional.all_gather_tensor_autograd
@@ -214,6 +226,32 @@ def all_reduce(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Sum over the ranks, outside of autograd."""
     reduced: Tensor = _wait(functional.all_reduce(x, "sum", group))
     return reduced
+
+
+@contextmanager
+def timing(span: Callable[[str], AbstractContextManager[None]]) -> Iterator[None]:
+    """While inside of it, what FSDP and the pipeline runtime wait in stands in `span("dp")` and `span("pp")`."""
+    places = [(FSDPParamGroup, name, "dp") for name in _SHARDS] + [(schedules, "_wait_batch_p2p", "pp")]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
+    for (owner, name, kind), (*_, call) in zip(places, before, strict=True):
+        setattr(owner, name, _spanned(call, partial(span, kind)))
+    try:
+        yield
+    finally:
+        for owner, name, call in before:
+            setattr(owner, name, call)
+
+
+_SHARDS = ("unshard", "wait_for_unshard", "post_backward", "finalize_backward")
+"""Of a group of FSDP's parameters: all that gathers, scatters or waits for it."""
+
+
+def _spanned(call: Callable[..., Any], span: Callable[[], AbstractContextManager[None]]) -> Callable[..., Any]:
+    def spanned(*given: Any, **options: Any) -> Any:
+        with span():
+            return call(*given, **options)
+
+    return spanned
 
 
 def has_flash(query: Tensor, *, masked: bool) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from . import compat
+from .components import span
 from .shards import local
 
 _WHOLE: Mapping[nn.Parameter, Tensor] = {}
@@ -24,14 +25,15 @@ def local_gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
 
 
 @torch.no_grad()
-def add_up(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> None:
-    """Sum the gradients of `parameters` over `group`, in one message."""
+def add_up(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup, kind: str) -> None:
+    """Sum the gradients of `parameters` over `group`, in one message; `kind` is the parallel dimension it is of."""
     gradients = local_gradients(parameters)
     if not gradients:
         return
     device = compat.device_of(group)  # gradients of swapped layers are on the host
     message = torch.cat([gradient.flatten().to(device) for gradient in gradients])
-    dist.all_reduce(message, group=group)
+    with span(kind):
+        dist.all_reduce(message, group=group)
     for gradient, summed in zip(gradients, torch.split(message, [g.numel() for g in gradients]), strict=True):
         gradient.copy_(summed.view_as(gradient))
 
@@ -40,7 +42,18 @@ def add_up(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> None
 def clip(
     shares: Mapping[nn.Parameter, float], max_norm: float, counted: Mapping[nn.Parameter, Tensor] = _WHOLE
 ) -> Tensor:
-    """Scale all gradients so that their norm over the whole model is at most `max_norm`; return the norm before.
+    """Scale all gradients so that their norm over the whole model is at most `max_norm`; return the norm before."""
+    norm = gradient_norm(shares, counted)
+    gradients = local_gradients(shares)
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for place in {gradient.device for gradient in gradients}:
+        torch._foreach_mul_([gradient for gradient in gradients if gradient.device == place], factor.to(place))
+    return norm
+
+
+@torch.no_grad()
+def gradient_norm(shares: Mapping[nn.Parameter, float], counted: Mapping[nn.Parameter, Tensor] = _WHOLE) -> Tensor:
+    """Norm of the gradients over the whole model.
 
     `shares` says for each parameter what fraction of this rank's square counts: replicas of one value
     on k ranks count 1/k each (see `share`). Of stacked weights in `counted` only the matrices with a 1 there count.
@@ -50,12 +63,7 @@ def clip(
     gradients = local_gradients(parameters)
     device = max(gradients, key=lambda gradient: gradient.is_cuda).device  # those of swapped layers are on the host
     norms = torch.stack([norm.to(device) for norm in _norms(parameters, gradients, counted)])
-    square = _square(norms, [shares[parameter] for parameter in parameters])
-    norm = square.sqrt()
-    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for place in {gradient.device for gradient in gradients}:
-        torch._foreach_mul_([gradient for gradient in gradients if gradient.device == place], factor.to(place))
-    return norm
+    return _square(norms, [shares[parameter] for parameter in parameters]).sqrt()
 
 
 def _norms(
@@ -75,7 +83,8 @@ def _square(norms: Tensor, shares: list[float]) -> Tensor:
     if all(share == 1.0 / world for share in shares):
         return norms.square().sum()
     square = (norms.square() * torch.tensor(shares, device=norms.device)).sum()
-    dist.all_reduce(square)
+    with span("wait"):
+        dist.all_reduce(square)
     return square
 
 

@@ -29,6 +29,9 @@ class StepMetrics:
     predicted_step_time_s: float
     peak_memory_bytes: int  # of the busiest rank: allocated on CUDA, resident on CPU
     sample_index: int
+    predicted_peak_memory_bytes: int | None = None
+    components_s: dict[str, float] | None = None  # of the slowest rank, in the newest sampled step
+    slowest_rank: int | None = None  # that computed longest in it
     expert_imbalance: float | None = None  # the most chosen expert's share over an even one, in the worst layer
 
 
@@ -48,7 +51,10 @@ class MetricsLog:
         values = {name: value for name, value in asdict(metrics).items() if value is not None}
         self._file.write(json.dumps(values) + "\n")
         for name, value in values.items():
-            if name != "step":
+            if isinstance(value, dict):
+                for part, seconds in value.items():
+                    self._board.add_scalar(f"{name}/{part}", seconds, metrics.step)
+            elif name != "step":
                 self._board.add_scalar(name, value, metrics.step)
 
     def close(self) -> None:

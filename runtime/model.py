@@ -15,11 +15,13 @@ from ..planner.plan import Plan
 from . import gradients
 from .blocks.shape import Shape
 from .blocks.transformer import EMBEDDING, HEAD, Transformer
+from .components import span
 from .mesh import Meshes
 from .parallel.batch import Batch
 from .parallel.expert.control import ExpertControl
 from .parallel.expert.copies import copies_of
 from .parallel.mixed import Mixed
+from .parallel.replicas import replicas
 from .parallel.tensor import partial_parameters
 from .parallel.twin import twin_of
 from .slots import orders_of
@@ -83,6 +85,13 @@ class ParallelModel:
         for part in self.parts:
             yield from part.named_buffers()
 
+    def named_residuals(self) -> Iterator[tuple[str, Tensor]]:
+        """What this rank's compressed sums keep from step to step; names are of this plan and this rank alone."""
+        sums = [each.sum for part in self.parts for each in replicas(part)]
+        for number, each in enumerate(sums):
+            for name, residual in each.residuals().items():
+                yield f"{self.meshes.rank:05}.{number:05}.{name}", residual
+
     def forward_backward(self, tokens: Tensor, documents: Tensor | None = None, draws: Tensor | None = None) -> Tensor:
         """Run one step's microbatches, forward and backward.
 
@@ -131,6 +140,10 @@ class ParallelModel:
         """Clip the gradient of the whole model to `max_norm`; returns its norm before, equal on all ranks."""
         return gradients.clip(self._shares, max_norm, self._counted)
 
+    def grad_norm(self) -> Tensor:
+        """That norm alone; gradients stay as they are."""
+        return gradients.gradient_norm(self._shares, self._counted)
+
     def _complete_gradients(self) -> None:
         missing = [name for name, parameter in self._parameters.items() if parameter.grad is None]
         if missing:
@@ -138,9 +151,9 @@ class ParallelModel:
         if self._twin is not None:
             self._twin.add_up()
         if self.meshes.tp is not None:
-            gradients.add_up(self._partial, self.meshes.tp.get_group())
+            gradients.add_up(self._partial, self.meshes.tp.get_group(), "tp")
         if self.meshes.ends is not None:
-            gradients.add_up([self._parameters[EMBEDDING]], self.meshes.ends)
+            gradients.add_up([self._parameters[EMBEDDING]], self.meshes.ends, "pp")
         if self.copies is not None:
             self.copies.add_up()
 
@@ -149,7 +162,8 @@ class ParallelModel:
         total = loss.float() / self.meshes.data_size
         for mesh in (self.meshes.dp, self.meshes.cp, self.meshes.pp):
             if mesh is not None:
-                dist.all_reduce(total, group=mesh.get_group())
+                with span("wait"):
+                    dist.all_reduce(total, group=mesh.get_group())
         return total
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ..errors import Problem
 from ..schema import Frozen, dump_yaml, load_mapping, parse
+from .attention_recipe import S2Recipe
 from .blocks.moe_shape import MoeShape
+from .compression import Compress
 from .expert_recipe import ExpertRecipe
+
+if TYPE_CHECKING:
+    from ..kernels.terms import Terms
 
 STANDARD_LIBRARY = "python-stdlib"
 BYTES = "bytes"
@@ -30,8 +35,20 @@ class Recipe(Frozen):
     init_from: str | None = Field(None, description="folder of pretrained weights (safetensors); none: from the seed")
     dropout: bool = Field(True, description="drop out what the model's config says; false: nothing")
     compile: bool = Field(False, description="torch.compile every layer")
-    kernels: Literal["auto", "reference"] = Field(
-        "auto", description="auto: Triton on CUDA devices, wherever it has a kernel; reference: plain PyTorch"
+    kernels: Literal["auto", "reference"] | None = Field(
+        None, description="auto: Triton on CUDA devices, wherever it has a kernel; reference: plain PyTorch;"
+        " none: what the plan was priced with"
+    )  # fmt: skip
+    attention: Literal["dense", "s2"] = Field(
+        "dense", description="s2: every head sees its own shard of the sequence (arXiv:2407.17678), as `s2` says"
+    )
+    s2: S2Recipe | None = Field(None, description="shards of attention=s2: blocks, nearest ones, stride, dense heads")
+    compress: Compress = Field(
+        "none", description="gradients of replicas (zero 0) travel in 8 bits, with feedback of what rounding left"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a target that all tokens have alike")
+    z_loss: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="coefficient of the squared log-sum-exp of the logits; 1e-4 is usual"
     )
     lr: float = Field(3e-4, gt=0, description="learning rate after warm-up")
     min_lr: float = Field(3e-5, ge=0, description="learning rate at the last step; a tenth of lr if not given")
@@ -51,6 +68,9 @@ class Recipe(Frozen):
     )  # fmt: skip
     keep_last: int = Field(2, ge=2, description="checkpoints kept; two, because the newest may be damaged")
     log_every: int = Field(1, gt=0)
+    sample_every: int = Field(
+        20, ge=0, description="steps between two whose parts (compute, collectives) are timed; 0: never"
+    )
     timeout_s: float = Field(300.0, gt=0, description="longest wait for a peer in one collective")
 
     @model_validator(mode="before")
@@ -89,9 +109,21 @@ class Recipe(Frozen):
         """`py`, `.py` and `*.py` mean the same."""
         return tuple("." + suffix.removeprefix("*").removeprefix(".") for suffix in value)
 
+    @property
+    def added(self) -> Terms:
+        """What the loss has beside the cross-entropy."""
+        from ..kernels.terms import Terms  # and with it torch, which nobody needs to read a recipe
+
+        return Terms(label_smoothing=self.label_smoothing, z_loss=self.z_loss)
+
     def expert_problems(self, moe: MoeShape | None) -> list[Problem]:
         """Settings of experts that do not fit a model's."""
         return [] if self.experts is None else list(self.experts.problems(moe))
+
+    @property
+    def sharded(self) -> S2Recipe | None:
+        """How heads share the sequence out; None: each sees all of it."""
+        return None if self.attention == "dense" else self.s2 or S2Recipe.model_validate({})
 
     def save(self, path: Path) -> None:
         """Write the recipe as YAML."""

@@ -9,6 +9,7 @@ from ..planner.plan import Plan
 from ..planner.schedule.table import splits
 from .blocks.moe_shape import read_moe
 from .blocks.shape import read_shape
+from .compression import extra_bytes
 from .config_checks import dropout_problems
 from .manifest import complete_checkpoints
 from .recipe import Recipe
@@ -23,6 +24,8 @@ def recipe_problems(plan: Plan, recipe: Recipe, run: RunFolder) -> list[Problem]
     found += capacity_problems(plan, recipe)
     found += dropout_problems(plan.model.config) if recipe.dropout else []
     found += compile_problems(plan) if recipe.compile else []
+    found += compress_problems(plan, recipe.compress) if recipe.compress != "none" else []
+    found += attention_problems(plan, recipe)
     found += lengths_problems(plan, recipe) if plan.job.lengths is not None else []
     if recipe.init_from is None or complete_checkpoints(run.checkpoints):
         return found
@@ -42,6 +45,36 @@ def lengths_problems(plan: Plan, recipe: Recipe) -> list[Problem]:
     if recipe.compile:
         found.append(Problem("compile", True, "layers see another length in every round", "compile=false"))
     return found
+
+
+def attention_problems(plan: Plan, recipe: Recipe) -> list[Problem]:
+    """Shards of attention that the plan's model cannot have, or that nobody asked for."""
+    if recipe.sharded is not None:
+        return list(recipe.sharded.problems(plan, compiles=recipe.compile))
+    if recipe.s2 is not None:
+        return [Problem("s2", "given", "is of attention=s2, and attention is dense", "attention=s2, or no s2")]
+    return []
+
+
+def compress_problems(plan: Plan, compress: str) -> list[Problem]:
+    """Where gradients of replicas are not compressed: there are none, or the memory has no room for residuals."""
+    if plan.zero != 0:
+        rule = f"is of the sums of whole replicas, those of zero 0, and the plan has zero {plan.zero}"
+        return [Problem("compress", compress, rule, "compress=none, or a plan with --pin zero=0")]
+    if plan.mesh.dp * plan.mesh.cp == 1:
+        return [Problem("compress", compress, "no rank shares its gradients: dp and cp are 1", "compress=none")]
+    return _room_problems(plan, compress)
+
+
+def _room_problems(plan: Plan, compress: str) -> list[Problem]:
+    """Residuals and messages are beside what the plan has priced."""
+    predicted, ranks = plan.predicted, plan.mesh.dp * plan.mesh.cp
+    for memory, peak, limit in zip(predicted.memory, predicted.peak_memory_bytes, predicted.limits_bytes, strict=False):
+        needed = peak + extra_bytes(memory.gradients, ranks)
+        if needed > limit:
+            rule = f"needs {needed / 2**30:.1f} GiB with its residuals, the device has {limit / 2**30:.1f} GiB"
+            return [Problem("compress", compress, rule, "compress=none")]
+    return []
 
 
 def compile_problems(plan: Plan) -> list[Problem]:

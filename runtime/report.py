@@ -14,12 +14,15 @@ from ..clusters.topology import Topology
 from ..kernels.switch import described
 from ..planner.families import architecture
 from ..planner.plan import Plan
+from .blocks.shape import read_shape
 from .checkpoint import Position, Restored
 from .files import write_text
 from .manifest import complete_checkpoints
 from .metrics import MetricsLog, StepMetrics, append_event, measured_step_time
 from .recipe import Recipe
 from .run_folder import RunFolder
+from .sampling import Table
+from .watching import Watching
 
 RECENT_STEPS = 20  # one batch says little about the loss; the mean of the last ones is what a run came to
 
@@ -30,12 +33,13 @@ class Report:
     def __init__(self, run: RunFolder, plan: Plan, recipe: Recipe, restored: Restored):
         self._run, self._plan, self._recipe = run, plan, recipe
         self._writes = dist.get_rank() == 0
-        self._flops_per_step = _flops(plan)
+        self._flops_per_step = _flops(plan) - _saved_flops(plan, recipe)
         self._peak_flops = peak_flops(plan)
         self._times_s: list[float] = []
         self._unreported_s: list[float] = []
         self._last: StepMetrics | None = None
         self._peak_bytes = 0
+        self._watching = Watching(plan)
         if self._writes:
             self._log = MetricsLog(run, restored.position.step)
             self._announce(restored)
@@ -43,6 +47,8 @@ class Report:
     def _announce(self, restored: Restored) -> None:
         for what in restored.damaged:
             self._event("damaged", f"damaged checkpoint not used: {what}", file=what)
+        if restored.left:
+            self._event("left", f"not taken from the checkpoint: {restored.left}", what=restored.left)
         step, restarts = restored.position.step, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
         if restarts:
             self._event("restarted", f"the workers were started again ({restarts} times so far)", restarts=restarts)
@@ -57,6 +63,8 @@ class Report:
         if not self._writes:
             return
         self._times_s.append(time_s)
+        if (slow := self._watching.step(time_s, last)) is not None:
+            self._event("slow", slow.pop("message"), step=position.step, **slow)
         self._unreported_s.append(time_s)
         self._peak_bytes = max(self._peak_bytes, peak_bytes)
         if is_logged(self._recipe, position.step, last):
@@ -67,8 +75,13 @@ class Report:
                 tokens_per_s=self._plan.job.tokens_per_step / mean_s, step_time_s=mean_s, mfu=self._mfu(mean_s),
                 predicted_step_time_s=self._plan.predicted.step_time_s, peak_memory_bytes=peak_bytes,
                 sample_index=position.sample_index, expert_imbalance=expert_imbalance,
+                predicted_peak_memory_bytes=predicted_peak_bytes(self._plan), **self._watching.newest(),
             )  # fmt: skip
             self._log.write(self._last)
+
+    def sampled(self, table: Table) -> None:
+        """Take note of what all ranks spent the newest step on; it is written with the next step to log."""
+        self._watching.sampled(table)
 
     def conclude(self, position: Position, finished: bool) -> None:
         """Close the metrics and write result.json."""
@@ -90,11 +103,14 @@ class Report:
             "final_loss": losses[-1],
             "recent_loss": mean(losses[-RECENT_STEPS:]),
             "kernels": described(),
+            "priced_kernels": self._plan.job.kernels,
             "measured_step_time_s": measured,
             "predicted_step_time_s": self._plan.predicted.step_time_s,
             "tokens_per_s": self._plan.job.tokens_per_step / measured if measured else None,
             "mfu": self._mfu(measured) if measured else None,
             "peak_memory_bytes": self._peak_bytes,
+            "predicted_peak_memory_bytes": predicted_peak_bytes(self._plan),
+            **self._watching.result(),
             "checkpoint": str(newest[0]) if newest else None,
             "export": str(self._run.final) if finished else None,
             "run": str(self._run.path),
@@ -115,9 +131,24 @@ def _flops(plan: Plan) -> float:
     return predicted.model_tflops_per_device * 1e12 * plan.configuration.mesh.world * predicted.step_time_s
 
 
+def _saved_flops(plan: Plan, recipe: Recipe) -> int:
+    """What heads that see a shard each leave out of a step; the plan prices dense attention."""
+    if recipe.sharded is None:
+        return 0
+    shape = read_shape(plan.model.config)
+    return recipe.sharded.saved_flops(shape, plan.job.seq_len) * plan.job.global_batch
+
+
 def is_logged(recipe: Recipe, step: int, last: bool) -> bool:
     """Whether a step is written: the first, every `log_every`-th, and the last of a launch."""
     return last or step == 1 or step % recipe.log_every == 0
+
+
+def predicted_peak_bytes(plan: Plan) -> int | None:
+    """What a run's peak compares with: allocated bytes of the fullest rank on GPUs, all of its bytes on CPUs. None: the
+    plan does not say what stands in memory."""
+    on_cpu = plan.cluster.node_groups[0].device.kind == "cpu"
+    return max((each.total if on_cpu else each.allocated for each in plan.predicted.memory), default=None)
 
 
 def peak_flops(plan: Plan) -> float:

@@ -160,12 +160,20 @@ def in_use(folder: RunFolder) -> Iterator[None]:
         yield
 
 
-_FIXED = ("data", "suffixes", "tokenizer", "separate_documents", "seed", "init_from", "dropout")  # of a recipe
+_FIXED = (
+    "data", "suffixes", "tokenizer", "separate_documents", "seed", "init_from", "dropout", "label_smoothing", "z_loss",
+    "attention", "s2",
+)  # fmt: skip, of a recipe
 _FREE_OF_EXPERTS = "record_every"  # a habit, as the log
 
 
 def _given(value: object) -> str:
     return "none" if value is None else "given"
+
+
+def _rank(plan: Plan) -> int | None:
+    """Of GaLore's space, on which the sizes of its states depend."""
+    return None if plan.job.galore is None else plan.job.galore.rank
 
 
 def differences(old_plan: Plan, plan: Plan, old: Recipe, recipe: Recipe) -> list[Problem]:
@@ -175,6 +183,9 @@ def differences(old_plan: Plan, plan: Plan, old: Recipe, recipe: Recipe) -> list
         ("job.seq_len", old_plan.job.seq_len, plan.job.seq_len),
         ("job.lengths", _given(old_plan.job.lengths), _given(plan.job.lengths)),
         ("job.global_batch", old_plan.job.global_batch, plan.job.global_batch),
+        ("job.optimizer", old_plan.job.optimizer, plan.job.optimizer),
+        ("job.optimizer_states", old_plan.job.optimizer_states, plan.job.optimizer_states),
+        ("job.galore.rank", _rank(old_plan), _rank(plan)),
         *((f"recipe.{name}", getattr(old, name), getattr(recipe, name)) for name in _FIXED),
     ]
     experts, others = ((each.experts or DEFAULT).model_dump(exclude={_FREE_OF_EXPERTS}) for each in (old, recipe))

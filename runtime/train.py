@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from .assign import Assigner
 from .blocks.moe_shape import read_moe
 from .build import build_model
 from .checkpoint import Checkpointer, Position
+from .components import span
 from .data import Samples, local_samples
 from .documents import documents_of
 from .expert_recipe import DEFAULT
@@ -28,13 +29,14 @@ from .learning_rate import learning_rate
 from .manifest import complete_checkpoints
 from .mesh import set_timeouts
 from .model import ParallelModel
-from .optimizer import build_optimizer
+from .optimizer import build_optimizer, gradient_norm, step
 from .parallel.compiled import INDUCTOR
 from .parallel.expert.statistics import RoutingRecorder
 from .pretrained import load_pretrained
 from .recipe import BYTES, Recipe
 from .report import Report, is_logged
 from .run_folder import RunFolder
+from .sampling import Sampler
 from .sequences import Documents
 from .stop import Agreement, StopWish
 from .tokens import TOKENIZER, check_tokens, find_separator, least_tokens, prepare_tokens
@@ -58,6 +60,7 @@ def train(
     optimizer = build_optimizer(
         model, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, eps=recipe.eps,
         scratch=Path(recipe.offload_folder) if recipe.offload_folder else run.offload,
+        seed=recipe.seed,
     )  # fmt: skip
     checkpointer = Checkpointer(
         run.checkpoints, model, optimizer,
@@ -88,8 +91,11 @@ def _model(run: RunFolder, plan: Plan, recipe: Recipe, device: torch.device) -> 
     pretrained = recipe.init_from
     seed = recipe.seed if pretrained is None else None
     compiler = INDUCTOR if recipe.compile else None
-    use_kernels(recipe.kernels)
-    model = build_model(plan, device, seed=seed, experts=recipe.experts or DEFAULT, compiler=compiler)
+    use_kernels(recipe.kernels or plan.job.kernels)
+    model = build_model(
+        plan, device, seed=seed, experts=recipe.experts or DEFAULT, compiler=compiler, compress=recipe.compress,
+        sharded=recipe.sharded, added=recipe.added,
+    )  # fmt: skip
     if pretrained is not None and not complete_checkpoints(run.checkpoints):
         load_pretrained(model, Path(pretrained))
     return model
@@ -129,6 +135,10 @@ class Loop:
     position: Position
     separator: int | None  # the token that ends a document, where documents are separated
     assigner: Assigner | None = None  # where groups change from round to round
+    sampler: Sampler = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sampler = Sampler(self.recipe.sample_every, self.device)
 
     def run(self) -> None:
         """Step until the end, or until the ranks agree to stop; the last step leaves a checkpoint."""
@@ -137,12 +147,16 @@ class Loop:
             torch.cuda.reset_peak_memory_stats(self.device)  # building and restoring are not what the plan predicts
         while self.position.step < self.recipe.steps and not stop:
             started = time.perf_counter()
-            self.agreement.begin()
-            loss, grad_norm, lr = self.step()
-            stop, peak_bytes = self.agreement.end()
+            with self.sampler.step(self.position.step + 1):
+                self.agreement.begin()
+                loss, grad_norm, lr = self.step()
+                with span("wait"):
+                    stop, peak_bytes = self.agreement.end()
             self.moved(self.position.step)
             last = stop or self.position.step == self.recipe.steps
             time_s, imbalance = time.perf_counter() - started, self._imbalance(last)
+            if (table := self.sampler.table()) is not None:
+                self.report.sampled(table)
             self.report.step(self.position, loss, grad_norm, lr, time_s, peak_bytes, imbalance, last)
             if last or self.position.step % self.recipe.checkpoint_every == 0:
                 self.checkpointer.save(self.position)
@@ -150,14 +164,16 @@ class Loop:
     def step(self) -> tuple[float, float, float]:
         """One optimizer step on the next global batch; the loss, the gradient norm, and the learning rate."""
         self.optimizer.zero_grad()
-        with self.recorder.step(self.position.step + 1):
+        with span("compute"), self.recorder.step(self.position.step + 1):
             loss = self._rows() if isinstance(self.samples, Samples) else self._rounds(self.samples)
-        norm = self.model.clip_grad_norm(self.recipe.clip)
+        with span("optimizer"):
+            norm = gradient_norm(self.model, self.optimizer, self.recipe.clip)
         loss_value, norm_value = self._finite(loss, norm)
         lr = learning_rate(self.recipe, self.position.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimizer.step()
+        with span("optimizer"):
+            step(self.optimizer, norm, self.recipe.clip)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # or the next step would be charged for this one
         batch = self.plan.job.global_batch

@@ -32,12 +32,16 @@ print("torch" in sys.modules)
 
 
 def test_help_answers_in_a_blink() -> None:
-    """The budget of the design is 0.3 s of CPU time; the child's own account is read, not a clock."""
+    """The budget of the design is 0.3 s of CPU time; the child's own account is read, not a clock. The least of three:
+    what else runs on the same core makes each instruction longer."""
+    assert min(_help_cpu_s() for _ in range(3)) < 0.3
+
+
+def _help_cpu_s() -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-m", "meshwright", "--help"], check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu_s = (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime)
-    assert cpu_s < 0.3
+    return (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime)
 
 
 def test_the_wheel_carries_everything_it_needs(tmp_path: Path) -> None:

@@ -8,17 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-PINNED = {"enable_fp_fusion": True}
-"""Compiler options whose defaults change between versions of Triton (3.10: no fused multiply-add)."""
+
+def pinned(fusion: bool) -> dict[str, bool]:
+    """Compiler options whose defaults change between versions of Triton (3.10: no fused multiply-add)."""
+    return {"enable_fp_fusion": fusion}
 
 
-def launch(function: Any, programs: int, arguments: tuple[Any, ...], constants: dict[str, Any], warps: int) -> None:
-    """Run so many programs on the device of the first argument; none for empty tensors."""
+def launch(
+    function: Any,
+    programs: int,
+    arguments: tuple[Any, ...],
+    constants: dict[str, Any],
+    warps: int,
+    *,
+    fusion: bool = True,
+) -> None:
+    """Run so many programs on the device of the first argument; none for empty tensors. Without `fusion` products and
+    sums are rounded one by one, as the reference does it."""
     if programs == 0:
         return
     device = next(x.device for x in arguments if isinstance(x, Tensor))
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        function[(programs,)](*arguments, **constants, num_warps=warps, **PINNED)
+        function[(programs,)](*arguments, **constants, num_warps=warps, **pinned(fusion))
 
 
 def multiprocessors(x: Tensor) -> int:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from ..configuration import Module
 from ..frameworks.framework import Keeps
 from ..model import Layer, Mlp, Moe
+from ..optimizer import GaLore
 from ..sequence import copies
 from .context import blocks_of, passing_bytes
+from .declared import Declared, norm_name
 from .scores import are_held, held_bytes
 from .sharding import Sharding
 
@@ -68,6 +70,8 @@ class Shape:
     fp8: bool = False
     on_cpu: bool = True
     load: float = 1.0  # rows of the busiest ep rank over the mean, where a trace says it
+    declared: Declared | None = None  # kernels that run, where their declarations say what they keep
+    galore: GaLore | None = None  # where that is the optimizer
 
     @property
     def tokens(self) -> float:
@@ -95,11 +99,33 @@ def layer_kept(layer: Layer, shape: Shape) -> Kept:
     gathered = shape.tokens if keeps.gathered_inputs else own
     kept = {
         "residual": layer.norms * own * hidden * shape.element + masks,
-        "norm_copies": layer.norms * own * hidden * 4 if keeps.eager_norms else 0.0,
+        "norm_copies": layer.norms * own * _norm_copies(layer, shape),
         "norm_outputs": layer.norms * gathered * hidden * shape.inputs,
         **_attention(layer, shape),
     }
     return Kept(**kept, **_feed_forward(layer, shape))
+
+
+def _norm_copies(layer: Layer, shape: Shape) -> float:
+    """Bytes that a norm keeps of a token beside its input in the precision of activations."""
+    if shape.declared is None:
+        return 4.0 * layer.hidden if shape.keeps.eager_norms else 0.0
+    return shape.declared.kept(norm_name(layer), rows=1, width=layer.hidden) - shape.element * layer.hidden
+
+
+def _gated_copies(shape: Shape) -> float:
+    """Widths that a gated activation keeps, its result among them, as what goes into the product after it."""
+    if shape.declared is None:
+        return shape.keeps.gated_copies
+    return 1 + shape.declared.kept("swiglu", rows=1, width=1) / shape.element
+
+
+def _routed_copies(hidden: int, shape: Shape) -> float:
+    """Copies of a routed token that are kept: what went into the experts, and what they gave where that is weighted."""
+    if shape.declared is None:
+        return shape.keeps.routed_copies
+    sizes = {"tokens": 1.0, "choices": 1.0, "experts": 1.0, "width": hidden}
+    return 1 + shape.declared.kept("unpermute", **sizes) / (shape.element * hidden)
 
 
 def _attention(layer: Layer, shape: Shape) -> dict[str, float]:
@@ -137,7 +163,7 @@ def _feed_forward(layer: Layer, shape: Shape) -> dict[str, float]:
 
 def _mlp(mlp: Mlp, tokens: float, shape: Shape) -> tuple[float, float]:
     """Bytes before the activation function and after it."""
-    before = (shape.keeps.gated_copies - 1 if mlp.gated else 1) * shape.element
+    before = (_gated_copies(shape) - 1 if mlp.gated else 1) * shape.element
     return tokens * mlp.width * before, tokens * mlp.width * shape.inputs
 
 
@@ -146,7 +172,7 @@ def _experts(moe: Moe, hidden: int, shape: Shape) -> dict[str, float]:
     routed = routed_tokens(moe, shape)
     before, after = _mlp(moe.expert, routed / shape.sharding.etp, shape)
     shared = sum(_mlp(moe.shared, shape.tokens / shape.sharding.tp, shape)) if moe.shared else 0.0
-    inputs = shape.inputs + (shape.keeps.routed_copies - 1) * shape.element
+    inputs = shape.inputs + (_routed_copies(hidden, shape) - 1) * shape.element
     return {
         "mlp": shared,
         "routed_inputs": routed * hidden * inputs,
@@ -212,5 +238,5 @@ def _feed_forward_transient(layer: Layer, shape: Shape) -> float:
     return shape.element * (2 * routed * layer.hidden + widths)
 
 
-def _gradient_widths(mlp: Mlp, shape: Shape) -> int:
-    return mlp.width * (shape.keeps.gated_copies - 1 if mlp.gated else 1)
+def _gradient_widths(mlp: Mlp, shape: Shape) -> float:
+    return mlp.width * (_gated_copies(shape) - 1 if mlp.gated else 1)

@@ -22,7 +22,9 @@ from .compute import (
     put_off_bytes,
 )
 from .exchange import Exchange, Groups, layer_exchange, region_s
+from .measured import Kind, Leg, Measured, head_sizes, sizes_of
 from .memory import Held, largest_gradient, layer_parameters
+from .projected import NOTHING, Projected, projected
 from .rates import Rates
 from .sharding import Sharding
 
@@ -43,6 +45,8 @@ class Block:
     gradient_buffer: float = 0.0  # parameters of one buffer per shape of its weights
     attention_kept: bool = False  # by full recomputation, which does not run it again
     put_off_bytes: float = 0.0  # kept from the input gradient to the weight gradient, where backwards are split
+    again_s: float | None = None  # what full recomputation adds, where that was measured
+    split_s: float = 0.0  # what splitting a backward adds to its first half
 
     @property
     def forward_s(self) -> float:
@@ -50,6 +54,8 @@ class Block:
 
     def recompute_compute_s(self, choice: Recompute) -> float:
         """Compute repeated before the backward."""
+        if choice == "full" and self.again_s is not None:
+            return max(0.0, self.again_s - (self.exposed_s("full") - self.exposed_s("none")))
         return {
             "none": 0.0,
             "selective": self.selective_s,
@@ -111,6 +117,11 @@ class ModelCosts:
         return self._sums(lambda block: block.compute.weight_s)
 
     @cached_property
+    def split(self) -> list[float]:
+        """What splitting backwards adds to their first halves."""
+        return self._sums(lambda block: block.split_s)
+
+    @cached_property
     def put_off(self) -> list[float]:
         """Bytes that wait for it."""
         return self._sums(lambda block: block.put_off_bytes)
@@ -136,6 +147,13 @@ class ModelCosts:
     @cached_property
     def expert(self) -> list[float]:
         return self._sums(lambda block: block.held.expert)
+
+    @cached_property
+    def projected(self) -> list[Projected] | None:
+        """Of these what GaLore projects, where that is the optimizer."""
+        if not self.layers or self.layers[0].held.projected is None:
+            return None
+        return list(accumulate((block.held.projected or NOTHING for block in self.layers), initial=NOTHING))
 
     @cached_property
     def largest(self) -> Block:
@@ -178,11 +196,16 @@ def model_costs(
     rates: Rates,
     groups: Groups,
     modules: tuple[Module, ...] = CORE,
+    measured: Measured | None = None,
 ) -> ModelCosts:
-    """Price a model under a sharding; each distinct layer once. `modules` are what selective recomputation gives up."""
+    """Price a model under a sharding; each distinct layer once. `modules` are what selective recomputation gives up.
+    What was `measured` costs what it took."""
     sharding, seq_len = shape.sharding, shape.seq_len
     priced = {layer: _layer_block(layer, shape, rates, groups, modules) for layer in dict.fromkeys(model.layers)}
     ends = tuple(make(model, sharding, seq_len, rates, groups) for make in (_embedding_block, _head_block))
+    if measured is not None:
+        priced = {layer: as_measured(block, layer, shape, rates, measured) for layer, block in priced.items()}
+        ends = ends_as_measured(ends[0], ends[1], model, shape, measured)
     embedding, head = ends if sharding.spread == 1 else _kept_ends(model, sharding, seq_len, rates)
     return ModelCosts(
         layers=tuple(priced[layer] for layer in model.layers),
@@ -214,6 +237,8 @@ def _without(whole: Block, kept: Block) -> Block:
 def _layer_block(layer: Layer, shape: Shape, rates: Rates, groups: Groups, modules: tuple[Module, ...]) -> Block:
     sharding, seq_len = shape.sharding, shape.seq_len
     held, kept = layer_parameters(layer, sharding), layer_kept(layer, shape)
+    if shape.galore is not None:
+        held = replace(held, projected=projected(layer, shape.galore))
     load = groups.visits.load if groups.visits else None
     compute = accumulated(layer_compute(layer, sharding, seq_len, rates, load), rates, held.total, held.dense)
     exchange = layer_exchange(layer, sharding, seq_len, rates, groups, compute, hides=not shape.on_cpu)
@@ -252,7 +277,11 @@ def _embedding_block(model: Architecture, sharding: Sharding, seq_len: int, rate
         tp_forward_s=region if sharding.sp else 2 * region, tp_backward_s=region if sharding.sp else 0.0
     )
     held = Held((model.vocab / sharding.vocabulary_split + model.learned_positions) * model.hidden)
-    compute = accumulated(embedding_compute(model.hidden, sharding, seq_len, rates), rates, held.total)
+    compute = accumulated(
+        embedding_compute(model.hidden, sharding, seq_len, rates, model.vocab / sharding.vocabulary_split),
+        rates,
+        held.total,
+    )
     return Block(compute, exchange, held, 0.0)
 
 
@@ -273,4 +302,73 @@ def _head_block(model: Architecture, sharding: Sharding, seq_len: int, rates: Ra
         exchange=exchange,
         held=Held(norm_and_bias + (0 if model.tied_embeddings else projection)),
         activation_bytes=2 * activation / sharding.sequence_split,
+    )
+
+
+def as_measured(block: Block, layer: Layer, shape: Shape, rates: Rates, measured: Measured) -> Block:
+    """A layer that takes what such a layer took; its parts keep their shares. Under a sharding that was not measured its
+    compute is to the formula as it is for the layer alone on its device."""
+    sharding, seq_len, sizes = shape.sharding, shape.seq_len, sizes_of(layer)
+    leg = measured.leg("layer", sizes, sharding, seq_len)
+    if leg is not None:
+        return _taking(block, leg)
+    row = measured.nearest("layer", sizes, sharding.tokens(seq_len))
+    if row is None:
+        return block
+    alone = Sharding(microbatch=row.microbatch)
+    formula = accumulated(layer_compute(layer, alone, row.seq_len, rates), rates, layer.parameters, layer.parameters)
+    forward, backward = row.forward_s / formula.forward_s, row.backward_s / formula.backward_s
+    return replace(block, compute=_scaled(block.compute, forward, backward))
+
+
+def ends_as_measured(
+    embedding: Block, head: Block, model: Architecture, shape: Shape, measured: Measured
+) -> tuple[Block, Block]:
+    """The same of embedding and head."""
+    found = []
+    kinds: tuple[tuple[Kind, Block], ...] = ("embedding", embedding), ("head", head)
+    for kind, block in kinds:
+        leg = measured.leg(kind, head_sizes(model.hidden, model.vocab), shape.sharding, shape.seq_len)
+        found.append(block if leg is None else _taking(block, leg))
+    return found[0], found[1]
+
+
+def _taking(block: Block, leg: Leg) -> Block:
+    forward = leg.forward_s / block.forward_s
+    backward = leg.backward_s / (block.compute.backward_s + block.exchange.backward_s)
+    compute, was = _scaled(block.compute, forward, backward), block.exchange
+    exchange = Exchange(
+        tp_forward_s=forward * was.tp_forward_s,
+        tp_backward_s=backward * was.tp_backward_s,
+        cp_forward_s=forward * was.cp_forward_s,
+        cp_backward_s=backward * was.cp_backward_s,
+        ep_forward_s=forward * was.ep_forward_s,
+        ep_backward_s=backward * was.ep_backward_s,
+        cp_again_s=forward * was.cp_again_s,
+    )
+    compute = replace(compute, weight_s=leg.weight_s or compute.weight_s)
+    again_s = leg.recompute_s or None
+    taken = replace(block, compute=compute, exchange=exchange, again_s=again_s, split_s=leg.split_s)
+    return _holding(taken, leg) if leg.kept_bytes else taken
+
+
+def _holding(block: Block, leg: Leg) -> Block:
+    """With the activations that were seen; selective recomputation keeps its share of them."""
+    share = leg.kept_bytes / block.activation_bytes
+    return replace(
+        block,
+        activation_bytes=leg.kept_bytes,
+        selective_bytes=share * block.selective_bytes,
+        input_bytes=leg.recompute_kept_bytes or block.input_bytes,
+    )
+
+
+def _scaled(compute: Compute, forward: float, backward: float) -> Compute:
+    return Compute(
+        forward_s=forward * compute.forward_s,
+        backward_s=backward * compute.backward_s,
+        attention_forward_s=forward * compute.attention_forward_s,
+        attention_backward_s=backward * compute.attention_backward_s,
+        weight_s=backward * compute.weight_s,
+        experts_s=(forward * compute.experts_s[0], backward * compute.experts_s[1]),
     )

@@ -14,8 +14,11 @@ from dataclasses import dataclass, replace
 from ..configuration import Module
 from ..model import Attention, Latent, Layer, Mlp, Moe
 from .core import core_s
+from .declared import Declared, gated_bytes, layer_bytes, norms_bytes
 from .dispatch import imbalance
-from .kernels import Matmul, elementwise_s, matmul_s
+from .kernels import Matmul, elementwise_s, forward_s, products_s
+from .passes import both_s, layer_passes_s, norms_s
+from .products import each_in_parts_s, layer_products
 from .rates import Rates
 from .sharding import Sharding
 
@@ -96,7 +99,7 @@ def routed_s(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates) -> fl
     assert isinstance(moe, Moe)
     slots = (moe.experts + sharding.expert_replicas) / sharding.ep
     found = mlp_matmuls(moe.expert, layer.hidden, routed_tokens(moe, sharding, seq_len), sharding.etp, slots)
-    return sum(_in_parts_s(rates, each, sharding.dispatch_chunks) for each in found)
+    return sum(each_in_parts_s(rates, each, sharding.dispatch_chunks)[0] for each in found)
 
 
 def routed_launches_s(sharding: Sharding, rates: Rates) -> float:
@@ -140,29 +143,37 @@ def layer_compute(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, 
     found = layer_matmuls(layer, sharding, seq_len)
     if load is None:
         load = imbalance(layer.ffn, sharding.ep, rates.routing.spread) if isinstance(layer.ffn, Moe) else 1.0
-    times = [_in_parts_s(rates, each, sharding.dispatch_chunks) * (load if each.routed else 1.0) for each in found]
-    matmuls, routed = sum(times), sum(time for time, each in zip(times, found, strict=True) if each.routed)
-    moved = layer_elementwise_bytes(layer, sharding, seq_len, rates.element_bytes)
-    kernels = layer.norms + 4 + (ROUTED_KERNELS * sharding.dispatch_chunks if layer.moe else 0)
-    forward = elementwise_s(rates, moved, kernels)
+    products = layer_products(rates, found, sharding.dispatch_chunks, load)
+    forward, backward = _elementwise_s(layer, sharding, seq_len, rates)
     core, core_backward = core_s(layer.attention, sharding, seq_len, rates)
     cast, cast_backward = _casts_s(rates, found)
     return Compute(
-        forward_s=matmuls + forward + core + cast,
-        backward_s=2 * matmuls + ELEMENTWISE_BACKWARD * forward + core_backward + cast_backward,
+        forward_s=products.forward_s + forward + core + cast,
+        backward_s=products.backward_s + backward + core_backward + cast_backward,
         attention_forward_s=core,
         attention_backward_s=core_backward,
-        weight_s=sum(time for time, each in zip(times, found, strict=True) if not each.routed),
-        experts_s=(routed, 2 * routed),
+        weight_s=products.weight_s,
+        experts_s=(products.routed_forward_s, products.routed_backward_s),
     )
 
 
-def _in_parts_s(rates: Rates, matmul: Matmul, parts: int) -> float:
-    """One product; that of routed experts in so many parts one after another: each is launched, and its groups are
-    smaller."""
-    if parts == 1 or not matmul.routed:
-        return matmul_s(rates, matmul)
-    return parts * matmul_s(rates, replace(matmul, m=matmul.m / parts))
+def _elementwise_s(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates) -> tuple[float, float]:
+    """Forward and backward of all that is no product and not the core of attention."""
+    moved = layer_elementwise_bytes(layer, sharding, seq_len, rates.element_bytes)
+    kernels = layer.norms + 4 + (ROUTED_KERNELS * sharding.dispatch_chunks if layer.moe else 0)
+    if (declared := _declared(rates)) is not None:
+        found = layer_bytes(layer, sharding, seq_len, declared)
+        rest = elementwise_s(rates, moved - found.counted * rates.element_bytes, kernels)
+        forward, backward = (each / rates.declared_bytes_per_s for each in (found.forward, found.backward))
+        return rest + forward, ELEMENTWISE_BACKWARD * rest + backward
+    passes = layer_passes_s(layer, sharding, seq_len, rates)
+    rest = elementwise_s(rates, moved - passes.priced_bytes, kernels - passes.kernels)
+    return rest + passes.forward_s, ELEMENTWISE_BACKWARD * rest + passes.backward_s
+
+
+def _declared(rates: Rates) -> Declared | None:
+    """Kernels whose bytes are declared, where none were measured by shape."""
+    return rates.declared if (rates.sixteen_bit or rates).times is None else None
 
 
 def _casts_s(rates: Rates, matmuls: list[Matmul]) -> tuple[float, float]:
@@ -198,6 +209,12 @@ def module_s(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, modul
     if module == "core_attn":
         return core_s(layer.attention, sharding, seq_len, rates)[0]
     if module == "layernorm":
+        found = norms_s(rates, own, hidden, layer.norms)
+        if found is not None:
+            return found[0]
+        if (declared := _declared(rates)) is not None:
+            moved = norms_bytes(layer, sharding, seq_len, declared).forward
+            return moved / rates.declared_bytes_per_s + layer.norms * rates.launch_s
         return elementwise_s(rates, layer.norms * 2 * own * hidden * rates.element_bytes, layer.norms)
     if module == "mla_up_proj":
         return _up_projections_s(layer, sharding, seq_len, rates)
@@ -205,7 +222,7 @@ def module_s(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, modul
         return _block_s(rates, ffn, hidden, tokens, sharding.tp) if module == "mlp" else 0.0
     routed = routed_tokens(ffn, sharding, seq_len)
     if module == "moe_act":
-        return elementwise_s(rates, _activation(ffn.expert, routed / sharding.etp) * rates.element_bytes, 1)
+        return _activation_s(rates, ffn.expert, routed, sharding.etp)
     return (
         _block_s(rates, ffn.expert, hidden, routed, sharding.etp, ffn.experts / sharding.ep) if module == "moe" else 0.0
     )
@@ -217,31 +234,56 @@ def _up_projections_s(layer: Layer, sharding: Sharding, seq_len: int, rates: Rat
     if layer.attention.latent is None:
         return 0.0
     *_, queries, _, keys_and_values, _ = attention_matmuls(layer.attention, layer.hidden, sharding, seq_len)
-    return matmul_s(rates, queries) + matmul_s(rates, keys_and_values)
+    return forward_s(rates, queries) + forward_s(rates, keys_and_values)
 
 
 def _block_s(rates: Rates, mlp: Mlp, hidden: int, tokens: float, split: int, experts: float = 0) -> float:
-    matmuls = sum(matmul_s(rates, each) for each in mlp_matmuls(mlp, hidden, tokens, split, experts))
-    return matmuls + elementwise_s(rates, _activation(mlp, tokens / split) * rates.element_bytes, 1)
+    matmuls = sum(forward_s(rates, each) for each in mlp_matmuls(mlp, hidden, tokens, split, experts))
+    return matmuls + _activation_s(rates, mlp, tokens, split)
 
 
-def embedding_compute(hidden: int, sharding: Sharding, seq_len: int, rates: Rates) -> Compute:
-    """Look-up of the rows, and the scatter of their fp32 gradients."""
-    elements = sharding.tokens(seq_len) * hidden
+def _activation_s(rates: Rates, mlp: Mlp, tokens: float, split: int) -> float:
+    """Forward."""
+    if mlp.gated and (declared := _declared(rates)) is not None:
+        return gated_bytes(tokens, mlp.width / split, declared).forward / rates.declared_bytes_per_s + rates.launch_s
+    return elementwise_s(rates, _activation(mlp, tokens / split) * rates.element_bytes, 1)
+
+
+def embedding_compute(hidden: int, sharding: Sharding, seq_len: int, rates: Rates, rows: float = 0.0) -> Compute:
+    """Look-up among so many rows, and the scatter of their fp32 gradients."""
+    tokens = sharding.tokens(seq_len)
+    measured = both_s(rates, "embedding", tokens, hidden, rows) if rows else None
+    if measured is not None:
+        return Compute(*measured)
+    elements = tokens * hidden
     forward = elementwise_s(rates, 2 * elements * rates.element_bytes, 2)
     return Compute(forward, elementwise_s(rates, elements * (rates.element_bytes + 8), 1))
 
 
 def head_projection_s(hidden: int, vocab: int, sharding: Sharding, seq_len: int, rates: Rates) -> float:
     """The logits of a microbatch from its hidden states."""
+    return _projection_s(hidden, vocab, sharding, seq_len, rates)[0]
+
+
+def _projection_s(
+    hidden: int, vocab: int, sharding: Sharding, seq_len: int, rates: Rates
+) -> tuple[float, float, float]:
     matmul = Matmul(sharding.tokens(seq_len), vocab / sharding.vocabulary_split, hidden)
-    return matmul_s(rates.sixteen_bit or rates, matmul)
+    return products_s(rates.sixteen_bit or rates, matmul)
 
 
 def norm_s(hidden: int, sharding: Sharding, seq_len: int, rates: Rates) -> float:
     """The final norm, forward."""
+    return _norm_s(hidden, sharding, seq_len, rates)[0]
+
+
+def _norm_s(hidden: int, sharding: Sharding, seq_len: int, rates: Rates) -> tuple[float, float]:
     own = sharding.tokens(seq_len) / sharding.sequence_split
-    return elementwise_s(rates, 2 * own * hidden * rates.element_bytes, 1)
+    measured = norms_s(rates, own, hidden, 1)
+    if measured is not None:
+        return measured
+    forward = elementwise_s(rates, 2 * own * hidden * rates.element_bytes, 1)
+    return forward, 2 * forward
 
 
 CROSS_ENTROPY_BYTES = (18, 6)
@@ -254,13 +296,21 @@ def head_compute(hidden: int, vocab: int, sharding: Sharding, seq_len: int, rate
     predicted takes them once more, after a projection of two hidden states to one (DeepSeek-V3, arXiv:2412.19437,
     section 2.2); its layer is one of the model's."""
     tokens = sharding.tokens(seq_len)
-    columns = vocab / sharding.vocabulary_split
-    matmul = head_projection_s(hidden, vocab, sharding, seq_len, rates)
-    norm = norm_s(hidden, sharding, seq_len, rates)
-    forward, backward = (elementwise_s(rates, each * tokens * columns, 3) for each in CROSS_ENTROPY_BYTES)
-    own = Compute(matmul + norm + forward, 2 * matmul + 2 * norm + backward)
+    matmul, inputs, weights = _projection_s(hidden, vocab, sharding, seq_len, rates)
+    norm, norm_back = _norm_s(hidden, sharding, seq_len, rates)
+    forward, backward = _loss_s(tokens, vocab / sharding.vocabulary_split, rates)
+    own = Compute(matmul + norm + forward, inputs + weights + norm_back + backward)
     if not further:
         return own
-    join = matmul_s(rates, Matmul(tokens, hidden / sharding.tp, 2 * hidden))
-    times = 1 + further
-    return Compute(times * own.forward_s + further * join, times * own.backward_s + 2 * further * join)
+    join, join_inputs, join_weights = products_s(rates, Matmul(tokens, hidden / sharding.tp, 2 * hidden))
+    times, joined = 1 + further, join_inputs + join_weights
+    return Compute(times * own.forward_s + further * join, times * own.backward_s + further * joined)
+
+
+def _loss_s(tokens: float, columns: float, rates: Rates) -> tuple[float, float]:
+    """Cross-entropy over so many columns, forward and backward."""
+    measured = both_s(rates, "loss", tokens, columns)
+    if measured is not None:
+        return measured
+    forward, backward = (elementwise_s(rates, each * tokens * columns, 3) for each in CROSS_ENTROPY_BYTES)
+    return forward, backward

@@ -24,12 +24,30 @@ def core_s(attention: Attention, sharding: Sharding, seq_len: int, rates: Rates)
     """Seconds forward and backward on one rank; heads are split over tp, the sequence over cp."""
     if rates.scores:
         return _separate_s(attention, sharding, seq_len, rates)
+    measured = _measured_s(attention, sharding, seq_len, rates)
+    if measured is not None:
+        return measured
     flops = attention.score_flops(seq_len) * sharding.microbatch / (sharding.cp * sharding.tp)
-    forward = flops / (rates.attention_flops * _width_share(attention.head_dim, rates))
+    forward = flops / (rates.attention_flops * width_share(attention.head_dim, rates))
     return forward + rates.launch_s, FUSED_BACKWARD * forward + rates.launch_s
 
 
-def _width_share(head_dim: int, rates: Rates) -> float:
+def _measured_s(attention: Attention, sharding: Sharding, seq_len: int, rates: Rates) -> tuple[float, float] | None:
+    """Seconds where causal attention was measured at such sizes. With context parallelism a rank has a part of the
+    pairs of a whole sequence; a window, and values of another width, are priced by their share of the pairs' FLOPs."""
+    times = (rates.sixteen_bit or rates).times
+    if times is None:
+        return None
+    heads = sharding.microbatch * attention.heads / sharding.tp
+    found = times.seconds("attention", heads, seq_len, attention.head_dim)
+    if found is None:
+        return None
+    whole = 2.0 * seq_len * (seq_len + 1) * attention.head_dim * attention.heads
+    share = attention.score_flops(seq_len) / whole / sharding.cp / rates.attention_share
+    return share * found[0], share * found[1]
+
+
+def width_share(head_dim: float, rates: Rates) -> float:
     """Rate of fused attention at a head's width over that at 128: narrower heads take as many exponentials for fewer
     FLOPs. A power of the width, through the rates at 64 and 128."""
     return min(1.0, math.pow(head_dim / 128, -math.log2(rates.narrow_heads)))

@@ -8,7 +8,7 @@ accumulation ZeRO 0 and 1 reduce once a step, 2 and 3 every microbatch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from ...clusters.topology import GroupPaths
@@ -16,9 +16,13 @@ from ..configuration import Configuration
 from ..simulate.work import Work
 from .blocks import ModelCosts
 from .communication import all_gather_s, all_reduce_s, point_to_point_s, reduce_scatter_s
+from .declared import STATE_BYTES, Declared, adamw_bytes
 from .memory import Held
 from .offload import adamw_s, of_ends, swap_s, update_s
+from .passes import optimizer_s
+from .projected import NOTHING
 from .setting import Setting
+from .units import units_of
 
 ADAMW_BYTES = {"bf16": 34, "fp16": 34, "fp8": 35, "fp32": 32}
 """Memory traffic per owned parameter: gradient read twice (norm, update) 8, master, momentum and variance read and
@@ -40,10 +44,13 @@ def range_parameters(
 ) -> Held:
     """The same of a rank with these layers, whatever the configuration says of them, and these ends."""
     dense = expert = 0.0
+    sums, projected = costs.projected, None
     for each in layers:
         dense += costs.dense[each.stop] - costs.dense[each.start]
         expert += costs.expert[each.stop] - costs.expert[each.start]
-    held = _with_ends(Held(dense, expert), costs, configuration, first, last, tied)
+        if sums is not None:
+            projected = (projected or NOTHING) + sums[each.stop] - sums[each.start]
+    held = _with_ends(Held(dense, expert, projected), costs, configuration, first, last, tied)
     return held if costs.shares is None else held + costs.shared
 
 
@@ -52,7 +59,8 @@ def stage_parameters(costs: ModelCosts, configuration: Configuration, tied: bool
     found, start, last = [], 0, len(configuration.stage_layers) - 1
     for stage, count in enumerate(configuration.stage_layers):
         stop = start + count
-        held = Held(costs.dense[stop] - costs.dense[start], costs.expert[stop] - costs.expert[start])
+        projected = None if costs.projected is None else costs.projected[stop] - costs.projected[start]
+        held = Held(costs.dense[stop] - costs.dense[start], costs.expert[stop] - costs.expert[start], projected)
         if stage in (0, last):
             held = _with_ends(held, costs, configuration, stage == 0, stage == last, tied)
         found.append(held)
@@ -87,16 +95,28 @@ def shards(configuration: Configuration) -> int:
 
 def with_data_parallelism(setting: Setting, configuration: Configuration, pipeline: Work) -> Work:
     """The work of a pipeline with its collectives, optimizer and offload transfers."""
-    overlaps = configuration.zero != 1 or setting.framework.overlaps_gather
-    late = configuration.zero < 2 and not setting.framework.overlaps_reduce
     costs = setting.at(configuration, 0).costs(configuration)
     held = stage_parameters(costs, configuration, setting.architecture.tied_embeddings)
+    optimizers, offloads = _after_s(setting, configuration, _with_shared(configuration, held, costs.shared))
+    units = units_of(setting, configuration, [costs.shared.total, *(each.total for each in held)])
+    if units is None:
+        work = _with_collectives(setting, configuration, pipeline, costs.shared, held)
+    else:
+        work = units.around(pipeline)
+    return replace(work, tied_s=_tied_s(setting, configuration), optimizer_s=optimizers, offload_s=offloads)
+
+
+def _with_collectives(
+    setting: Setting, configuration: Configuration, pipeline: Work, shared: Held, held: Sequence[Held]
+) -> Work:
+    """By the sizes of what is gathered and reduced. `held` by virtual stage, `shared` on all pipeline ranks."""
+    overlaps = configuration.zero != 1 or setting.framework.overlaps_gather
+    late = configuration.zero < 2 and not setting.framework.overlaps_reduce
     pieces = tuple(max(1, layers) for layers in configuration.stage_layers)
     seen = [setting.stage_at(configuration, rank) for rank in configuration.placement]
     keys = [(view, each.dense, each.expert, layers) for view, each, layers in zip(seen, held, pieces, strict=True)]
     each_once = dict(zip(keys, held, strict=True))
     known = {key: _collectives_s(key[0], configuration, each, key[3]) for key, each in each_once.items()}
-    optimizers, offloads = _after_s(setting, configuration, _with_shared(configuration, held, costs.shared))
     reductions = [known[key][1] for key in keys]
     copies = [_copies_s(view, configuration, each) for view, each in zip(seen, held, strict=True)]
     if configuration.zero == 1:
@@ -104,10 +124,10 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
     after = reductions if late else copies if configuration.zero > 1 and any(copies) else []
     after = _with_sums(configuration, after, seen, held)
     gathers, late_s = [known[key][0] for key in keys], _late_s(configuration, after) if after else ()
-    if costs.shared.total:  # gathered with a rank's first stage, reduced after everything else
+    if shared.total:  # gathered with a rank's first stage, reduced after everything else
         slowest, firsts = setting.used(configuration), _firsts(configuration)
-        gather_s, reduce_s = _collectives_s(slowest, configuration, costs.shared, 1)
-        reduce_s += _copies_s(slowest, configuration, costs.shared)
+        gather_s, reduce_s = _collectives_s(slowest, configuration, shared, 1)
+        reduce_s += _copies_s(slowest, configuration, shared)
         gathers = [each + gather_s * (stage in firsts) for stage, each in enumerate(gathers)]
         late_s = tuple(each + reduce_s for each in late_s or (0.0,) * configuration.mesh.pp)
     return replace(
@@ -118,9 +138,6 @@ def with_data_parallelism(setting: Setting, configuration: Configuration, pipeli
         pieces=pieces,
         zero=3 if configuration.swap_layers else configuration.zero,
         hides=setting.hides_communication and (configuration.zero < 2 or setting.framework.overlaps_shards),
-        tied_s=_tied_s(setting, configuration),
-        optimizer_s=optimizers,
-        offload_s=offloads,
         regather_s=() if overlaps else _regather_s(setting, configuration),
         steal=max(setting.at(configuration, rank).execution.steal for rank in range(configuration.mesh.pp)),
     )
@@ -223,16 +240,19 @@ def _after_s(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Seconds of the optimizer, and of what it takes longer on the host, by pipeline rank."""
     seen = [setting.at(configuration, rank) for rank in range(configuration.mesh.pp)]
-    states = []
-    for rank in range(configuration.mesh.pp):
-        own = [held[stage] for stage in configuration.stages_of(rank)]
-        all_of_it = Held(sum(each.dense for each in own), sum(each.expert for each in own))
-        states.append(owned(all_of_it, configuration))
+    all_of_it = [
+        sum((held[stage] for stage in configuration.stages_of(rank)), Held(0.0))
+        for rank in range(configuration.mesh.pp)
+    ]
+    states = [owned(each, configuration) for each in all_of_it]
+    if setting.job.galore is not None:
+        return tuple(_galore_s(*each, configuration) for each in zip(seen, all_of_it, strict=True)), (0.0,) * len(seen)
     if configuration.swap_layers:
         ends = owned(of_ends(seen[0].costs(configuration)), configuration)
         return (_adamw_s(seen[0], ends),), (adamw_s(seen[0], states[0] - ends),)
     optimizers = tuple(
-        _adamw_s(view, (1 - configuration.offload) * each) for view, each in zip(seen, states, strict=True)
+        _adamw_s(view, (1 - configuration.offload) * each, _is_sharded(configuration))
+        for view, each in zip(seen, states, strict=True)
     )
     offloads = (
         update_s(view, configuration, configuration.offload * each, beside)
@@ -241,9 +261,43 @@ def _after_s(
     return optimizers, tuple(offloads)
 
 
-def _adamw_s(setting: Setting, parameters: float) -> float:
-    traffic = ADAMW_BYTES[setting.job.precision] * parameters
-    return traffic / setting.rates.elementwise_bytes_per_s + setting.rates.launch_s + setting.execution.step_s
+def _adamw_s(setting: Setting, parameters: float, sharded: bool = True) -> float:
+    rates = setting.rates
+    tail_s = setting.measured and setting.measured.tail_s(sharded, parameters)
+    measured = tail_s or optimizer_s(rates, parameters)
+    if measured:
+        return measured + setting.execution.step_s
+    if rates.declared is not None:
+        own_s = _traffic_bytes(setting, rates.declared) * parameters / rates.declared_bytes_per_s
+        return own_s + rates.launch_s + setting.execution.step_s
+    less = 2 * 2 * (STATE_BYTES["fp32"] - STATE_BYTES[setting.job.optimizer_states])  # both moments, both ways
+    traffic = (ADAMW_BYTES[setting.job.precision] - less) * parameters
+    return traffic / rates.elementwise_bytes_per_s + rates.launch_s + setting.execution.step_s
+
+
+def _is_sharded(configuration: Configuration) -> bool:
+    """Whether parameters are parts of tensors that others hold the rest of."""
+    return configuration.zero > 0 or configuration.mesh.tp > 1
+
+
+def _traffic_bytes(setting: Setting, declared: Declared) -> float:
+    """Of a parameter, with what is written of it in the precision of compute where that is another."""
+    written = ADAMW_BYTES[setting.job.precision] - ADAMW_BYTES["fp32"]
+    return adamw_bytes(declared, setting.job.optimizer_states) + written
+
+
+def _galore_s(setting: Setting, held: Held, configuration: Configuration) -> float:
+    """Seconds of GaLore on a rank: of what it projects, whose gradients ZeRO 1 has to gather, and of the rest, which
+    AdamW steps."""
+    job, within = setting.job, held.projected or NOTHING
+    assert job.galore is not None
+    rest = owned(Held(held.dense - within.parameters, held.expert), configuration)
+    flops_per_s = setting.device.peak_flops.get("fp32", setting.rates.peak_flops)
+    own_s = within.seconds(job.galore, setting.rates.declared_bytes_per_s, flops_per_s)
+    if configuration.zero:
+        layers = max(1, len(setting.architecture.layers) // configuration.mesh.pp)
+        own_s += _over_data(setting, configuration, Held(within.parameters), GRADIENT_BYTES, all_gather_s, layers)
+    return own_s + _adamw_s(setting, rest)
 
 
 def _tied_s(setting: Setting, configuration: Configuration) -> float:
@@ -267,5 +321,7 @@ def layer_collectives_s(setting: Setting, configuration: Configuration, held: He
 
 def rank_after_s(setting: Setting, configuration: Configuration, states: float) -> float:
     """Seconds of optimizer and offload on a rank that owns the states of so many parameters."""
-    optimizer = _adamw_s(setting, (1 - configuration.offload) * states)
+    if setting.job.galore is not None:
+        return _adamw_s(setting, 0.0)  # at the least: matrices take less than AdamW's
+    optimizer = _adamw_s(setting, (1 - configuration.offload) * states, _is_sharded(configuration))
     return optimizer + update_s(setting, configuration, configuration.offload * states, optimizer)

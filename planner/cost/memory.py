@@ -15,6 +15,9 @@ from dataclasses import dataclass, replace
 from ..frameworks.framework import Keeps
 from ..job import Precision
 from ..model import Attention, Layer, Mlp
+from ..optimizer import States
+from .declared import STATE_BYTES
+from .projected import Projected
 from .sharding import Sharding
 
 
@@ -36,8 +39,18 @@ RECIPES: dict[Precision, Recipe] = {
 }
 
 
-def recipe_of(precision: Precision, keeps: Keeps, zero: int = 0) -> Recipe:
+MOMENTS = 2
+"""Of AdamW, in the precision of the states."""
+
+
+def recipe_of(precision: Precision, keeps: Keeps, zero: int = 0, states: States = "fp32") -> Recipe:
     """Bytes of a parameter as a framework holds them."""
+    recipe = _recipe_of(precision, keeps, zero)
+    less = MOMENTS * (STATE_BYTES["fp32"] - STATE_BYTES[states])
+    return replace(recipe, states=recipe.states - less) if less else recipe
+
+
+def _recipe_of(precision: Precision, keeps: Keeps, zero: int) -> Recipe:
     recipe = RECIPES[precision]
     if precision == "fp32":
         return recipe
@@ -49,16 +62,24 @@ def recipe_of(precision: Precision, keeps: Keeps, zero: int = 0) -> Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Parameters of one layer (or end block) on one rank: `dense` is sharded over dp x cp, `expert` over edp."""
+    """Parameters of one layer (or end block) on one rank: `dense` is sharded over dp x cp, `expert` over edp. Some of
+    the dense ones are `projected`, where that is the optimizer."""
 
     dense: float
     expert: float = 0.0
+    projected: Projected | None = None
 
     def __add__(self, other: Held) -> Held:
-        return Held(self.dense + other.dense, self.expert + other.expert)
+        both = self.projected or other.projected
+        if both is not None and self.projected is not None and other.projected is not None:
+            both = self.projected + other.projected
+        return Held(self.dense + other.dense, self.expert + other.expert, both)
 
     def __sub__(self, other: Held) -> Held:
-        return Held(self.dense - other.dense, self.expert - other.expert)
+        less = self.projected
+        if less is not None and other.projected is not None:
+            less = less - other.projected
+        return Held(self.dense - other.dense, self.expert - other.expert, less)
 
     @property
     def total(self) -> float:

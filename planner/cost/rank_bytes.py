@@ -17,7 +17,8 @@ from ..schedule import held_of
 from ..schedule.builder import Held as InFlight
 from ..schedule.table import waiting_of
 from .data_parallel import owned, range_parameters
-from .memory import Held, logits_bytes, recipe_of
+from .declared import STATE_BYTES
+from .memory import MOMENTS, Held, logits_bytes, recipe_of
 from .offload import of_ends, states_bytes
 from .setting import Setting
 from .sharding import sharding_of
@@ -59,7 +60,7 @@ class RankBytes:
             sharding_of(configuration),
             setting.framework.keeps,
         )
-        self._recipe = recipe_of(setting.job.precision, self._keeps, configuration.zero)
+        self._recipe = recipe_of(setting.job.precision, self._keeps, configuration.zero, setting.job.optimizer_states)
         self._ends = configuration.placement[0], configuration.placement[-1]
         self._spread, self._element = configuration.spread_vocabulary, setting.element_bytes
 
@@ -131,8 +132,16 @@ class RankBytes:
         return (
             round(recipe.weight * (held.total if zero < 3 else shard)),
             round(recipe.gradient * (held.total if zero < 2 else shard) + buckets),
-            round(self._states_bytes * shard),
+            round(self._states_bytes * shard) if held.projected is None else self._galore_bytes(held, shard),
         )
+
+    def _galore_bytes(self, held: Held, shard: float) -> int:
+        """Of optimizer states where some parameters are projected: these have moments in their spaces alone."""
+        assert held.projected is not None
+        moments = MOMENTS * STATE_BYTES[self.setting.job.optimizer_states]
+        without = owned(Held(held.projected.parameters), self.configuration)
+        own = held.projected.states_bytes(self.setting.job.optimizer_states)
+        return round(self._states_bytes * shard - moments * without + own)
 
     @cached_property
     def _bucket_bytes(self) -> float:

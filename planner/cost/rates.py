@@ -6,11 +6,17 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ...clusters.schema import Cluster, Device, Dtype, NodeGroup, Origin
 from ...errors import InputError
-from ..frameworks.framework import Experts, Framework
+from ..frameworks.framework import Costs, Experts, Framework
 from ..job import Precision
+from ..optimizer import Kernels
+from .declared import Declared
+
+if TYPE_CHECKING:
+    from ...clusters.shape_times import ShapeTimes
 
 ELEMENT_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2}
 """Bytes of an activation. In fp8 recipes only the operands of matmuls are 8 bits wide (Transformer Engine)."""
@@ -47,6 +53,16 @@ class Rates:
     steal: float = 0.0  # share of compute lost while a collective is in flight
     cast_bytes: float = 4.0  # per element of an operand that is narrower than 16 bits
     sixteen_bit: Rates | None = None  # of what stays in 16 bits where the layers' matmuls are in 8
+    times: ShapeTimes | None = None  # measured kernels, where the device has them in this number format
+    matmul_share: float = 1.0  # of their rate that a step sustains under the framework
+    attention_share: float = 1.0
+    elementwise_bytes: float = 1.0  # moved under the framework, over those of what was measured
+    declared: Declared | None = None  # kernels that run, where their declarations say what they move
+
+    @property
+    def declared_bytes_per_s(self) -> float:
+        """Of memory, as kernels reach it whose bytes are known and not estimated from those of fused ones."""
+        return self.elementwise_bytes_per_s * self.elementwise_bytes
 
     def matmul_fraction(self, flops: float) -> float:
         """Fraction of the peak that a matmul reaches: linear in log(FLOPs), constant beyond the table."""
@@ -64,12 +80,13 @@ In NVFP4 half as much is written, and read once more before for the scale of the
 
 
 def device_rates(
-    device: Device, precision: Precision, framework: Framework = PLAIN, narrow: Dtype | None = None
-) -> Rates:
+    device: Device, precision: Precision, framework: Framework = PLAIN, narrow: Dtype | None = None,
+    kernels: Kernels = "auto",
+) -> Rates:  # fmt: skip
     """Rates of one kind of device under a framework. In fp8 attention and the output head run in bf16; `narrow` is
     what the layers' matmuls run in where that is yet narrower."""
     operand: Dtype = narrow or precision
-    calibration, costs = device.calibration, framework.costs_on(device)
+    calibration, costs = device.calibration, costs_of(framework, device)
     core: Dtype = "bf16" if precision == "fp8" else precision
     return Rates(
         peak_flops=device.peak_flops[operand],
@@ -92,7 +109,37 @@ def device_rates(
         steal=costs.steal,
         cast_bytes=CAST_BYTES.get(operand, 0.0),
         sixteen_bit=device_rates(device, "bf16", framework) if precision == "fp8" else None,
+        times=_times(device, operand),
+        matmul_share=costs.matmul,
+        attention_share=costs.attention,
+        elementwise_bytes=costs.elementwise,
+        declared=declared_by(device, precision, framework, kernels),
     )
+
+
+def declared_by(device: Device, precision: Precision, framework: Framework, kernels: Kernels) -> Declared | None:
+    """Kernels of a framework that declares what they move and keep. Not on a CPU: what is calibrated there is plain
+    PyTorch over the bytes of fused kernels."""
+    if not framework.bundled_kernels or device.kind == "cpu":
+        return None
+    return Declared(kernels, "bf16" if precision == "fp8" else precision)
+
+
+def costs_of(framework: Framework, device: Device) -> Costs:
+    """A framework's costs on a device; what a collective takes from compute as it was measured there, where it was. On
+    a CPU nothing hides a collective, so that it takes nothing."""
+    costs, overlap = framework.costs_on(device), device.calibration.overlap
+    return costs if overlap is None or device.kind == "cpu" else costs.model_copy(update={"steal": overlap.steal})
+
+
+def _times(device: Device, dtype: Dtype) -> ShapeTimes | None:
+    """Measured kernels of a device, if they are in this number format."""
+    shapes = device.calibration.shapes
+    if shapes is None or shapes.dtype != dtype:
+        return None
+    from ...clusters.shape_times import shape_times  # which imports numpy: a while, for few clusters
+
+    return shape_times(shapes, device.peak_flops[dtype], device.memory_bandwidth_bytes_per_s)
 
 
 def cluster_device(cluster: Cluster, precision: Precision, among: Sequence[NodeGroup] = ()) -> Device:

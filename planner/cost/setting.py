@@ -18,6 +18,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from ...clusters.adjustment import Adjustment
 from ...clusters.any_order import AnyOrder
 from ...clusters.schema import Cluster, Device, Dtype, NodeGroup, Nvme, Origin
 from ...clusters.topology import GroupPaths, Path, Topology, domain_devices
@@ -26,19 +27,21 @@ from ..configuration import Configuration, Mesh, Module
 from ..frameworks.framework import Costs, Framework, Spread, framework
 from ..job import Job
 from ..model import Architecture, Layer
+from . import adjusted
 from .activations import Shape
 from .blocks import ModelCosts, model_costs
-from .communication import ALONE, slowed
+from .communication import ALONE, flat, slowed
 from .context import Links
 from .dispatch import Visits
 from .exchange import Groups
-from .rates import ORIGIN_RANK, Rates, cluster_device, device_rates
+from .measured import Measured
+from .rates import ORIGIN_RANK, Rates, cluster_device, costs_of, device_rates
 from .sharding import Sharding, sharding_of
 
 if TYPE_CHECKING:
     from .replica import ReplicaClass
 
-Alike = tuple[Sharding, tuple[Module, ...], Groups, Rates, bool]
+Alike = tuple[Sharding, tuple[Module, ...], Groups, Rates, bool, str]
 """What the costs of a model depend on beside the model."""
 
 VisitsOf = Callable[["Setting", Sharding, GroupPaths], Visits | None]
@@ -192,11 +195,16 @@ class Setting:
     @cached_property
     def execution(self) -> Costs:
         """What the framework's execution costs on the device."""
-        return self.framework.costs_on(self.device)
+        return adjusted.execution(costs_of(self.framework, self.device), self.adjustment)
+
+    @cached_property
+    def adjustment(self) -> Adjustment | None:
+        """What runs of this framework on this cluster taught."""
+        return adjusted.adjustment_of(self.cluster, self.framework.name)
 
     @cached_property
     def rates(self) -> Rates:
-        return device_rates(self.device, self.job.precision, self.framework, self.narrow)
+        return device_rates(self.device, self.job.precision, self.framework, self.narrow, self.job.kernels)
 
     @cached_property
     def hides_communication(self) -> bool:
@@ -219,7 +227,13 @@ class Setting:
     def origin(self) -> Origin:
         """The weakest origin among the devices in use."""
         origins = [group.device.calibration.origin for group in self.node_groups]
+        origins += [] if self.adjustment is None else [self.adjustment.origin]
         return max(origins, key=ORIGIN_RANK.index)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether all devices in use were profiled, whatever runs have taught since."""
+        return all(group.device.calibration.origin == "measured" for group in self.node_groups)
 
     @cached_property
     def domain_devices(self) -> int:
@@ -293,8 +307,8 @@ class Setting:
         return self._paths[key]
 
     def _slowest_group(self, stride: int, count: int) -> GroupPaths:
-        slowest = self.topology.slowest_group(stride, count, self._ranks)
-        return _flat(slowest) if self.framework.flat_rings else slowest
+        slowest = adjusted.group(self.topology.slowest_group(stride, count, self._ranks), self.adjustment)
+        return flat(slowest) if self.framework.flat_rings else slowest
 
     def hop(self, stage_ranks: int, stages: int) -> Path:
         """The slowest path between neighbouring pipeline stages of `stage_ranks` devices each."""
@@ -311,7 +325,8 @@ class Setting:
 
     def _borders(self, stage_ranks: int, stages: int) -> tuple[Path, ...]:
         nexts = [*range(1, stages), 0 if self.is_mixed else stages - 1]
-        paths = [self.topology.border(stage_ranks, stage, there) for stage, there in enumerate(nexts) if stage != there]
+        ends = [(stage, there) for stage, there in enumerate(nexts) if stage != there]
+        paths = [adjusted.path(self.topology.border(stage_ranks, *each), self.adjustment) for each in ends]
         if self.is_mixed:
             return tuple(paths)
         return (min(paths, key=lambda path: (path.bandwidth_bytes_per_s, -path.latency_s)),) * stages
@@ -347,6 +362,8 @@ class Setting:
             fp8=self.job.precision == "fp8",
             on_cpu=self.device.kind == "cpu",
             load=visits.load if visits else 1.0,
+            declared=self.rates.declared,
+            galore=self.job.galore,
         )
 
     def costs(self, configuration: Configuration) -> ModelCosts:
@@ -360,18 +377,16 @@ class Setting:
         """Costs are made once for all views that are alike."""
         groups, shape = self.groups(sharding), self.shape(sharding)
         if self._whole is None:
-            return model_costs(self.architecture, shape, self.rates, groups, modules)
-        known, key = self._whole._alike, (sharding, modules, groups, self.rates, shape.on_cpu)
+            made = model_costs(self.architecture, shape, self.rates, groups, modules, self.measured)
+            return adjusted.blocks(made, self.adjustment)
+        known, key = self._whole._alike, (sharding, modules, groups, self.rates, shape.on_cpu, self.device.name)
         if key not in known:
-            known[key] = model_costs(self.architecture, shape, self.rates, groups, modules)
+            made = model_costs(self.architecture, shape, self.rates, groups, modules, self.measured)
+            known[key] = adjusted.blocks(made, self.adjustment)
         return known[key]
 
-
-def _flat(group: GroupPaths) -> GroupPaths:
-    """One ring through all n members instead of rings inside and between d domains: its network links carry (n-1)/n of
-    the data, not (d-1)/d, and the links inside move as much at the same time (github.com/NVIDIA/nccl, issue 569)."""
-    if group.outer is None or group.inner is None:
-        return group
-    more = (1 - 1 / group.size) / (1 - 1 / group.domains)
-    outer = replace(group.outer, bandwidth_bytes_per_s=group.outer.bandwidth_bytes_per_s / more)
-    return replace(group, inner=None, outer=outer)
+    @cached_property
+    def measured(self) -> Measured | None:
+        """Layers and the rest of a step as they were timed on the device, where they were."""
+        layers = self.device.calibration.layers
+        return None if layers is None else Measured(layers, self.job.precision)

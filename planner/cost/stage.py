@@ -30,7 +30,18 @@ def stage_times(setting: Setting, configuration: Configuration) -> Work:
         input_s=inputs,
         weight_s=weights,
         passes=passes_of(setting, configuration),
+        pace=_pace(setting, configuration),
     )
+
+
+def _pace(setting: Setting, configuration: Configuration) -> tuple[float, ...]:
+    """By number of pipeline ranks that compute, each of them all its workers; () where none is faster for it."""
+    mesh = configuration.mesh
+    if setting.measured is None or mesh.pp == 1:
+        return ()
+    workers = mesh.world // mesh.pp
+    found = tuple(setting.measured.pace(workers * ranks, mesh.world) for ranks in range(1, mesh.pp + 1))
+    return found if any(pace > 1 for pace in found) else ()
 
 
 def _stages_s(setting: Setting, configuration: Configuration) -> Iterator[tuple[float, float, float, float]]:
@@ -59,6 +70,7 @@ class StageSeconds:
             costs.exposed_forward,
             costs.exposed_backward[choice],
             costs.weight,
+            costs.split,
         )
         self._forward_s = sum(block.forward_s for block in ends)
         self._chunks_s = chunks_s(setting, configuration) if costs.head in ends and costs.shares is None else 0.0
@@ -75,7 +87,7 @@ class StageSeconds:
 
     def growing(self, start: int, first: int) -> Iterator[tuple[float, float, float, float]]:
         """The same of layers start..first-1, then of one more, and so on to the last layer."""
-        forwards, backwards, exposed, exposed_back, weights = self._sums
+        forwards, backwards, exposed, exposed_back, weights, splits = self._sums
         again, rings, latency_s, setting = self._again, self._rings, self._latency_s, self._setting
         for stop in range(first, len(forwards)):
             host_s, alone_s = _host_s(setting, start, stop), _waits_s(setting, start, stop)
@@ -89,7 +101,8 @@ class StageSeconds:
             yield (
                 _issued(forward_s, waits_s, host_s, rings_s) + alone_s,
                 _issued(backward_s, back_s, host_back_s, rings_back_s) + extra_s,
-                _issued(backward_s - weight_s, back_s, host_back_s, rings_back_s) + extra_s,
+                _issued(backward_s - weight_s + splits[stop] - splits[start], back_s, host_back_s, rings_back_s)
+                + extra_s,
                 weight_s,
             )
 

@@ -69,7 +69,7 @@ def _prediction(
     repeated = _recomputed_flops(setting, configuration)
     peak = setting.peak_flops(world) * step_s
     used = setting.used(configuration)
-    spread = MEASURED if used.origin == "measured" else used.spread
+    spread = MEASURED if used.is_measured else used.spread
     return Prediction(
         step_time_s=step_s,
         step_time_interval_s=(step_s * spread.low, step_s * spread.high),

@@ -27,5 +27,8 @@ def read(fields: Fields) -> Architecture:
     attention = replace(attention, capped=fields.has("attn_logit_softcapping", default=50.0))
     windows = typed_windows(fields, count, sliding_window(fields, 4096), [i % 2 == 0 for i in range(count)])
     mlp = gated_mlp(fields, 9216)
-    layers = [Layer(hidden=hidden, attention=block, ffn=mlp, norms=4) for block in windowed(attention, windows)]
+    layers = [
+        Layer(hidden=hidden, attention=block, ffn=mlp, norms=4, norm_offset=True)
+        for block in windowed(attention, windows)
+    ]
     return decoder(fields, layers, vocab=256000, positions=8192, tied=True)

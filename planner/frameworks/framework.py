@@ -48,7 +48,9 @@ class Keeps(Frozen):
         default=3, ge=3, le=4, description="widths kept of a gated activation; 3 where it is one kernel"
     )
     eager_norms: bool = Field(
-        default=False, description="a norm of separate kernels keeps an fp32 copy of its input and the normalised one"
+        default=False,
+        description="a norm of separate kernels keeps an fp32 copy of its input and the normalised one; "
+        "this and the copies below are asked for where kernels are not declared (`bundled_kernels`)",
     )
     routed_copies: int = Field(
         default=1, ge=1, le=2, description="hidden-wide copies of a routed token: 2 where experts' outputs are weighted"
@@ -217,6 +219,11 @@ class Framework(Frozen):
     zero: tuple[int, ...] = Field(default=(0, 1, 2, 3), description="ZeRO stages that a search tries")
     fills_stages: bool = Field(default=False, description="layers that do not divide leave the last stages short")
     balances_stages: bool = Field(default=False, description="pipeline stages are cut by FLOPs, the head's included")
+    bundled_kernels: bool = Field(
+        default=False,
+        description="on CUDA devices it runs the kernels of `kernels/`, or their references where a job says so: "
+        "bytes moved and kept are those of their declarations (`planner/cost/declared.py`)",
+    )
     keeps: Keeps = Keeps()
     experts: Experts = Experts()
     graphs: Graphs = Graphs()

@@ -109,6 +109,37 @@ def _swapped(setting: Setting, configuration: Configuration) -> Problem | None:
     return None
 
 
+def _galore(setting: Setting, configuration: Configuration) -> Problem | None:
+    """Singular vectors are those of a whole matrix, and its moments live on the device, whole."""
+    if setting.job.galore is None:
+        return None
+    mesh, zero = configuration.mesh, configuration.zero
+    if not setting.framework.bundled_kernels:
+        rule = "steps with AdamW: GaLore is the built-in runtime's"
+        return Problem("--framework", setting.framework.name, rule, "meshwright")
+    if mesh.tp > 1:
+        rule = "galore looks for the space of whole matrices, and tensor parallelism cuts them"
+        return Problem("--pin tp", mesh.tp, rule, "tp=1")
+    if zero > 1:
+        rule = "galore has whole gradients in every step, which ZeRO 2 and 3 never hold"
+        return Problem("--pin zero", zero, rule, "zero=1")
+    return _on_device(configuration, "galore's moments are small and stay on the device")
+
+
+def _narrow_states(setting: Setting, configuration: Configuration) -> Problem | None:
+    if setting.job.optimizer_states == "fp32":
+        return None
+    return _on_device(configuration, "states on the host are in fp32 (--optimizer adamw)")
+
+
+def _on_device(configuration: Configuration, rule: str) -> Problem | None:
+    if configuration.offload:
+        return Problem("--pin offload", configuration.offload, rule, "offload=0")
+    if configuration.swap_layers:
+        return Problem("--pin swap_layers", configuration.swap_layers, rule, "swap_layers=0")
+    return None
+
+
 RULES: tuple[Rule, ...] = (
     Rule("zero-data", "ZeRO shards over replicas", _zero_data),
     Rule("zero-pipeline", "gradient accumulation across a pipeline", _zero_pipeline),
@@ -119,4 +150,6 @@ RULES: tuple[Rule, ...] = (
     Rule("no-operation", "a layer gives up what it has", _no_such_operation),
     Rule("drive", "states go where there is a drive", _drive),
     Rule("swap", "layers come and go one by one", _swapped),
+    Rule("galore", "projected steps see whole matrices", _galore),
+    Rule("narrow-states", "states in bf16 are those of the device", _narrow_states),
 )

@@ -92,8 +92,9 @@ def too_few(request: Request, setting: Setting, devices: int) -> bool:
         return True
     if request.pins.swap_layers:
         return False
-    recipes = [recipe_of(request.job.precision, setting.framework.keeps, zero) for zero in range(4)]
-    stays = request.pins.offload == 0  # else optimizer states may all be on the host
+    job, keeps = request.job, setting.framework.keeps
+    recipes = [recipe_of(job.precision, keeps, zero, job.optimizer_states) for zero in range(4)]
+    stays = request.pins.offload == 0 and job.galore is None  # else states may all be on the host, or few
     least = min(recipe.weight + recipe.gradient + (recipe.states if stays else 0) for recipe in recipes)
     memory = max(group.device.memory_bytes for group in request.cluster.node_groups)
     return bool(least * setting.architecture.parameters > devices * memory)

@@ -1,6 +1,6 @@
 """Search: the fastest (or cheapest) configuration, and the proof of how good it is.
 
-For models without experts on one kind of device with regular links, branch and bound (`best_first.py`) over a tree of
+For models without experts on one kind of device with regular links, priced by formulas alone, branch and bound (`best_first.py`) over a tree of
 configurations (`tree.py`); else over a list (`listed.py`). No configuration of the space that docs/plan.md describes
 takes less than the proof's lower bound. Equal requests give equal plans.
 """
@@ -52,7 +52,8 @@ def find_plan(request: Request, progress: Progress | None = None) -> Plan:
 
 def searched(request: Request, setting: Setting, progress: Progress | None = None) -> Searched:
     """The best configurations of a setting. Raises as `find_plan` does."""
-    if not setting.is_mixed and not setting.has_experts and request.objective != "energy" and not request.pins.shares:
+    plain = not setting.is_mixed and not setting.has_experts and setting.measured is None
+    if plain and request.objective != "energy" and not request.pins.shares:
         return _by_tree(request, setting, progress)
     return by_list(request, setting, progress)
 

@@ -17,6 +17,7 @@ What is modelled, exactly:
 - Late reductions (frameworks that do not overlap them) follow a rank's last backward.
 - Passes of a spread vocabulary. A rank computes them in their places (`schedule/passes.py`); what they need from other
   ranks, and what these need of them, is on its way for some time that nothing else shares.
+- Ranks that share cores (`pace`): `shared.py`, where one that computes while others wait is faster.
 - After the pipeline. The sum of tied embeddings follows the reductions of the first and the last rank. The norm of all
   gradients is a barrier; then each rank runs its optimizer, then its offload transfers. The step ends with the last.
 
@@ -34,6 +35,7 @@ from ..schedule import Schedule
 from ..schedule.passes import KINDS
 from ..schedule.program import GROUPS, PASS, slots
 from .data_stream import Collective, DataStreams
+from .shared import play_shared
 from .timeline import Span, Timeline, spans_of
 from .work import Passes, Work, check
 
@@ -124,6 +126,8 @@ def play(schedule: Schedule, work: Work) -> Played:
     """Play a step up to its last gradient. Raises ValueError as `makespan` does."""
     check(schedule, work)
     size = slots(schedule)
+    if any(pace > 1 for pace in work.pace) and not work.hides and not schedule.spread:
+        return _play_shared(schedule, work, size)
     starts, ends, arrivals = [0.0] * size, [0.0] * size, [_ALWAYS_THERE] * size
     free = [0.0] * schedule.ranks
     hops = _hops(schedule, work)
@@ -151,6 +155,15 @@ def play(schedule: Schedule, work: Work) -> Played:
         arrivals[slot] = carried[link] = (end if end > sent else sent) + hops[link]
     done = _done_s(work, free, data)
     return Played(starts, ends, arrivals, data.log, done, passed)
+
+
+def _play_shared(schedule: Schedule, work: Work, size: int) -> Played:
+    shared = play_shared(schedule, work, _seconds(schedule, work), _hops(schedule, work), size)
+    done = list(shared.free_s)
+    for rank, seconds in enumerate(work.late_reduce_s):
+        shared.log.append(Collective(rank, "reduce", rank, None, done[rank], done[rank] + seconds))
+        done[rank] += seconds
+    return Played(shared.starts_s, shared.ends_s, shared.arrivals_s, shared.log, done, [])
 
 
 def _done_s(work: Work, free: list[float], data: DataStreams) -> list[float]:

@@ -19,6 +19,8 @@ SHORT_NAMES: dict[str, tuple[str, ...]] = {
     "seq_len": ("job.seq_len",),
     "global_batch": ("job.global_batch",),
     "precision": ("job.precision",),
+    "kernels": ("job.kernels",),
+    "optimizer_states": ("job.optimizer_states",),
     "device": ("cluster.node_groups[*].device",),
     "nodes": ("cluster.node_groups[*].nodes",),
     "network": ("cluster.node_groups[*].nics.rate", "cluster.links[*].bandwidth"),

@@ -76,6 +76,7 @@ class Work:
     `optimizer_s`, `offload_s`, `regather_s`, `late_reduce_s`: by rank. `regather_s` gathers updated parameters after
     the optimizer, `late_reduce_s` reduces gradients after a rank's last backward, for frameworks that do not do so
     beside compute.
+    `pace[k - 1]`: how much faster a rank computes while k ranks do than while all do, where ranks share cores.
     """
 
     forward_s: tuple[float, ...]
@@ -97,6 +98,7 @@ class Work:
     weight_s: tuple[float, ...] = ()
     passes: Passes | None = None
     borders: tuple[float, ...] = ()
+    pace: tuple[float, ...] = ()
 
 
 def check(schedule: Schedule, work: Work) -> None:
@@ -109,10 +111,12 @@ def check(schedule: Schedule, work: Work) -> None:
     by_stage = {"input_s": work.input_s, "weight_s": work.weight_s}
     by_stage |= {"gather_s": work.gather_s, "reduce_s": work.reduce_s, "pieces": work.pieces}
     by_rank = {"optimizer_s": work.optimizer_s, "offload_s": work.offload_s, "regather_s": work.regather_s}
-    by_rank |= {"late_reduce_s": work.late_reduce_s, "borders": work.borders}
+    by_rank |= {"late_reduce_s": work.late_reduce_s, "borders": work.borders, "pace": work.pace}
     by_rank |= {"slow.ranks": work.slow.ranks, "slow.links": work.slow.links, "slow.data": work.slow.data}
     _check_lengths(by_stage, schedule.stages, "stages")
     _check_lengths(by_rank, schedule.ranks, "ranks")
+    if any(pace < 1 for pace in work.pace):
+        raise ValueError("no rank computes slower while fewer do")
     if not 0 <= work.steal < 1:
         raise ValueError(f"steal must be at least 0 and below 1, not {work.steal}")
 

@@ -10,8 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...kernels import masks
+from ...kernels.flexible import SIZE, Masks, block_mask, runs_flexible
+from ...kernels.flexible import attention as flexible
+from ...kernels.masks import Blocks, Rule
 from . import kept
 from .attend import Scoring, attend, attend_backward
+
+_MASKS = Masks()
 
 
 class Core(nn.Module):
@@ -27,13 +33,22 @@ class Core(nn.Module):
         self.scoring = Scoring(scale=scale, window=window, softcap=softcap)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None = None) -> Tensor:
+        if documents is not None and self.scoring.softcap is None and not kept_apart() and runs_flexible(query):
+            return self._read_blocks(query, key, value, documents)
         read = [self._read(stripe, query, key, value, documents) for stripe in _stripes(query.shape[2], self.scoring)]
         return read[0] if len(read) == 1 else torch.cat(read, dim=2)
+
+    def _read_blocks(self, query: Tensor, key: Tensor, value: Tensor, documents: Tensor) -> Tensor:
+        """All of it at once, without the blocks that documents and windows leave nothing of."""
+        seq_len, window = query.shape[2], self.scoring.window
+        place = (window, seq_len, query.device)
+        mask = _MASKS.of(place, documents, lambda: block_mask(*seen_of(documents, window, SIZE), seq_len))
+        return flexible(query, key, value, mask, self.scoring.factor(query))
 
     def _read(self, stripe: Stripe, query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None) -> Tensor:
         rows, columns = slice(stripe.start, stripe.end), slice(stripe.first, stripe.end)
         query, key, value = query[:, :, rows], key[:, :, columns], value[:, :, columns]
-        if self.scoring.softcap is not None or (not torch.compiler.is_compiling() and kept.is_kept()):
+        if self.scoring.softcap is not None or kept_apart():
             return _attention(query, key, value, documents, stripe, self.scoring)
         mask = stripe.mask(documents, query.device)
         if mask is not None and query.device.type != "cpu":  # no fused kernel there has masks and groups of heads both
@@ -47,6 +62,20 @@ class Core(nn.Module):
             scale=self.scoring.scale,
             enable_gqa=query.shape[1] != key.shape[1],
         )
+
+
+def kept_apart() -> bool:
+    """Whether a recomputed layer keeps what attention has found."""
+    return not torch.compiler.is_compiling() and kept.is_kept()
+
+
+def seen_of(documents: Tensor, window: int | None, size: int) -> tuple[Rule, Blocks]:
+    """Which tokens see each other, and which blocks of `size` of them."""
+    rule, seq_len = masks.both(masks.causal, masks.documents(documents)), documents.shape[1]
+    blocks = masks.causal_blocks(seq_len, size, documents.device) & masks.document_blocks(documents, size)
+    if window is None:
+        return rule, blocks
+    return masks.both(rule, masks.window(window)), blocks & masks.window_blocks(seq_len, size, window, documents.device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...kernels.cross_entropy import cross_entropy
+from ...kernels.cross_entropy import capped, cross_entropy
+from ...kernels.linear_cross_entropy import fuses, linear_cross_entropy
+from ...kernels.terms import PLAIN, Terms
 from .linear import Linear, multiply
 
 
@@ -14,6 +16,12 @@ class Head(Linear):
     def __init__(self, vocab: int, hidden: int, softcap: float | None = None):
         super().__init__(hidden, vocab, bias=False)
         self.softcap = softcap
+        self.added = PLAIN  # what the recipe adds to the loss
+
+    @property
+    def terms(self) -> Terms:
+        """Of the loss."""
+        return self.added._replace(softcap=self.softcap)
 
     def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
         return self.logits(x) if targets is None else self.loss(x, targets)
@@ -23,9 +31,6 @@ class Head(Linear):
 
     def loss(self, x: Tensor, targets: Tensor) -> Tensor:
         """Sum over the tokens of `x` [batch, tokens, hidden]: that of a sequence is the sum of those of its parts."""
-        return cross_entropy(self.logits(x), targets)
-
-
-def capped(logits: Tensor, softcap: float | None) -> Tensor:
-    """Logits drawn into (-softcap, softcap), as in Gemma 2 (arXiv:2408.00118, section 2)."""
-    return logits if softcap is None else (logits / softcap).tanh() * softcap
+        if fuses(x, self.weight):
+            return linear_cross_entropy(x, self.weight, targets, **self.terms._asdict())
+        return cross_entropy(self.logits(x), targets, self.added)

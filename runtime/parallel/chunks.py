@@ -19,7 +19,5 @@ def chunk_loss(head: Any, chunks: int) -> None:
 
 
 def _loss(head: Head | VocabularyHead, chunks: int, x: Tensor, targets: Tensor) -> Tensor:
-    options: dict[str, Any] = {"chunks": chunks, "softcap": head.softcap}
-    if isinstance(head, VocabularyHead):
-        options |= {"group": head.boundary.group, "first": head.first}
-    return linear_cross_entropy(x, local(head.weight), targets, **options)
+    share: dict[str, Any] = head.share._asdict() if isinstance(head, VocabularyHead) else {}
+    return linear_cross_entropy(x, local(head.weight), targets, chunks=chunks, **head.terms._asdict(), **share)

@@ -21,6 +21,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+from ..compression import Compress
 from .replicas import replicas, replicate
 
 
@@ -32,16 +33,17 @@ def shard_unit(
     dtype: torch.dtype,
     root: bool,
     ignored: set[nn.Parameter] | None = None,
+    compress: Compress = "none",
 ) -> None:
     """Spread the parameters of `unit` that no inner unit has over `mesh`: of two axes, copies over the first.
 
-    The `ignored` ones stay as they are.
+    The `ignored` ones stay as they are. `compress`: how gradients travel, with zero 0.
 
     Computes in `dtype`, reduces gradients in float32. The root (embedding, final norm, head) stays
     gathered from forward to backward, whose first use follows at once.
     """
     if zero == 0:
-        replicate(unit, mesh.get_group(), divisor=mesh.size(), dtype=dtype, ignored=ignored or ())
+        replicate(unit, mesh.get_group(), divisor=mesh.size(), dtype=dtype, ignored=ignored or (), compress=compress)
         return
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     again = zero == 3 and not root
@@ -76,6 +78,8 @@ def reduce(part: nn.Module) -> None:
 
 def end_step(part: nn.Module) -> None:
     """After a step: gradients are where they are looked for."""
+    for each in replicas(part):
+        each.pass_on()
     for each in replicas(part):
         each.end()
 

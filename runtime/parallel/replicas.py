@@ -2,7 +2,8 @@
 
 As DistributedDataParallel does it (arXiv:2006.15704): gradients of a unit add up in one flat float32 tensor that
 stays; each goes there as soon as autograd has made it, and after the step `.grad` are views of it. The last gradient
-of the last microbatch starts the one all-reduce of the unit, which runs beside what is left of the backward pass. Where
+of the last microbatch starts the one all-reduce of the unit (or what `compressed.py` has in its place), which runs
+beside what is left of the backward pass. Where
 activations are in 16 bits, a unit computes with copies of its weights in these, made once a step.
 """
 
@@ -10,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import compat
+from ..components import span
+from ..compression import Compress
 from ..shards import local, views
+from .compressed import sum_over
 
 
 class Replicas(nn.Module):
@@ -31,12 +34,15 @@ class Replicas(nn.Module):
         *,
         divisor: int,
         dtype: torch.dtype,
+        compress: Compress = "none",
     ):
         """Gradients are sums over `group`, divided by `divisor`; `unit` computes in `dtype`."""
         super().__init__()
         self.whole = list(parameters)
-        self._group, self._factor = group, 1.0 / divisor
+        self._factor = 1.0 / divisor
         self._sizes = [local(parameter).shape for parameter in self.whole]
+        self._elements = sum(size.numel() for size in self._sizes)
+        self.sum = sum_over(group, compress, self._elements, local(self.whole[0]).device)
         self._copies = [] if dtype == torch.float32 else [_copy(each, dtype) for each in self.whole]
         self._users = _users(unit, self.whole) if self._copies else []
         for index, parameter in enumerate(self._copies or self.whole):
@@ -45,7 +51,7 @@ class Replicas(nn.Module):
         self._views: list[Tensor] = []
         self._arrived: set[int] = set()
         self._missing: set[int] = set()
-        self._work: Any = None
+        self._started = False
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -64,12 +70,13 @@ class Replicas(nn.Module):
     def _take(self, index: int, parameter: Tensor) -> None:
         """Add a gradient that autograd has made to those of the step."""
         assert parameter.grad is not None
-        assert self._work is None  # or the reduction, which is under way, would miss it
+        assert not self._started  # or the reduction, which is under way, would miss it
         gradient = local(parameter.grad)
         parameter.grad = None
         if self._flat is None:
-            elements = sum(size.numel() for size in self._sizes)
-            self._flat = torch.empty(elements, dtype=torch.float32, device=gradient.device)
+            padded = self.sum.padded(self._elements)
+            self._flat = torch.empty(padded, dtype=torch.float32, device=gradient.device)
+            self._flat[self._elements :] = 0.0
             self._views = views(self._flat, self._sizes)
         view = self._views[index]
         if index in self._arrived:
@@ -88,21 +95,30 @@ class Replicas(nn.Module):
         """Start to add up what all ranks have; nothing arrives after that."""
         if self._arrived:
             assert self._flat is not None
-            self._work = dist.all_reduce(self._flat, group=self._group, async_op=True)
+            self.sum.start(self._flat)
+            self._started = True
+
+    @torch.no_grad()
+    def pass_on(self) -> None:
+        """After a step: add up what has come, and send it on."""
+        if not self._started:
+            self.reduce()
+        if self._started:
+            with span("dp"):
+                self.sum.pass_on()
 
     @torch.no_grad()
     def end(self) -> None:
-        """After a step: leave the mean in `.grad` of the parameters that have one."""
-        if self._work is None:
-            self.reduce()
-        if self._work is not None:
-            self._work.wait()
+        """After that: leave the mean in `.grad` of the parameters that have one."""
+        if self._started:
+            with span("dp"):
+                self.sum.finish()
         for index in self._arrived:
             whole = self.whole[index]
             whole.grad = compat.like_sharded(self._views[index], whole)
         if self._copies:
             self._use(self.whole)
-        self._work, self._arrived, self._missing = None, set(), set()
+        self._started, self._arrived, self._missing = False, set(), set()
 
     def _use(self, parameters: list[nn.Parameter]) -> None:
         """Let the unit compute with these."""
@@ -132,12 +148,13 @@ def replicate(
     divisor: int,
     dtype: torch.dtype,
     ignored: Iterable[nn.Parameter] = (),
+    compress: Compress = "none",
 ) -> None:
     """Average the gradients of the parameters of `unit` that neither are `ignored` nor belong to an inner unit."""
     apart = {*ignored, *(each for inner in replicas(unit) for each in inner.whole)}
     own = [parameter for parameter in unit.parameters() if parameter not in apart]
     if own:
-        unit.add_module("replicas", Replicas(unit, own, group, divisor=divisor, dtype=dtype))
+        unit.add_module("replicas", Replicas(unit, own, group, divisor=divisor, dtype=dtype, compress=compress))
 
 
 def replicas(module: nn.Module) -> list[Replicas]:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .. import compat
+from .. import collectives
 
 SEQUENCE_DIM = 1  # of [batch, seq_len, hidden]
 
@@ -29,13 +29,13 @@ class Boundary:
     def enter(self, x: Tensor) -> Tensor:
         """[batch, seq_len or its part, hidden] to the whole sequence."""
         if self.sp:
-            return compat.all_gather(x, SEQUENCE_DIM, self.group)
+            return collectives.all_gather(x, SEQUENCE_DIM, self.group, "tp")
         return _sum_gradients(x, self.group)
 
     def leave(self, x: Tensor) -> Tensor:
         """Partial sums over the whole sequence to sums, of the sequence or of this rank's part of it."""
         if self.sp:
-            return compat.reduce_scatter(x, SEQUENCE_DIM, self.group)
+            return collectives.reduce_scatter(x, SEQUENCE_DIM, self.group, "tp")
         return _sum(x, self.group)
 
 
@@ -49,7 +49,7 @@ class _SumGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return compat.all_reduce(gradients[0].contiguous(), ctx.group), None
+        return collectives.all_reduce(gradients[0].contiguous(), ctx.group, "tp"), None
 
 
 class _Sum(torch.autograd.Function):
@@ -57,7 +57,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
-        return compat.all_reduce(x.contiguous(), group)
+        return collectives.all_reduce(x.contiguous(), group, "tp")
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

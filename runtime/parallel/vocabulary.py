@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.tensor import Replicate, Shard
 
-from ...kernels.cross_entropy import vocabulary_cross_entropy
+from ...kernels.cross_entropy import capped, vocabulary_cross_entropy
+from ...kernels.linear_cross_entropy import fuses, linear_cross_entropy
+from ...kernels.terms import Share, Terms
 from ..blocks.embedding import Embedding, LearnedPositions, add_positions, scaled
-from ..blocks.head import Head, capped
+from ..blocks.head import Head
 from ..blocks.linear import multiply
 from ..blocks.transformer import Transformer
 from ..shards import local
@@ -56,9 +58,19 @@ class VocabularyHead(Sharded):
 
     def __init__(self, head: Head, axis: TensorAxis):
         super().__init__()
-        self.boundary, self.softcap = axis.boundary, head.softcap
-        self.first = first_row(head.out_features, axis)
+        self.boundary, self.softcap, self.added = axis.boundary, head.softcap, head.added
+        self.first, self.vocab = first_row(head.out_features, axis), head.out_features
         self.weight = axis.parameter(head.weight, Shard(0))
+
+    @property
+    def terms(self) -> Terms:
+        """Of the loss."""
+        return self.added._replace(softcap=self.softcap)
+
+    @property
+    def share(self) -> Share:
+        """Which tokens of the vocabulary are here."""
+        return Share(self.boundary.group, self.first, self.vocab)
 
     def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
         x = self.boundary.enter(x)
@@ -70,7 +82,10 @@ class VocabularyHead(Sharded):
 
     def loss(self, x: Tensor, targets: Tensor) -> Tensor:
         """As Head.loss, equal on all ranks."""
-        return vocabulary_cross_entropy(self.logits(x), targets, self.boundary.group, self.first)
+        weight = local(self.weight)
+        if fuses(x, weight):
+            return linear_cross_entropy(x, weight, targets, **self.terms._asdict(), **self.share._asdict())
+        return vocabulary_cross_entropy(self.logits(x), targets, *self.share, self.added)
 
 
 def first_row(vocab: int, axis: TensorAxis) -> int:

@@ -37,6 +37,8 @@ TARGETS = {
     "rotary": (80, 80),
     "permute": (80, 80),
     "adamw": (88, None),
+    "quantise": (88, None),
+    "reduce": (88, None),
 }
 """Percent of the measured copy that forward and backward should reach on an H200."""
 

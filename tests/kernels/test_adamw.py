@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,8 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from meshwright.kernels import switch
-from meshwright.kernels.adamw import Options, adamw_step, clip_scale, rounded, stepped_reference
-from meshwright.kernels.optimizer import FusedAdamW, GaLore
+from meshwright.kernels.adamw import (
+    WHOLE,
+    Options,
+    Place,
+    Shard,
+    adamw_step,
+    adamw_steps,
+    clip_scale,
+    rounded,
+    stepped_reference,
+)  # fmt: skip
+from meshwright.kernels.galore import GaLore
+from meshwright.kernels.mix import mix, mixed
+from meshwright.kernels.optimizer import FusedAdamW
 
 OPTIONS = Options(lr=3e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, step=3)
 
@@ -66,13 +79,14 @@ def test_triton_rounds_as_the_reference_does(device: str, monkeypatch: pytest.Mo
     options, scale = Options(1e-3, (0.9, 0.95), 1e-8, 0.0, 5, seed=11), torch.ones((), device=device)
     tensors = [x.to(device, torch.bfloat16) for x in (random(3000), random(3000, seed=1), torch.zeros(3000))]
     tensors.append(random(3000, seed=2).abs().to(device, torch.bfloat16))
-    for number in (0, 2**33 + 5):
-        found = stepped(*tensors, scale, options, number)
-        expected = stepped_reference(*tensors, scale, options, number)
+    for place in (WHOLE, Place(2**33 + 5), Place(7, width=30, pitch=100)):
+        found = stepped(*tensors, scale, options, place)
+        expected = stepped_reference(*tensors, scale, options, place)
         for x, y in zip(found[1:], expected[1:], strict=True):
             different = (x != y).double().mean().item()
             assert different < 0.01  # where a float32 differs in its last bit
-    assert not torch.equal(stepped(*tensors, scale, options, 0)[1], stepped(*tensors, scale, options, 1)[1])
+    one, other = (stepped(*tensors, scale, options, place)[1] for place in (WHOLE, Place(1)))
+    assert not torch.equal(one, other)
 
 
 def test_rounding_is_right_on_average_and_reproducible() -> None:
@@ -81,7 +95,7 @@ def test_rounding_is_right_on_average_and_reproducible() -> None:
     assert set(found.tolist()) == {1.0, 1 + 2**-7}
     share = (found > 1).double().mean().item()
     assert abs(share - 0.3) < 6 * math.sqrt(0.3 * 0.7 / 100_000)
-    assert torch.equal(found[40_000:], rounded(torch.full((60_000,), value), key=5, number=40_000))
+    assert torch.equal(found[40_000:], rounded(torch.full((60_000,), value), key=5, place=Place(40_000)))
     assert not torch.equal(found, rounded(torch.full((100_000,), value), key=6))
     special = torch.tensor([math.inf, -math.inf, math.nan, 0.0, -0.0, 3.0, -1.5])
     torch.testing.assert_close(rounded(special, key=1).float(), special, rtol=0.0, atol=0.0, equal_nan=True)
@@ -121,7 +135,7 @@ def test_galore_is_its_algorithm(shape: tuple[int, int]) -> None:
     rank, every, alpha, lr, decay = 2, 3, 0.25, 1e-2, 0.1
     parameter = nn.Parameter(random(*shape))
     weight, m, v = parameter.detach().double(), torch.zeros(()), torch.zeros(())
-    optimizer = GaLore([parameter], rank=rank, every=every, alpha=alpha, lr=lr, weight_decay=decay, eps=1e-8)
+    optimizer = GaLore([parameter], rank=rank, every=every, scale=alpha, lr=lr, weight_decay=decay, eps=1e-8)
     flip = shape[0] > shape[1]
     for step in range(1, 8):
         gradient = random(*shape, seed=step).double()
@@ -157,3 +171,40 @@ def test_wrong_arguments_are_refused() -> None:
         FusedAdamW([nn.Parameter(x)], states=torch.float16)
     with pytest.raises(ValueError, match="rank is 0"):
         GaLore([nn.Parameter(x)], rank=0)
+
+
+def test_a_number_is_mixed_as_tensors_are() -> None:
+    numbers = [0, 1, 2**31, 2**32 - 1, 123456789]
+    assert [mixed(each) for each in numbers] == mix(torch.tensor(numbers)).tolist()
+
+
+@pytest.mark.parametrize("states", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("parameter", [torch.float32, torch.bfloat16])
+def test_many_shards_step_as_each_alone(
+    parameter: torch.dtype, states: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One launch of all, whatever their sizes, alignment and types of gradients; what is beside them stays."""
+    from meshwright.kernels.fast import adamw as fast
+
+    monkeypatch.setattr(switch, "INTERPRETED", True)
+    monkeypatch.setattr(fast, "_PIECE", 4096)
+    shards, expected, beside = [], [], []
+    scale = torch.tensor(0.5, device=device)
+    for number, (count, offset) in enumerate([(9000, 0), (5, 0), (0, 0), (1, 1), (4097, 1), (4096, 0)]):
+        types = (parameter, [torch.float32, torch.bfloat16][number % 2], states, states)
+        whole = [
+            random(count + 9, seed=9 * number + place).abs().to(device, dtype) for place, dtype in enumerate(types)
+        ]
+        own = [x[offset : offset + count] for x in whole]
+        place = Place(11 * number, width=100, pitch=1000) if number % 2 else Place(number)
+        shards.append(Shard(*own, seed=number, place=place))
+        expected.append(stepped_reference(*own, scale, replace(OPTIONS, seed=number), place))
+        beside += [(x[offset + count :], x[offset + count :].clone()) for x in whole]
+    adamw_steps(shards, OPTIONS, scale)
+    for shard, wanted in zip(shards, expected, strict=True):
+        for x, y in zip((shard.parameter, shard.first, shard.second), wanted, strict=True):
+            if x.dtype == torch.bfloat16:
+                assert (x != y).sum() <= 0.01 * x.numel()  # where a float32 differs in its last bit
+            else:
+                torch.testing.assert_close(x, y, rtol=2e-6, atol=2e-6)
+    assert all(torch.equal(x, y) for x, y in beside)

@@ -102,6 +102,7 @@ def test_what_is_not_finite_comes_out_not_finite(kernel: Kernel, device: str) ->
 @EVERY
 def test_compiled_calls_give_the_same(kernel: Kernel, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through torch.compile and its autograd, with the backend that changes nothing; no break in the graph."""
+    torch._dynamo.reset()  # of one function with other arguments only so many are kept
     fast, made = find(kernel.fast), example(kernel, smallest(kernel), "fp32", device=device)
     compiled = torch.compile(fast, backend="aot_eager", fullgraph=True)
     plain, through = leaves(made), leaves(made)

@@ -8,8 +8,10 @@ import sys
 import pytest
 
 from meshwright.clusters import Topology, load_cluster, save_cluster
-from meshwright.errors import InputError
-from meshwright.profiler.measure import assemble, profile_machine
+from meshwright.errors import InputError, RunError
+from meshwright.profiler.assembly import assemble
+from meshwright.profiler.measure import profile_machine
+from meshwright.profiler.parts import Found
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,8 @@ def test_profile_is_plausible(profile):
     assert 1e6 < fabric.bandwidth_bytes_per_s < 1e13
     assert 0 <= fabric.latency_s < 1
     assert "torch" in cluster.source
+    assert cluster.measured.workers == 2
+    assert {note.part for note in cluster.measured.notes} <= {"detect"}  # what this machine does not tell
 
 
 def test_progress_only_rises_and_ends(profile):
@@ -40,7 +44,8 @@ def test_progress_only_rises_and_ends(profile):
     done = [fraction for _, fraction in told]
     assert done == sorted(done)
     assert (done[0], done[-1]) == (0.0, 1.0)
-    assert [part for part, _ in told][1:-1] == ["matrix products", "attention", "memory", "small operations", "links"]
+    inside = [f"compute: {what}" for what in ("matrix products", "attention", "memory", "small operations")]
+    assert [part for part, _ in told][1:-1] == ["machine", "detect", "compute", *inside, "links"]
 
 
 def test_profile_reads_back_equal(profile, tmp_path):
@@ -68,12 +73,25 @@ def result(launch_s=1e-5, rate=50e9, **changes):
         "rings": [[2, size, 2 * 1e-4 + size / 1e9] for size in sizes],
         "reduce_scatter": [[1, size, 3 * (1e-4 + size / 1e9)] for size in sizes],
     }
-    base = {"compute": compute, "links": links, "context_bytes": 2e8, "kind": "cpu", "name": None}
-    return base | {"memory_bytes": None, "torch": "2.13.0"} | changes
+    machine = {
+        "context_bytes": 2e8,
+        "kind": "cpu",
+        "name": None,
+        "memory_bytes": None,
+        "host": "here",
+        "processor": "a CPU",
+    }
+    machine |= {"versions": {"torch": "2.13.0"}} | changes
+    return {"compute": compute, "links": links, "machine": machine}
+
+
+def assembled(*results, notes=()):
+    about = {"workers": len(results), "threads": 1, "budget_s": 1.0}
+    return assemble(Found(results, [range(len(results))]), about, notes)
 
 
 def test_known_machine_is_found_again():
-    group = assemble([result(), result()]).node_groups[0]
+    group = assembled(result(), result()).node_groups[0]
     assert group.device.peak_flops["fp32"] == pytest.approx(50e9, rel=0.01)
     assert group.device.calibration.attention == pytest.approx(0.25, rel=0.01)
     assert group.device.calibration.launch_s == pytest.approx(1e-5, rel=0.01)
@@ -88,7 +106,7 @@ def test_known_machine_is_found_again():
 
 def test_figures_are_medians_over_workers_and_gpus_keep_their_name():
     gpu = {"kind": "cuda", "name": "NVIDIA H200", "memory_bytes": 150e9}
-    group = assemble([result(**gpu), result(launch_s=3e-5, **gpu)]).node_groups[0]
+    group = assembled(result(**gpu), result(launch_s=3e-5, **gpu)).node_groups[0]
     assert group.device.name == "NVIDIA H200"
     assert group.device.memory_bytes == 150e9
     assert group.fabric.kind == "nvlink"
@@ -96,7 +114,20 @@ def test_figures_are_medians_over_workers_and_gpus_keep_their_name():
 
 
 def test_one_worker_says_that_its_fabric_is_assumed():
-    assert "assumed" in assemble([result(links={"rings": [], "reduce_scatter": []})]).source
+    assert "assumed" in assembled(result() | {"links": {"rings": [], "reduce_scatter": []}}).source
+
+
+def test_what_one_worker_has_is_enough_and_the_rest_is_noted():
+    lost = {"part": "links", "what": "rank 1", "why": "connection closed by peer"}
+    cluster = assembled({key: value for key, value in result().items() if key != "links"}, {}, notes=[lost])
+    assert cluster.num_devices == 2
+    assert "assumed" in cluster.source
+    assert [note.model_dump() for note in cluster.measured.notes] == [lost]
+
+
+def test_a_profile_of_nothing_says_why():
+    with pytest.raises(RunError, match="compute, rank 0: out of memory"):
+        assembled({"machine": {}}, notes=[{"part": "compute", "what": "rank 0", "why": "out of memory"}])
 
 
 @pytest.mark.parametrize(("workers", "budget_s"), [(0, 20), (-1, 20), (2, 0)])

@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from meshwright.errors import RunError
 from meshwright.profiler.workers import Settings, run
 
 REPORT = """
@@ -25,9 +24,9 @@ def start(tmp_path, monkeypatch):
 
     def run_body(body, limit_s=30.0):
         (tmp_path / "pretend_worker.py").write_text(REPORT + body)
-        settings = [Settings(rank, 2, 1, str(tmp_path), 1.0, limit_s) for rank in range(2)]
+        settings = [Settings(rank, 2, 1, str(tmp_path), limit_s) for rank in range(2)]
         told = []
-        return run(settings, "pretend_worker", told.append), told
+        return run(settings, "pretend_worker", lambda part, what: told.append((part, what))), told
 
     return run_body
 
@@ -38,41 +37,72 @@ def assert_all_gone(folder):
             os.kill(int(file.read_text()), 0)
 
 
-def test_results_come_in_order_of_rank_and_progress_is_told(start, tmp_path):
-    results, told = start(
+def test_progress_is_told_and_nothing_went_wrong(start, tmp_path):
+    wrong, told = start(
         """
 if settings["rank"] == 0:
-    (folder / "progress").write_text("first\\n")
-result = {"rank": settings["rank"], "threads": os.environ["OMP_NUM_THREADS"]}
-(folder / f"{settings['rank']}.json").write_text(json.dumps(result))
+    (folder / "progress").write_text("links\\tpairs\\n")
+(folder / f"{settings['rank']}.threads").write_text(os.environ["OMP_NUM_THREADS"])
 """
     )
-    assert results == [{"rank": 0, "threads": "1"}, {"rank": 1, "threads": "1"}]
-    assert told == ["first"]
+    assert wrong == []
+    assert told == [("links", "pairs")]
+    assert [(tmp_path / f"{rank}.threads").read_text() for rank in range(2)] == ["1", "1"]
 
 
-def test_a_failing_worker_is_quoted_and_the_others_are_ended(start, tmp_path):
+def test_a_worker_that_fails_at_the_start_is_quoted_and_the_others_are_ended(start, tmp_path):
     begin = time.monotonic()
-    with pytest.raises(RunError, match=r"worker 1 .*exit 1.*MemoryError: not enough"):
-        start(
-            """
+    wrong, _ = start(
+        """
 if settings["rank"] == 1:
     raise MemoryError("not enough")
 time.sleep(600)
 """
-        )
+    )
+    assert wrong == ["worker 1 failed (exit 1): MemoryError: not enough"]
     assert time.monotonic() - begin < 60  # far from 600: the one that slept was not waited for
     assert_all_gone(tmp_path)
 
 
-def test_a_hanging_worker_is_named_with_the_part_it_was_in(start, tmp_path):
-    with pytest.raises(RunError, match=r"workers 0, 1 .* 2 s; last part begun: links"):
-        start(
-            """
+def test_a_worker_that_fails_later_does_not_stop_the_others(start, tmp_path):
+    wrong, told = start(
+        """
 if settings["rank"] == 0:
-    (folder / "progress").write_text("links\\n")
-time.sleep(600)
+    (folder / "progress").write_text("compute\\tcompute\\n")
+    while not (folder / "dead").exists():
+        time.sleep(0.01)
+    with (folder / "progress").open("a") as file:
+        file.write("memory\\tmemory\\n")
+else:
+    (folder / "dead").touch()
+    os._exit(7)
+"""
+    )
+    assert wrong == ["worker 1 failed (exit 7): it said nothing"]
+    assert told == [("compute", "compute"), ("memory", "memory")]
+
+
+def test_a_hanging_worker_is_named_with_the_part_it_was_in(start, tmp_path):
+    wrong, _ = start(
+        """
+if settings["rank"] == 0:
+    (folder / "progress").write_text("links\\tlinks\\n")
+    time.sleep(600)
 """,
-            limit_s=2.0,
-        )
+        limit_s=2.0,
+    )
+    assert wrong == ["workers 0 did not finish in 2 s; last part begun: links"]
+    assert_all_gone(tmp_path)
+
+
+def test_ctrl_c_ends_all_workers_and_leaves_what_they_wrote(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    body = 'if settings["rank"] == 0:\n    (folder / "progress").write_text("compute\\tcompute\\n")\ntime.sleep(600)\n'
+    (tmp_path / "pretend_worker.py").write_text(REPORT + body)
+
+    def interrupt(part, what):
+        raise KeyboardInterrupt
+
+    wrong = run([Settings(rank, 2, 1, str(tmp_path), 30.0) for rank in range(2)], "pretend_worker", interrupt)
+    assert wrong == ["interrupted; last part begun: compute"]
     assert_all_gone(tmp_path)

@@ -16,6 +16,7 @@ KINDS = {
     "c10d._allgather_base_.default": "gather",
     "c10d._reduce_scatter_base_.default": "scatter",
     "c10d.allreduce_.default": "sum",
+    "c10d.alltoall_base_.default": "exchange",
 }
 TRANSFERS = ("c10d.send.default", "c10d.recv_.default")  # of the pipeline
 
@@ -25,7 +26,7 @@ class Collectives(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.counts = Counter(dict.fromkeys(KINDS.values(), 0))
+        self.counts = Counter(dict.fromkeys(("gather", "scatter", "sum"), 0))
         self.dtypes: dict[str, set[str]] = {kind: set() for kind in KINDS.values()}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -106,17 +107,18 @@ def make_plan(
     recompute: Recompute = "none",
     precision: Precision = "fp32",
     nodes: int = 1,
+    optimizer: Mapping[str, Any] | None = None,
     **levers: Any,
 ) -> Plan:
     """A plan of `global_batch` sequences for as many devices as its mesh has, on `nodes` nodes, with layers spread
     evenly (the first stages get what is left over) and ZeRO 1 where there are replicas. `levers` as in
-    configuration.LEVERS."""
+    configuration.LEVERS, `optimizer`: fields of the job about it."""
     stages, layers = pp * vpp, config.get("num_hidden_layers") or config["n_layer"]
     even = tuple(layers // stages + (stage < layers % stages) for stage in range(stages))
     return Plan(
         model=ModelSpec(name="test", config=config),
         cluster=cluster(pp * dp * cp * tp, nodes),
-        job=Job(seq_len=seq_len, global_batch=global_batch, precision=precision),
+        job=Job(seq_len=seq_len, global_batch=global_batch, precision=precision, **(optimizer or {})),
         mesh=MeshDegrees(pp=pp, dp=dp, cp=cp, tp=tp, ep=ep, etp=etp),
         schedule=ScheduleChoice(
             name=schedule,

@@ -91,7 +91,7 @@ def vocabulary_loss(logits: Tensor, targets: Tensor) -> tuple[float, Any]:
     share = -(-vocab // group.size())
     first = min(vocab, share * group.rank())
     own = logits[..., first : first + share].clone().requires_grad_()
-    loss = vocabulary_cross_entropy(own, targets, group, first)
+    loss = vocabulary_cross_entropy(own, targets, group, first, vocab)
     loss.backward()
     assert own.grad is not None
     return loss.item(), own.grad.tolist()

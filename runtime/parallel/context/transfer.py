@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ... import compat
+from ... import collectives
+from ...components import span
 
 
 @dataclass(slots=True)
@@ -23,8 +24,9 @@ class Pending:
 
     def wait(self) -> list[Tensor]:
         """The received blocks."""
-        for work in self.works:
-            work.wait()
+        with span("cp"):
+            for work in self.works:
+                work.wait()
         return self.received
 
 
@@ -51,16 +53,17 @@ def exchange(blocks: Sequence[Tensor], to: int, into: list[Tensor], source: int,
 
 def all_gather(block: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Blocks [...] of all ranks: [ranks, ...]."""
-    return compat.all_gather(block.unsqueeze(0).contiguous(), 0, group)
+    return collectives.all_gather(block.unsqueeze(0).contiguous(), 0, group, "cp")
 
 
 def reduce_scatter(blocks: Tensor, group: dist.ProcessGroup) -> Tensor:
     """The sum over all ranks of what each has for this rank in `blocks` [ranks, ...]."""
-    return compat.reduce_scatter(blocks.contiguous(), 0, group).squeeze(0)
+    return collectives.reduce_scatter(blocks.contiguous(), 0, group, "cp").squeeze(0)
 
 
 def all_to_all(blocks: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Send `blocks[r]` to rank r; what the ranks sent here, [ranks, ...]."""
     received = torch.empty_like(blocks, memory_format=torch.contiguous_format)
-    dist.all_to_all_single(received, blocks.contiguous(), group=group)
+    with span("cp"):
+        dist.all_to_all_single(received, blocks.contiguous(), group=group)
     return received

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ... import compat
+from ... import collectives, compat
 from ...blocks.router import Routing
 from .load import count
 
@@ -71,7 +71,7 @@ class BalancingLoss:
             self.reset()
         choices = count(routing)
         for group in self.groups:
-            choices = compat.all_reduce(choices, group)
+            choices = collectives.all_reduce(choices, group, "ep")
         self._choices = choices if self._choices is None else self._choices + choices
         self._tokens += len(routing.experts) * self._ranks
         return self._choices.float() / self._tokens

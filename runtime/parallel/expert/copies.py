@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ....errors import RunError
 from ... import compat
+from ...components import span
 from ...shards import held
 from ...slots import Orders, has_replicas, slots_by_expert
 
@@ -75,7 +76,8 @@ class Copies:
 
     def _fingerprint(self, pair: Pair, tensors: Sequence[Tensor]) -> Tensor:
         """int64 [2 x tensors]: sums over the bits of a slot, weighted by row and by column."""
-        bits = [self._slot(pair, tensor).contiguous().view(torch.int32) for tensor in tensors]
+        slots = [self._slot(pair, tensor).contiguous() for tensor in tensors]
+        bits = [slot.view(torch.int16 if slot.element_size() == 2 else torch.int32) for slot in slots]
         return torch.stack([_weighted(each.sum(dim, dtype=torch.int64)) for each in bits for dim in (0, 1)])
 
     def counted(self) -> dict[nn.Parameter, Tensor]:
@@ -99,7 +101,8 @@ class Copies:
         none = torch.empty(0, dtype=dtype, device=device)
         message = torch.cat([none, *(own[pair].flatten().to(device) for pair in sent)])
         answer = torch.empty_like(message)
-        dist.all_to_all_single(answer, message, parts, parts, group=self.group)
+        with span("ep"):
+            dist.all_to_all_single(answer, message, parts, parts, group=self.group)
         pieces = torch.split(answer, [own[pair].numel() for pair in received])
         return {pair: piece.view(own[pair].shape) for pair, piece in zip(received, pieces, strict=True)}
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ....kernels.permute import Permutation, permute, restore, sort_by_expert
-from ... import compat
+from ... import collectives
 from ...blocks.experts import Compute
 from .transfer import Parts, Way, together, transferred
 
@@ -92,7 +92,7 @@ def plan_exchanges(counts: Sequence[Tensor], groups: Groups) -> list[Exchange]:
     arriving = own if groups.ep is None else _turned(own, groups.ep)
     everywhere = arriving.flatten(1).unsqueeze(1)  # [chunks, ranks of etp, senders x slots here]
     if groups.etp is not None:
-        everywhere = compat.all_gather(everywhere.contiguous(), 1, groups.etp)
+        everywhere = collectives.all_gather(everywhere.contiguous(), 1, groups.etp, "ep")
     sums = torch.cat([own.sum(-1), arriving.sum(-1), everywhere.sum(-1)], 1).tolist()
     exchanges = []
     for chunk, each in zip(everywhere, sums, strict=True):
@@ -112,7 +112,7 @@ def even_exchange(experts: int, capacity: int, groups: Groups, device: torch.dev
 def _turned(counts: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Of [chunks, receivers, ...] what the senders have for this rank, [chunks, senders, ...]."""
     even = [1] * group.size()
-    return compat.all_to_all(counts.transpose(0, 1).contiguous(), even, even, group).transpose(0, 1)
+    return collectives.all_to_all(counts.transpose(0, 1).contiguous(), even, even, group, "ep").transpose(0, 1)
 
 
 def _arrivals(counts: Tensor, here: int, rows: int) -> Permutation:

@@ -15,13 +15,14 @@ from torch.distributed.tensor import Shard
 from ... import compat
 from ...blocks.experts import Experts
 from ...blocks.moe import Moe
+from ...compression import Compress
 from ...mesh import Meshes
 from ..replicas import replicate
 from .sharding import HIDDEN
 
 
 def spread_experts(
-    unit: nn.Module, meshes: Meshes, *, zero: int, dtype: torch.dtype, on_host: bool
+    unit: nn.Module, meshes: Meshes, *, zero: int, dtype: torch.dtype, on_host: bool, compress: Compress = "none"
 ) -> set[nn.Parameter]:
     """ZeRO of the sharded experts of one layer, before that of what surrounds them; `on_host` is where shards stay.
 
@@ -34,7 +35,7 @@ def spread_experts(
         if meshes.expert_data is None:
             alone |= _divide_gradients(moe.experts, meshes.data_size)
         else:
-            _spread(moe.experts, meshes, zero=zero, dtype=dtype, on_host=on_host)
+            _spread(moe.experts, meshes, zero=zero, dtype=dtype, on_host=on_host, compress=compress)
     return alone
 
 
@@ -45,10 +46,13 @@ def _divide_gradients(experts: Experts, factor: int) -> set[nn.Parameter]:
     return set(experts.parameters())
 
 
-def _spread(experts: Experts, meshes: Meshes, *, zero: int, dtype: torch.dtype, on_host: bool) -> None:
+def _spread(
+    experts: Experts, meshes: Meshes, *, zero: int, dtype: torch.dtype, on_host: bool, compress: Compress
+) -> None:
     assert meshes.expert_data is not None
     if zero == 0:
-        replicate(experts, meshes.expert_data.get_group(), divisor=meshes.data_size, dtype=dtype)
+        group = meshes.expert_data.get_group()
+        replicate(experts, group, divisor=meshes.data_size, dtype=dtype, compress=compress)
         return
     # Weights of the routing come in float32 and stay so: only `compute` is in `dtype`.
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)

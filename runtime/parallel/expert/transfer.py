@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ...components import span
+
 Way = Generator[None, None, Tensor]
 """What happens to some rows, in pieces: it stops wherever a transfer has started, before it waits for it."""
 
@@ -50,7 +52,8 @@ class _Flight:
 
     def wait(self) -> Tensor:
         work, _, arriving = self.held
-        work.wait()
+        with span("ep"):
+            work.wait()
         self.held = []
         return arriving  # type: ignore[no-any-return]
 

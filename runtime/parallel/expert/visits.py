@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ... import compat
+from ... import collectives
 from ...blocks.experts import Compute
 from .exchange import Groups, gathered_over, summed_over
 from .fan import fan_to_choices, fan_to_parts, visited
@@ -79,7 +79,7 @@ def plan_visits(chunks: Sequence[Tensor], count: int, groups: Groups, hops: Sequ
         counts = [each.view(len(each), *mine.shape[1:]).sum(0) for each, mine in zip(arrived, counts, strict=True)][1:]
     rows = known[-1].sum(1) if hops else torch.stack([counts[0].new_full((), len(slots)) for slots in chunks])
     here = torch.stack([rows, counts[0]], -1).unsqueeze(1)  # [chunks, 1, 2]: rows that arrive, and pairs
-    everywhere = here if groups.etp is None else compat.all_gather(here, 1, groups.etp)
+    everywhere = here if groups.etp is None else collectives.all_gather(here, 1, groups.etp, "ep")
     sizes = torch.cat([*known, everywhere[..., 0], everywhere[..., 1].sum(1, keepdim=True)], 1).tolist()
     return [_route(each, count, groups.etp, hops) for each in sizes]
 
@@ -103,7 +103,7 @@ def _told(counts: Sequence[Tensor], group: dist.ProcessGroup) -> list[Tensor]:
     """What every rank has for this one, of `counts` [ranks, ..., chunks] each: [senders, the rest], one message."""
     flat = [each.reshape(group.size(), -1) for each in counts]
     even = [1] * group.size()
-    arrived = compat.all_to_all(torch.cat(flat, 1), even, even, group)
+    arrived = collectives.all_to_all(torch.cat(flat, 1), even, even, group, "ep")
     return list(torch.split(arrived, [each.shape[1] for each in flat], 1))
 
 

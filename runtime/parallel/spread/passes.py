@@ -18,6 +18,7 @@ from ....planner.schedule import Action, Schedule
 from ....planner.schedule.passes import Pass
 from ....planner.schedule.transfers import Step, Transfer
 from ... import compat
+from ...components import span
 from ...mesh import Meshes
 from ..batch import Batch
 from ..data import begin_step, end_step
@@ -178,7 +179,8 @@ class Sent(NamedTuple):
     work: Any
 
     def wait(self) -> Tensor:
-        self.work.wait()
+        with span("pp"):
+            self.work.wait()
         return self.tensor
 
 

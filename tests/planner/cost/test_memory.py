@@ -173,7 +173,7 @@ def test_logits_are_gone_before_a_layer_goes_backward(make_setting, configure):
     memory = footprint(setting, configuration)[0]
     assert (memory.logits, memory.activations) == (logits, inputs)
     small = replace(setting, architecture=replace(setting.architecture, vocab=1024))
-    layer = kept_bytes(setting.architecture.layers[0], Sharding(), 8192, setting.framework.keeps)
+    layer = layer_kept(setting.architecture.layers[0], setting.shape(Sharding())).total
     memory = footprint(small, configuration)[0]
     assert (memory.logits, memory.activations) == (0, inputs + layer)
 

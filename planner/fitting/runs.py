@@ -1,0 +1,130 @@
+"""Runs: run folders of the built-in runtime (docs/launch.md) as observations of the cluster of their plans."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ...clusters.schema import Cluster
+from ...errors import InputError, Problem
+from ...schema import load_json
+from ..plan import Plan, load_plan
+from ..simulate.scenario import Scenario
+from .observation import Observation
+from .rows import Found
+
+WARM_UP_STEPS = 5
+LEAST_STEPS = 10
+"""Steps of a run, below which its median says little."""
+
+TIMED = ("compute", "tp", "cp", "ep", "dp")
+"""Parts that a run times as a prediction has them. Waiting for a pipeline is a result of the others."""
+
+LEAST_SHARE = 0.1
+"""Of the step: a smaller part's error is mostly that of its own noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a folder says."""
+
+    path: Path
+    plan: Plan
+    measured_s: float
+    components_s: Mapping[str, float]
+
+
+def read_runs(paths: Sequence[Path]) -> Found:
+    """Runs of several folders. Raises InputError with every problem of all of them, and where none can be used."""
+    runs, problems = [], list[Problem]()
+    for path in paths:
+        try:
+            runs.append(read_run(path))
+        except InputError as error:
+            problems += [Problem(f"{path}: {each.field}", each.value, each.rule, each.fix) for each in error.problems]
+    if problems:
+        raise InputError("profile --from-run", problems)
+    return of_runs(runs)
+
+
+def read_run(path: Path) -> Run:
+    """One folder. Raises InputError with everything that is wrong with it."""
+    if not path.is_dir():
+        raise InputError.single(str(path), "run folder", None, "is not a folder", "the --run of a meshwright launch")
+    plan = load_plan(path / "plan.yaml")
+    result = load_json(path / "result.json") if (path / "result.json").exists() else {}
+    measured = result.get("measured_step_time_s")
+    steps = _steps(path / "metrics.jsonl")
+    if not isinstance(measured, int | float) or isinstance(measured, bool) or measured <= 0:
+        measured = median(steps[min(WARM_UP_STEPS, len(steps) // 2) :]) if steps else None
+    if measured is None:
+        rule = "holds no step that was measured"
+        raise InputError.single(str(path), "metrics.jsonl", None, rule, "let it train a few steps first")
+    timed = result.get("components_s") or {}
+    found = timed.get("measured", {}) if isinstance(timed, dict) else {}
+    numbers = {name: float(each) for name, each in found.items() if isinstance(each, int | float)}
+    return Run(path, plan, float(measured), numbers if len(steps) >= LEAST_STEPS else {})
+
+
+def _steps(path: Path) -> list[float]:
+    """Measured seconds of the logged steps. Raises InputError with every line that is none, but for the last: a run
+    that died may have left half of it."""
+    if not path.exists():
+        raise InputError.single(str(path), "metrics.jsonl", None, "is not there", "a folder that a run has trained in")
+    found, problems, lines = [], list[Problem](), path.read_text(errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            seconds = json.loads(line)["step_time_s"]
+            if isinstance(seconds, bool) or not seconds > 0:
+                raise ValueError
+            found.append(float(seconds))
+        except (ValueError, KeyError, TypeError):
+            if number < len(lines):
+                problems.append(Problem(f"metrics.jsonl line {number}", line[:40], "holds no step_time_s above 0"))
+    if problems:
+        raise InputError(str(path), problems)
+    return found
+
+
+def of_runs(runs: Sequence[Run]) -> Found:
+    """The runs of the cluster and framework of the last one; others are refused. Raises InputError where none can be
+    used."""
+    cluster, framework = _bare(runs[-1].plan.cluster), runs[-1].plan.framework
+    refused = {str(run.path): why for run in runs if (why := _refusal(run, cluster, framework))}
+    kept = [run for run in runs if str(run.path) not in refused]
+    if not kept:
+        raise InputError("profile --from-run", [Problem(name, None, why) for name, why in refused.items()])
+    return Found(cluster, framework, tuple(_observations(kept)), refused)
+
+
+def _bare(cluster: Cluster) -> Cluster:
+    """Without what earlier runs taught: a fit begins at what was measured."""
+    return cluster.model_copy(update={"adjustment": None})
+
+
+def _refusal(run: Run, cluster: Cluster, framework: str) -> str:
+    if _bare(run.plan.cluster) != cluster:
+        return f"was planned for another cluster ({run.plan.cluster.name}) than the last run ({cluster.name})"
+    if run.plan.framework != framework:
+        return f"was priced as {run.plan.framework}, the last run as {framework}"
+    if run.plan.mix is not None:
+        return "has sequences of different lengths: its steps are not all alike"
+    return ""
+
+
+def _observations(runs: Sequence[Run]) -> Iterator[Observation]:
+    groups: dict[Any, str] = {}
+    for run in runs:
+        scenario = Scenario.of(run.plan.model_copy(update={"cluster": _bare(run.plan.cluster)}))
+        group = groups.setdefault((run.plan.fingerprint, run.plan.rank_map), str(run.path))
+        setting, configuration = scenario.setting, scenario.configuration
+        yield Observation(str(run.path), group, setting, configuration, run.measured_s)
+        for name in TIMED:
+            predicted = getattr(run.plan.predicted.breakdown_s, name)
+            measured = run.components_s.get(name, 0.0)
+            if min(predicted, measured) >= LEAST_SHARE * run.measured_s:
+                yield Observation(f"{run.path}: {name}", group, setting, configuration, measured, of=name)

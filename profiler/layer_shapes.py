@@ -1,0 +1,64 @@
+"""Which ways to share out a layer are worth measuring: those that plans for these workers would run, likely ones first.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+from ..planner.configuration import Configuration, Mesh
+from ..planner.cost.setting import Setting
+from ..planner.cost.sharding import Sharding, sharding_of
+from ..planner.frameworks.framework import framework
+from ..planner.legality import is_legal, runtime_problems
+from ..planner.search.partition import even_split
+from ..planner.search.space import divisors
+
+MICROBATCHES = (1, 2, 4, 8, 16)
+
+
+def configurations(setting: Setting) -> list[Configuration]:
+    """One for every sharding of a layer that is legal on some mesh of all workers, without a pipeline: of these a
+    layer knows nothing. Small microbatches and small degrees first."""
+    found: dict[Sharding, Configuration] = {}
+    for mesh in _meshes(setting.num_devices):
+        for each in _of_mesh(setting, mesh):
+            if is_legal(setting, each) and not runtime_problems(setting, each):
+                found.setdefault(sharding_of(each), each)
+    return sorted(found.values(), key=_rank)
+
+
+def _rank(configuration: Configuration) -> tuple[int, ...]:
+    mesh = configuration.mesh
+    degrees = (mesh.cp > 1) + (mesh.tp > 1), mesh.cp, mesh.tp
+    return configuration.microbatch, *degrees, not configuration.sp
+
+
+def _meshes(world: int) -> Iterator[Mesh]:
+    """Replicas fill what a sharding leaves, so that all workers are at work."""
+    for tp in divisors(world):
+        for cp in divisors(world // tp):
+            yield Mesh(dp=world // (tp * cp), cp=cp, tp=tp)
+
+
+def _of_mesh(setting: Setting, mesh: Mesh) -> Iterator[Configuration]:
+    """Every algorithm and microbatch."""
+    algorithms = [(name, 1) for name in framework().context if name != "usp"] if mesh.cp > 1 else [("ring", 1)]
+    algorithms += [("usp", heads) for heads in range(2, mesh.cp) if mesh.cp % heads == 0]
+    sizes = [size for size in MICROBATCHES if setting.job.global_batch % (size * mesh.dp) == 0]
+    layers = even_split(len(setting.architecture.layers), 1)
+    for (name, heads), sp, size in product(algorithms, (False, True) if mesh.tp > 1 else (False,), sizes):
+        yield Configuration(
+            mesh=mesh, stage_layers=layers, microbatch=size,
+            microbatches=setting.job.global_batch // (size * mesh.dp), sp=sp, zero=0,
+            cp_algorithm=name, cp_ulysses=heads,
+        )  # fmt: skip
+
+
+def sizes(sharding: Sharding) -> dict[str, object]:
+    """A sharding as a file names it: what is not as on one device."""
+    plain = Sharding(microbatch=sharding.microbatch)
+    names = [name for name in Sharding.__dataclass_fields__ if getattr(sharding, name) != getattr(plain, name)]
+    return {name: getattr(sharding, name) for name in names}

@@ -1,0 +1,92 @@
+"""Pairs: what every two workers sustain in each direction, in a tournament of disjoint pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from .links_clock import finish
+from .links_group import Group
+from .links_peers import Peers, first_line
+
+_TINY_BYTES = 64
+_FIRST_BYTES = 2**16
+_MOST_BYTES = 2**26
+_LONG_S = 0.03  # a message this long is bandwidth and neither latency nor what a shaper lets pass, whatever the link
+_REPEATS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Between two workers: rates in bytes per second there and back, and the latency of an empty message."""
+
+    a: int
+    b: int
+    there_bytes_per_s: float
+    back_bytes_per_s: float
+    latency_s: float
+
+    def row(self) -> list[float]:
+        """As JSON holds it."""
+        return [self.a, self.b, self.there_bytes_per_s, self.back_bytes_per_s, self.latency_s]
+
+
+def measure_pairs(
+    peers: Peers, name: str, tournament: Sequence[Sequence[tuple[int, int]]], budget_s: float
+) -> dict[str, Any]:
+    """`pairs` of which this worker is the first (rows of `Pair`), and those that do not answer with what the library
+    says, `dead`: {"0-3": ...}. All pairs of a round are busy at once, so that each gets what it has while others use
+    theirs. Raises RuntimeError where a worker does not come back.
+    """
+    found: list[list[float]] = []
+    dead: dict[str, str] = {}
+    for number, pairs in enumerate(tournament):
+        own = next((pair for pair in pairs if peers.rank in pair), None)
+        peers.together()
+        if own is None:
+            continue
+        try:
+            pair = _measured(peers, own, f"{name} {number}", budget_s / len(tournament))
+        except RuntimeError as error:
+            dead["-".join(map(str, own))] = first_line(error)
+            continue
+        if peers.rank == pair.a:
+            found.append(pair.row())
+    peers.together()
+    return {"pairs": found, "dead": dead}
+
+
+def _measured(peers: Peers, own: tuple[int, int], name: str, budget_s: float) -> Pair:
+    group = peers.group(name, own)
+    latency_s = median(_directions(peers, group, _TINY_BYTES)[0] for _ in range(2 * _REPEATS)) / 2
+    size, first_s, end_s = _FIRST_BYTES, 0.0, perf_counter() + budget_s
+    while True:
+        there_s, back_s = _directions(peers, group, size)
+        first_s = group.largest([there_s, back_s])[0]
+        if first_s > _LONG_S + latency_s or size >= _MOST_BYTES:
+            break
+        size *= 4
+    rows: list[tuple[float, float]] = []
+    while len(rows) < 3 or (len(rows) < _REPEATS and group.largest([perf_counter() - end_s])[0] < 0):
+        rows.append(_directions(peers, group, size))
+    waits_s = min(latency_s, min(min(row) for row in rows) / 2)  # of the message and of the answer
+    there_s, back_s = (median(row[way] for row in rows) - 2 * waits_s for way in range(2))
+    return Pair(own[0], own[1], size / max(there_s, 1e-9), size / max(back_s, 1e-9), latency_s)
+
+
+def _directions(peers: Peers, group: Group, size_bytes: int) -> tuple[float, float]:
+    """Seconds until an empty answer to a message of so many bytes is there: from the first to the second, and back.
+
+    Each end times its own message; the slower clock is nobody's: the ends tell each other.
+    """
+    finish(peers.device)
+    own: list[float] = [0.0, 0.0]
+    for sender in range(2):
+        seconds = group.answered(sender, size_bytes)
+        if group.place == sender:
+            own[sender] = seconds
+    there_s, back_s = group.largest(own)
+    return there_s, back_s

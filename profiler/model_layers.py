@@ -1,0 +1,123 @@
+"""The part of a profile that is about a model: its layers, data parallelism around them, and the rest of a step."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from ..clusters.local import cpu_cluster
+from ..planner.cost.measured import head_sizes, sharding_sizes, sizes_of
+from ..planner.cost.setting import Setting as Planned
+from ..planner.cost.sharding import sharding_of
+from ..planner.families import architecture, load_model
+from ..planner.job import Job, Precision
+from . import layer_pace, layer_tails, layer_units, layers
+from .layer_shapes import configurations
+from .layers import Legs, Subject
+from .parts import Found, Result, Setting
+
+SHARES = {"layers": 0.75, "units": 0.15, "tails": 0.06, "pace": 0.04}
+
+
+def measure(setting: Setting) -> Result:
+    """As JSON: rows of clusters/layer_times.py, those of layers as far as the budget lets them be measured."""
+    assert setting.asked.model is not None  # or the part is left out
+    precision: Precision = "bf16" if setting.device.type == "cuda" else "fp32"
+    job = Job(seq_len=setting.asked.seq_len, global_batch=setting.asked.global_batch, precision=precision)
+    model = load_model(setting.asked.model)
+    subject = Subject(model, architecture(model), job, setting.device)
+    return measure_subject(subject, setting)
+
+
+def measure_subject(subject: Subject, setting: Setting) -> Result:
+    """The same of a model that somebody has."""
+    budget_s = setting.budget_s
+    result: Result = {"layers": [], "units": [], "tails": []}
+    setting.announce("data parallelism")
+    sizes = [n for n in range(2, setting.world + 1) if setting.world % n == 0]
+    for size in sizes:
+        share_s = SHARES["units"] * budget_s / len(sizes)
+        result["units"] += setting.once(
+            f"units {size}", lambda size=size, share_s=share_s: _dicts(layer_units.measure(subject, size, share_s))
+        )
+    setting.announce("optimizer")
+    result["tails"] = setting.once("tails", lambda: _dicts(layer_tails.measure(subject, SHARES["tails"] * budget_s)))
+    if setting.world > 1 and setting.device.type == "cpu":
+        setting.announce("shared cores")
+        result["pace"] = setting.once("pace", lambda: layer_pace.measure(subject, SHARES["pace"] * budget_s))
+    planned = Planned(subject.architecture, cpu_cluster(setting.world), subject.job)
+    wanted, begin = configurations(planned), perf_counter()
+    layers_s = SHARES["layers"] * budget_s
+    for done, each in enumerate(wanted):
+        left_s = layers_s - (perf_counter() - begin)
+        if done and not layers.all_agree(left_s > 0):
+            break
+        each_s = left_s / (len(wanted) - done)
+        setting.announce(f"layers {sharding_sizes(sharding_of(each))}")
+        result["layers"] += setting.once(
+            repr(sharding_of(each)),
+            lambda each=each, each_s=each_s: _rows(subject, each, layers.measure(subject, each, each_s)),
+        )
+    return result
+
+
+def _dicts(rows: list[Any]) -> list[dict[str, Any]]:
+    return [asdict(row) for row in rows]
+
+
+def _rows(subject: Subject, configuration: Any, found: list[Legs]) -> list[dict[str, Any]]:
+    """Rows of a sharding: every kind of layer, and the ends."""
+    sharding, model, job = sharding_of(configuration), subject.architecture, subject.job
+    at = {
+        "sharding": sharding_sizes(sharding), "dtype": job.precision, "seq_len": job.seq_len,
+        "microbatch": configuration.microbatch,
+    }  # fmt: skip
+    ends, rows = head_sizes(model.hidden, model.vocab), []
+    hidden = sharding.cp > 1 and subject.device.type == "cpu"  # autograd does not see what attention keeps for itself
+    for numbers, legs in zip(layers.chain(subject), found, strict=True):
+        again_s = legs["again_forward"] + legs["again_backward"] - legs["forward"] - legs["backward"]
+        rows.append(at | {
+            "kind": "layer", "sizes": sizes_of(model.layers[numbers[0]]),
+            "forward_s": legs["forward"], "backward_s": legs["backward"],
+            "input_s": legs["input"], "weight_s": legs["weight"], "recompute_s": max(0.0, again_s), "kept_bytes": legs["kept"], "recompute_kept_bytes": 0.0 if hidden else legs["again_kept"], "fragments": legs["fragments"],
+        })  # fmt: skip
+    for kind in ("embedding", "head"):
+        times = {f"{way}_s": median(legs[f"{kind}_{way}"] for legs in found) for way in ("forward", "backward")}
+        rows.append(at | {"kind": kind, "sizes": ends} | times)
+    return rows
+
+
+def assemble(cluster: dict[str, Any], found: Found) -> None:
+    """The median over workers of every figure, into the calibration of the device."""
+    results = found.of("model layers")
+    if not results:
+        return
+    layer_times: dict[str, Any] = {
+        name: _medians([result[name] for result in results]) for name in ("layers", "units", "tails")
+    }
+    if "pace" in results[0]:
+        layer_times["pace"] = _paces(results[0]["pace"])
+    for group in cluster["node_groups"]:
+        group["device"]["calibration"]["layers"] = layer_times
+
+
+def _paces(seconds: dict[str, float]) -> dict[int, float]:
+    """By number of workers that compute; a sample that says that more are faster than fewer is noise."""
+    every_s, found = seconds[str(len(seconds))], {}
+    for busy in sorted(map(int, seconds), reverse=True):
+        found[busy] = max([_rounded(every_s / seconds[str(busy)]), 1.0, *found.values()])
+    return dict(sorted(found.items()))
+
+
+def _medians(by_worker: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [
+        {key: _rounded(median(row[key] for row in rows)) if isinstance(value, float) else value
+         for key, value in rows[0].items()}
+        for rows in zip(*by_worker, strict=True)
+    ]  # fmt: skip
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")

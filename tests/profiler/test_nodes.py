@@ -1,0 +1,88 @@
+"""Many nodes: where this process stands, which nodes are alike, and the cluster that comes of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshwright.clusters import Topology
+from meshwright.clusters.check import check
+from meshwright.errors import InputError
+from meshwright.profiler.assembly import assemble
+from meshwright.profiler.nodes import grouped
+from meshwright.profiler.parts import Found
+from meshwright.profiler.torchrun import Place, under_torchrun
+
+from .test_measure import result
+
+
+def node(rate, ranks=2, **machine):
+    return [result(rate=rate, **machine) for _ in range(ranks)]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "groups"),
+    [
+        ([node(50e9), node(50e9)], [[0, 1, 2, 3]]),
+        ([node(50e9), node(52e9)], [[0, 1, 2, 3]]),  # what a machine does beside the job
+        ([node(50e9), node(25e9), node(50e9)], [[0, 1, 4, 5], [2, 3]]),
+        ([node(50e9, name="A100"), node(50e9, name="H100")], [[0, 1], [2, 3]]),
+        ([node(50e9), [{}, {}]], [[0, 1, 2, 3]]),  # nothing is known of the second
+    ],
+)
+def test_equal_nodes_are_one_group(nodes, groups):
+    assert grouped([rank for ranks in nodes for rank in ranks], 2) == groups
+
+
+def cluster_of(*nodes):
+    results = [rank for ranks in nodes for rank in ranks]
+    about = {"workers": len(results), "threads": 1, "budget_s": 1.0, "nodes": len(nodes)}
+    return assemble(Found(results, grouped(results, 2)), about)
+
+
+def test_equal_nodes_are_one_node_group():
+    cluster = cluster_of(node(50e9), node(50e9), node(50e9))
+    check(cluster, "test")
+    assert [(group.name, group.nodes, group.devices_per_node) for group in cluster.node_groups] == [("nodes", 3, 2)]
+    assert cluster.measured.nodes == 3
+    assert "assumed" in next(note for note in cluster.measured.notes if note.what == "network cards").why
+    assert Topology(cluster).group(range(6)).outer is not None
+
+
+def test_a_slower_node_is_a_group_of_its_own_with_figures_of_its_own():
+    cluster = cluster_of(node(50e9), node(25e9))
+    check(cluster, "test")
+    fast, slow = cluster.node_groups
+    assert fast.device.peak_flops["fp32"] == pytest.approx(50e9, rel=0.01)
+    assert slow.device.peak_flops["fp32"] == pytest.approx(25e9, rel=0.01)
+    assert cluster.num_devices == 4
+
+
+def test_nodes_out_of_order_are_told():
+    cluster = cluster_of(node(50e9), node(25e9), node(50e9))
+    assert [group.nodes for group in cluster.node_groups] == [2, 1]
+    assert any("side by side" in note.why for note in cluster.measured.notes)
+    assert not any("side by side" in note.why for note in cluster_of(node(50e9), node(25e9)).measured.notes)
+
+
+TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+
+
+def test_where_torchrun_puts_this_process():
+    assert under_torchrun(None, {}) is None
+    place = under_torchrun(None, TORCHRUN)
+    assert place == Place(5, 8, 1, 4)
+    assert place.node == 1
+
+
+@pytest.mark.parametrize(
+    ("workers", "change", "match"),
+    [
+        (4, {}, "--workers = 4: torchrun has started 8"),
+        (None, {"RANK": "x"}, "RANK = 'x': must be a whole number"),
+        (None, {"RANK": "8"}, "every node"),
+        (None, {"LOCAL_WORLD_SIZE": "3"}, "every node must have as many"),
+    ],
+)
+def test_places_that_cannot_be(workers, change, match):
+    with pytest.raises(InputError, match=match):
+        under_torchrun(workers, TORCHRUN | change)
