@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import platform
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -112,6 +113,7 @@ def _under(part: Part, settings: Settings, device: torch.device) -> dict[str, An
     """What a result holds for: under other settings it is measured again."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     under: dict[str, Any] = {"workers": settings.workers, "threads": settings.threads, "device": name}
+    under["host"] = platform.node()  # of torchrun a rank may come to lie on another
     under |= {"torch": torch.__version__, "budget_s": settings.seconds[part.name]}
     return under | ({"asked": settings.asked} if part.of_model else {})
 

@@ -204,7 +204,8 @@ class Setting:
 
     @cached_property
     def rates(self) -> Rates:
-        return device_rates(self.device, self.job.precision, self.framework, self.narrow, self.job.kernels)
+        found = device_rates(self.device, self.job.precision, self.framework, self.narrow, self.job.kernels)
+        return found if self.adjustment is None else replace(found, steal=self.execution.steal)
 
     @cached_property
     def hides_communication(self) -> bool:

@@ -126,5 +126,5 @@ def test_what_a_link_said_before_it_died_is_kept_where_its_figures_cannot_be():
 def test_processes_that_do_not_meet_are_told(monkeypatch, tmp_path):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
-    with pytest.raises(RunError, match="did not meet: .*MASTER_ADDR"):
+    with pytest.raises(RunError, match=r"did not meet: .*MASTER_ADDR"):
         profile_nodes(Place(0, 1, 0, 1), 1.0, lambda _, __: None, Asked(), tmp_path / "kept")

@@ -113,3 +113,19 @@ def test_parts_tell_what_of_them_begins_and_keep_pieces(measure, tmp_path):
     done = measure(Told("links", run))
     assert done.begun == [("links", "links"), ("links", "pairs")]
     assert records.read(records.place(tmp_path, 0, "links"))["result"] == {"first": 7, "again": 7}
+
+
+def test_what_another_host_measured_is_measured_again(measure, monkeypatch):
+    """Ranks of torchrun may come back in another order."""
+    runs = []
+
+    def run(_):
+        runs.append(1)
+        return {"x": 1}
+
+    measure(Told("a", run))
+    measure(Told("a", run))
+    assert len(runs) == 1
+    monkeypatch.setattr("platform.node", lambda: "another")
+    measure(Told("a", run))
+    assert len(runs) == 2

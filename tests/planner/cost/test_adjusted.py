@@ -143,3 +143,9 @@ def test_a_file_holds_what_moved_and_nothing_else(tmp_path: Path) -> None:
         load_cluster(str(path))
     fields = sorted(problem.field for problem in error.value.problems)
     assert fields == ["adjustment.compute", "adjustment.layers"]
+
+
+def test_overlap_counts_wherever_compute_is_beside_a_collective() -> None:
+    """In the data stream and, for experts' parts, inside a layer."""
+    seen = setting(adjusted(overlap=0.8))
+    assert seen.rates.steal == seen.execution.steal == pytest.approx(1 - 0.8 * (1 - setting(CLUSTER).execution.steal))
