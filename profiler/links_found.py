@@ -22,7 +22,6 @@ class Links:
     crossing: Rates  # the same while all that can cross between racks
     latency_s: float  # of a message between hosts; between workers of one where there is only one
     rows: tuple[Mapping[str, Any], ...]
-    dead: tuple[tuple[int, int], ...]
 
     @cached_property
     def topology(self) -> Topology:
@@ -92,7 +91,6 @@ def read_links(results: Sequence[Mapping[str, Any]]) -> Links | None:
         crossing=host_pairs(machines, _all(results, "uplinks")),
         latency_s=median([row[4] for row in apart or pairs] or [0.0]),
         rows=tuple(_distinct(result.get("rows", []) for result in results)),
-        dead=tuple(sorted({tuple(pair) for result in results for pair in result.get("dead", [])})),
     )
 
 

@@ -5,7 +5,8 @@ that both move alike. Without an adjustment everything comes back as it went in.
 
 - compute: seconds of every block's kernels over `compute`; `layer_s` more a layer and microbatch, a third of it
   forward, as a backward has twice the products;
-- links: latency and bandwidth of paths inside a domain (`fabric`) and beyond it (`network`);
+- links: latency and bandwidth of paths inside a domain (`fabric`) and beyond it (`network`); where operations were
+  measured, the seconds that do not depend on bandwidth count as latency;
 - overlap: the share of compute that is left beside a collective, over the framework's `1 - steal`;
 - step: beside the framework's fixed seconds of a step.
 """
@@ -16,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...clusters.adjustment import Adjustment
+from ...clusters.link_costs import slower
 from ...clusters.paths import GroupPaths, Path
 from ...clusters.schema import Cluster
 from ..frameworks.framework import Costs
@@ -39,8 +41,8 @@ def path(found: Path, by: Adjustment | None) -> Path:
     scale = None if by is None else by.network if found.is_network else by.fabric
     if scale is None or scale.is_idle:
         return found
-    rate = found.bandwidth_bytes_per_s * scale.bandwidth
-    return replace(found, bandwidth_bytes_per_s=rate, latency_s=found.latency_s * scale.latency)
+    rate, costs = found.bandwidth_bytes_per_s * scale.bandwidth, slower(found.costs, scale.latency)
+    return replace(found, bandwidth_bytes_per_s=rate, latency_s=found.latency_s * scale.latency, costs=costs)
 
 
 def group(found: GroupPaths, by: Adjustment | None) -> GroupPaths:

@@ -10,11 +10,15 @@ import pytest
 
 from meshwright.clusters.adjustment import Adjustment, LinkScale
 from meshwright.clusters.catalogue import load_cluster
+from meshwright.clusters.link_costs import LinkCost, measured_costs
+from meshwright.clusters.paths import Path as LinkPath
 from meshwright.clusters.save import save_cluster
 from meshwright.clusters.schema import Cluster
 from meshwright.errors import InputError
 from meshwright.planner.configuration import Configuration, Mesh
+from meshwright.planner.cost.adjusted import path as adjusted_path
 from meshwright.planner.cost.bound import lower_bound_s
+from meshwright.planner.cost.communication import point_to_point_s
 from meshwright.planner.cost.setting import Setting
 from meshwright.planner.cost.step import price, step_s
 from meshwright.planner.families import architecture
@@ -149,3 +153,10 @@ def test_overlap_counts_wherever_compute_is_beside_a_collective() -> None:
     """In the data stream and, for experts' parts, inside a layer."""
     seen = setting(adjusted(overlap=0.8))
     assert seen.rates.steal == seen.execution.steal == pytest.approx(1 - 0.8 * (1 - setting(CLUSTER).execution.steal))
+
+
+def test_latency_of_links_that_were_measured_is_what_does_not_depend_on_bandwidth() -> None:
+    costs = [{"operation": "send", "members": 2, "factor": 1.0, "fixed": [{"bytes": 1024, "seconds": 1e-3}]}]
+    known = LinkPath(1e9, 1e-6, "nvlink", costs=measured_costs([LinkCost.model_validate(each) for each in costs]))
+    by = Adjustment(source="", date="2026-11-22", fabric=LinkScale(latency=2, bandwidth=0.5))
+    assert point_to_point_s(adjusted_path(known, by), 1e6) == pytest.approx(2 * 1e-3 + 1e6 / 0.5e9)
