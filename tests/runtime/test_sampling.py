@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from plans import LLAMA, make_plan
 from sampling_ranks import both_ways, sampled_step
 
+from meshwright.kernels import vocabulary
 from meshwright.planner.plan import Breakdown, Plan
+from meshwright.runtime import compat
 from meshwright.runtime.components import KINDS, Stopwatch, sampling, span, timed
 from meshwright.runtime.sampling import Sampler
 from meshwright.runtime.verdict import PARTS, measured_parts, outlier, predicted_parts, slowest, verdict
@@ -79,6 +81,26 @@ def test_outside_of_sampled_steps_nothing_is_timed() -> None:
     with pytest.raises(ZeroDivisionError), timed(Stopwatch()):  # what fails in a sampled step leaves nothing behind
         _ = 1 / 0
     assert not sampling()
+
+
+def test_the_exchange_of_a_shared_vocabulary_is_of_tensor_parallelism(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in the kernels, which know of no spans. What was put around it, and around FSDP's, is taken away again when
+    a step fails."""
+    watch, opened = Stopwatch(), []
+
+    def gathering(own: torch.Tensor, group: Any) -> None:
+        opened.append([each.kind for each in watch.spans if each.end is None])
+        assert vars(compat.FSDPParamGroup) != before
+        raise ConnectionError("lost")
+
+    monkeypatch.setattr(vocabulary, "gathering", gathering)
+    before = dict(vars(compat.FSDPParamGroup))
+    group: Any = object()
+    with pytest.raises(ConnectionError, match="lost"), timed(watch), span("compute"):
+        vocabulary.gathered(torch.zeros(3, 4), group)
+    assert opened == [["compute", "tp"]]
+    assert vocabulary.gathering is gathering
+    assert vars(compat.FSDPParamGroup) == before
 
 
 MOE = {
