@@ -107,8 +107,8 @@ def sampling() -> bool:
 
 
 def span(kind: str) -> AbstractContextManager[None]:
-    """Around what this rank may wait in, or a part of the step."""
-    return _current.span(kind) if _current is not None else _NOTHING
+    """Around what this rank may wait in, or a part of the step. What is compiled has none."""
+    return _NOTHING if torch.compiler.is_compiling() or _current is None else _current.span(kind)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plans import LLAMA, make_plan
 from sampling_ranks import both_ways, sampled_step
+from torch._dynamo.testing import CompileCounter
 
 from meshwright.kernels import vocabulary
 from meshwright.planner.plan import Breakdown, Plan
@@ -81,6 +82,21 @@ def test_outside_of_sampled_steps_nothing_is_timed() -> None:
     with pytest.raises(ZeroDivisionError), timed(Stopwatch()):  # what fails in a sampled step leaves nothing behind
         _ = 1 / 0
     assert not sampling()
+
+
+def test_what_is_compiled_is_not_compiled_again_for_a_sampled_step() -> None:
+    def doubled(x: torch.Tensor) -> torch.Tensor:
+        with span("cp"):
+            return x * 2
+
+    counter, watch = CompileCounter(), Stopwatch()
+    compiled = torch.compile(doubled, backend=counter)
+    compiled(torch.ones(3))
+    with timed(watch):
+        assert compiled(torch.ones(3)).tolist() == [2, 2, 2]
+    torch._dynamo.reset()
+    assert counter.frame_count == 1
+    assert watch.spans == []
 
 
 def test_the_exchange_of_a_shared_vocabulary_is_of_tensor_parallelism(monkeypatch: pytest.MonkeyPatch) -> None:
