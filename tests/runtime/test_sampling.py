@@ -209,7 +209,10 @@ def test_what_waits_for_the_pipeline_is_held_against_transfers_and_bubble() -> N
     assert sum(measured_parts(table).values()) == pytest.approx(sum(table[1].values()))
     before = plan.predicted.breakdown_s
     assert predicted_parts(plan)["pp"] == before.pp + before.bubble
-    assert verdict(planned(plan, four()), table).part == "pp"
+    found = verdict(planned(plan, four()), table)
+    assert (found.part, found.words.split(" takes")[0]) == ("pp", "waiting for the pipeline (transfers and bubble)")
+    found = verdict(planned(make_plan(LLAMA, dp=2), four()), table)  # whose ranks have none to wait for
+    assert found.words.startswith("waiting for other ranks takes")
 
 
 def test_nothing_is_said_while_steps_are_as_planned_and_once_when_they_are_not() -> None:
