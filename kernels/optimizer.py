@@ -80,15 +80,17 @@ class FusedAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """torch casts states to the type of their parameter, which ours do not have."""
+        """torch casts states to the type of their parameter, which ours do not have. Counts of steps stay on the host,
+        which would have to wait for a device to read them."""
         super().load_state_dict(state_dict)
         numbers = (number for group in state_dict["param_groups"] for number in group["params"])
         parameters = (parameter for group in self.param_groups for parameter in group["params"])
         for number, parameter in zip(numbers, parameters, strict=True):
             for name, value in state_dict["state"].get(number, {}).items():
                 if isinstance(value, Tensor):
+                    place = "cpu" if name == "step" else parameter.device
                     wanted = self._states if name in MOMENTS else value.dtype
-                    self.state[parameter][name] = value.to(parameter.device, wanted)
+                    self.state[parameter][name] = value.to(place, wanted)
 
     def begin(self, parameter: Tensor) -> dict[str, Any]:
         """The states of a parameter, which are made where there are none: what a checkpoint holds of it."""

@@ -169,9 +169,9 @@ class Checkpointer:
             load(state, storage_reader=Reader(folder), planner=planner, process_group=self._group)
         except (Exception, CheckpointException) as error:
             raise UnrecoverableError(f"checkpoint {folder.name} does not fit this model: {error}") from error
-        self._compare(folder, manifest)
-        for state in self._optimizer.state.values():
-            state["step"].fill_(manifest.step)
+        self._compare(folder, manifest, state)
+        for each in self._optimizer.state.values():
+            each["step"].fill_(manifest.step)
         return Position(manifest.step, manifest.sample_index), left
 
     def _leave_residuals(self, state: dict[str, torch.Tensor], folder: Path, manifest: Manifest) -> str:
@@ -188,12 +188,13 @@ class Checkpointer:
             return "the residuals of compressed gradients: they are not compressed any more" if held else ""
         return "the residuals of compressed gradients: the checkpoint has none of this plan, so they begin at zero"
 
-    def _compare(self, folder: Path, manifest: Manifest) -> None:
-        """Raises UnrecoverableError where a tensor is not what was saved: files are whole, so it is read wrongly.
+    def _compare(self, folder: Path, manifest: Manifest, state: dict[str, torch.Tensor]) -> None:
+        """Raises UnrecoverableError where a tensor of `state`, which was read, is not what was saved: files are whole,
+        so it is read wrongly.
 
         Rank 0 looks for all: the parts of many ranks would be too much for each of them."""
         ranks: list[list[Part]] | None = [[] for _ in range(self._world)] if self._rank == 0 else None
-        dist.gather_object(parts_of(self._state(), self._orders()), ranks, dst=0, group=self._group)
+        dist.gather_object(parts_of(state, self._orders()), ranks, dst=0, group=self._group)
         wrong = self._from_rank_0([] if ranks is None else _differences(manifest, ranks))
         if wrong:
             raise UnrecoverableError(f"checkpoint {folder.name} was read to other values than were saved: {wrong}")

@@ -228,9 +228,12 @@ def all_reduce(x: Tensor, group: dist.ProcessGroup) -> Tensor:
 
 
 @contextmanager
-def timing(span: Callable[[str], AbstractContextManager[None]]) -> Iterator[None]:
-    """While inside of it, what FSDP and the pipeline runtime wait in stands in `span("dp")` and `span("pp")`."""
-    places = [(FSDPParamGroup, name, "dp") for name in _SHARDS] + [(schedules, "_wait_batch_p2p", "pp")]
+def timing(
+    span: Callable[[str], AbstractContextManager[None]], further: Sequence[tuple[Any, str, str]] = ()
+) -> Iterator[None]:
+    """While inside of it, what FSDP and the pipeline runtime wait in stands in `span("dp")` and `span("pp")`, and each
+    `further` function, of a module by its name, in that of its kind."""
+    places = [(FSDPParamGroup, name, "dp") for name in _SHARDS] + [(schedules, "_wait_batch_p2p", "pp"), *further]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
     for (owner, name, kind), (*_, call) in zip(places, before, strict=True):
         setattr(owner, name, _spanned(call, partial(span, kind)))

@@ -1,8 +1,9 @@
 """Components: what a step of this rank was spent on, timed in a few of its steps.
 
 Everything that can make a rank wait for others stands in `with span(kind)`: where collectives are called or waited for
-(`collectives.py`, `parallel/*`), and what of PyTorch's own does so (`compat.timing`). In all but the sampled steps a
-span does nothing. Spans may lie in each other; each counts without those inside of it, so that they sum to the step.
+(`collectives.py`, `parallel/*`), and what of PyTorch's own and of the kernels does so (`compat.timing`). In all but the
+sampled steps a span does nothing. Spans may lie in each other; each counts without those inside of it, so that they sum
+to the step.
 On CUDA an end of a span is an event on the current stream, so that what is counted of a collective is what it holds up
 the stream that computes; nothing waits for the device that would not wait anyway.
 """
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 
+from ..kernels import vocabulary
 from . import compat
 
 COLLECTIVES = ("tp", "cp", "ep", "pp", "dp")
@@ -92,6 +94,9 @@ def clock_of(device: torch.device) -> Clock:
     return _mark if device.type == "cuda" else time.perf_counter
 
 
+_KERNELS = [(vocabulary, "gathering", "tp")]
+"""Collectives of the kernels, which know of no spans: that of a loss whose vocabulary is shared out."""
+
 _current: Stopwatch | None = None
 _NOTHING: AbstractContextManager[None] = nullcontext()
 
@@ -102,8 +107,8 @@ def sampling() -> bool:
 
 
 def span(kind: str) -> AbstractContextManager[None]:
-    """Around what this rank may wait in, or a part of the step."""
-    return _current.span(kind) if _current is not None else _NOTHING
+    """Around what this rank may wait in, or a part of the step. What is compiled has none."""
+    return _NOTHING if torch.compiler.is_compiling() or _current is None else _current.span(kind)
 
 
 @contextmanager
@@ -115,7 +120,7 @@ def timed(watch: Stopwatch | None) -> Iterator[None]:
         return
     _current = watch
     try:
-        with compat.timing(span):
+        with compat.timing(span, _KERNELS):
             yield
     finally:
         _current = None

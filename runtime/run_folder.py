@@ -162,7 +162,7 @@ def in_use(folder: RunFolder) -> Iterator[None]:
 
 _FIXED = (  # of a recipe
     "data", "suffixes", "tokenizer", "separate_documents", "seed", "init_from", "dropout", "label_smoothing", "z_loss",
-    "attention", "s2",
+    "attention",
 )  # fmt: skip
 _FREE_OF_EXPERTS = "record_every"  # a habit, as the log
 
@@ -187,6 +187,7 @@ def differences(old_plan: Plan, plan: Plan, old: Recipe, recipe: Recipe) -> list
         ("job.optimizer_states", old_plan.job.optimizer_states, plan.job.optimizer_states),
         ("job.galore.rank", _rank(old_plan), _rank(plan)),
         *((f"recipe.{name}", getattr(old, name), getattr(recipe, name)) for name in _FIXED),
+        ("recipe.s2", old.sharded, recipe.sharded),
     ]
     experts, others = ((each.experts or DEFAULT).model_dump(exclude={_FREE_OF_EXPERTS}) for each in (old, recipe))
     pairs += [(f"recipe.experts.{name}", experts[name], others[name]) for name in experts]

@@ -89,7 +89,9 @@ def verdict(plan: Plan, table: Sequence[Row]) -> Verdict:
         return Verdict(part, takes, planned, rank, None, words)
     link = link_of(plan, part)
     where = f" over {link}" if link else " on all ranks" if part == "compute" else ""
-    words = f"{_NAMES.get(part, part)} takes {format_seconds(takes)}{where}, planned {format_seconds(planned)}"
+    alone = part == "pp" and plan.configuration.mesh.pp == 1
+    name = "waiting for other ranks" if alone else _NAMES.get(part, part)
+    words = f"{name} takes {format_seconds(takes)}{where}, planned {format_seconds(planned)}"
     return Verdict(part, takes, planned, None, link, words)
 
 

@@ -19,6 +19,7 @@ from ...kernels.facts.quantise import BLOCK
 from ...kernels.quantise import blocks_of, dequantise_into, quantise_into, requantise_into
 from ...planner.compression import FORMATS, Compress
 
+_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # 2.13 renamed it
 _SCALE_BYTES = 4
 _ALIGNED = 4  # blocks of a part: its scales are a multiple of 16 bytes, so the next part begins at one
 
@@ -150,7 +151,7 @@ class CompressedSum:
         found, reduced = self._received, self._messages(1)
         self._coding.combine(found, reduced, self._of_sum)
         self._received = self._sent[0]  # whose bytes have arrived
-        self._work = dist.all_gather_into_tensor(self._received, reduced, self._group, async_op=True)
+        self._work = _gather(self._received, reduced, self._group, async_op=True)
         self._sent = [reduced]
 
     def finish(self) -> None:

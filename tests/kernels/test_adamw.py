@@ -129,6 +129,17 @@ def test_a_run_that_is_loaded_goes_on_as_it_would_have(dtype: torch.dtype, state
     assert torch.equal(trained(first, one)[0], trained(second, other)[0])
 
 
+def test_counts_of_steps_are_loaded_to_the_host() -> None:
+    one = [nn.Parameter(random(6, 9))]
+    far = [nn.Parameter(torch.empty(6, 9, device="meta"))]
+    first, second = (GaLore(each, rank=2, states=torch.bfloat16) for each in (one, far))
+    trained(first, one, steps=3)
+    second.load_state_dict(deepcopy(first.state_dict()))
+    state = second.state[far[0]]
+    assert (state["step"].item(), state["step"].device.type) == (3, "cpu")
+    assert {state[name].device.type for name in ("exp_avg", "exp_avg_sq", "space")} == {"meta"}
+
+
 @pytest.mark.parametrize("shape", [(6, 9), (9, 6)])
 def test_galore_is_its_algorithm(shape: tuple[int, int]) -> None:
     """Algorithm 2 of the paper, written out for the shorter side, with AdamW's moments."""
@@ -151,6 +162,34 @@ def test_galore_is_its_algorithm(shape: tuple[int, int]) -> None:
     torch.testing.assert_close(parameter.detach().double(), weight, rtol=1e-4, atol=1e-5)
     held = optimizer.state[parameter]["exp_avg"]
     assert held.numel() == rank * max(shape)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_gradient_that_is_not_finite_says_nothing_of_its_space(first: bool, broken: bool) -> None:
+    """In a step that looks for a space: weight, moments and space stay, and the next step looks instead. Also where
+    this gradient is finite and the norm of the whole model is not."""
+    parameter = nn.Parameter(random(6, 9))
+    found = GaLore([parameter], rank=2, every=3, lr=1e-2, weight_decay=0.1)
+    for number in range(0 if first else 3):
+        parameter.grad = random(6, 9, seed=number + 1)
+        found.step(scale=torch.tensor(0.5))
+    before = {name: x.clone() for name, x in found.state[parameter].items() if isinstance(x, Tensor)}
+    kept, bad = parameter.detach().clone(), random(6, 9, seed=50)
+    bad[2, 3] = torch.nan if broken else 1.0
+    parameter.grad = bad
+    found.step(scale=torch.tensor(torch.nan))
+    assert torch.equal(parameter.detach(), kept)
+    assert all(torch.equal(found.state[parameter][name], x) for name, x in before.items() if name != "step")
+    following = random(6, 9, seed=51)
+    parameter.grad = following
+    found.step(scale=torch.tensor(0.5))
+    left = torch.linalg.svd(following, full_matrices=False)[0][:, :2]
+    assert torch.equal(found.state[parameter]["space"], left)
+    assert not torch.equal(parameter.detach(), kept)
+    parameter.grad = random(6, 9, seed=52)
+    found.step(scale=torch.tensor(0.5))
+    assert torch.equal(found.state[parameter]["space"], left)  # until its turn comes again
 
 
 def test_galore_leaves_vectors_to_adamw() -> None:

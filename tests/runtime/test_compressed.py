@@ -97,6 +97,10 @@ def test_stop_and_resume_gives_the_same_bits(tmp_path: Path) -> None:
     run_ranks(2, run_training, tmp_path / "run", plan, recipe(text, steps=8))
     said = [line["message"] for line in lines(tmp_path / "run", "events.jsonl")]
     assert "the checkpoint has none of this plan, so they begin at zero" in said[-2]
+    other = make_plan(SMALL, dp=2, zero=0, microbatch=1)  # whose residuals have the names of those in the checkpoint
+    run_ranks(2, run_training, tmp_path / "run", other, recipe(text, steps=9))
+    said = [line["message"] for line in lines(tmp_path / "run", "events.jsonl")]
+    assert "the checkpoint has none of this plan, so they begin at zero" in said[-2]
 
 
 def test_a_launch_does_what_its_plan_was_priced_with(tmp_path: Path) -> None:

@@ -11,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plans import LLAMA, make_plan
 from sampling_ranks import both_ways, sampled_step
+from torch._dynamo.testing import CompileCounter
 
+from meshwright.kernels import vocabulary
 from meshwright.planner.plan import Breakdown, Plan
+from meshwright.runtime import compat
 from meshwright.runtime.components import KINDS, Stopwatch, sampling, span, timed
 from meshwright.runtime.sampling import Sampler
 from meshwright.runtime.verdict import PARTS, measured_parts, outlier, predicted_parts, slowest, verdict
@@ -79,6 +82,41 @@ def test_outside_of_sampled_steps_nothing_is_timed() -> None:
     with pytest.raises(ZeroDivisionError), timed(Stopwatch()):  # what fails in a sampled step leaves nothing behind
         _ = 1 / 0
     assert not sampling()
+
+
+def test_what_is_compiled_is_not_compiled_again_for_a_sampled_step() -> None:
+    def doubled(x: torch.Tensor) -> torch.Tensor:
+        with span("cp"):
+            return x * 2
+
+    counter, watch = CompileCounter(), Stopwatch()
+    compiled = torch.compile(doubled, backend=counter)
+    compiled(torch.ones(3))
+    with timed(watch):
+        assert compiled(torch.ones(3)).tolist() == [2, 2, 2]
+    torch._dynamo.reset()
+    assert counter.frame_count == 1
+    assert watch.spans == []
+
+
+def test_the_exchange_of_a_shared_vocabulary_is_of_tensor_parallelism(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in the kernels, which know of no spans. What was put around it, and around FSDP's, is taken away again when
+    a step fails."""
+    watch, opened = Stopwatch(), []
+
+    def gathering(own: torch.Tensor, group: Any) -> None:
+        opened.append([each.kind for each in watch.spans if each.end is None])
+        assert vars(compat.FSDPParamGroup) != before
+        raise ConnectionError("lost")
+
+    monkeypatch.setattr(vocabulary, "gathering", gathering)
+    before = dict(vars(compat.FSDPParamGroup))
+    group: Any = object()
+    with pytest.raises(ConnectionError, match="lost"), timed(watch), span("compute"):
+        vocabulary.gathered(torch.zeros(3, 4), group)
+    assert opened == [["compute", "tp"]]
+    assert vocabulary.gathering is gathering
+    assert vars(compat.FSDPParamGroup) == before
 
 
 MOE = {
@@ -171,7 +209,10 @@ def test_what_waits_for_the_pipeline_is_held_against_transfers_and_bubble() -> N
     assert sum(measured_parts(table).values()) == pytest.approx(sum(table[1].values()))
     before = plan.predicted.breakdown_s
     assert predicted_parts(plan)["pp"] == before.pp + before.bubble
-    assert verdict(planned(plan, four()), table).part == "pp"
+    found = verdict(planned(plan, four()), table)
+    assert (found.part, found.words.split(" takes")[0]) == ("pp", "waiting for the pipeline (transfers and bubble)")
+    found = verdict(planned(make_plan(LLAMA, dp=2), four()), table)  # whose ranks have none to wait for
+    assert found.words.startswith("waiting for other ranks takes")
 
 
 def test_nothing_is_said_while_steps_are_as_planned_and_once_when_they_are_not() -> None:

@@ -27,7 +27,7 @@ from meshwright.runtime.blocks.attend import Scoring
 from meshwright.runtime.blocks.shape import read_shape
 from meshwright.runtime.recipe import Recipe
 from meshwright.runtime.recipe_checks import attention_problems
-from meshwright.runtime.run_folder import open_run
+from meshwright.runtime.run_folder import differences, open_run
 
 S2: dict[str, Any] = {"block": 16, "local_blocks": 1, "stride": 2}
 
@@ -83,6 +83,16 @@ def test_a_run_is_told_in_the_recipe(tmp_path: Path) -> None:
     assert last["mfu"] == pytest.approx((_flops(plan) - saved) / last["step_time_s"] / peak_flops(plan))
     with pytest.raises(InputError, match="attention"):
         open_run(tmp_path / "run", plan, Recipe.model_validate({**settings, "attention": "dense", "s2": None}))
+
+
+def test_shards_that_are_the_default_may_be_written_out() -> None:
+    plan = make_plan(LLAMA, seq_len=64)
+    old, same, other = (
+        Recipe.model_validate({"steps": 1, "attention": "s2", **each})
+        for each in ({}, {"s2": {"block": 128}}, {"s2": {"block": 256}})
+    )
+    assert differences(plan, plan, old, same) == []
+    assert [problem.field for problem in differences(plan, plan, old, other)] == ["recipe.s2"]
 
 
 def test_saved_flops_are_those_of_pairs_that_nobody_reads() -> None:
