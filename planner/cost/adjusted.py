@@ -81,6 +81,8 @@ def _block(block: Block, by: Adjustment, fixed_s: float) -> Block:
     return replace(
         block,
         selective_s=block.selective_s / rate,
+        again_s=_again_s(block, rate, FORWARD * fixed_s),
+        split_s=block.split_s / rate,
         compute=replace(
             compute,
             forward_s=forward_s + FORWARD * fixed_s,
@@ -91,3 +93,11 @@ def _block(block: Block, by: Adjustment, fixed_s: float) -> Block:
             experts_s=(compute.experts_s[0] / rate, compute.experts_s[1] / rate),
         ),
     )
+
+
+def _again_s(block: Block, rate: float, fixed_s: float) -> float | None:
+    """Full recomputation that was measured holds collectives too, which are no compute."""
+    if block.again_s is None:
+        return None
+    compute_s = block.recompute_compute_s("full")
+    return block.again_s - compute_s + compute_s / rate + fixed_s

@@ -99,12 +99,14 @@ def test_rows_that_cannot_be_used_are_refused_with_the_reason() -> None:
         row(3, row_id="wrong", consistent="no"),
         row(1, row_id="first", dup_group="d"),
         row(1, row_id="again", dup_group="d"),
+        row(2, row_id="untimed", dup_group="e", step_time_s=None),
+        row(2, row_id="timed", dup_group="e"),
         row(3, row_id="lora", train_mode="lora"),
     ]
     found = of_rows(rows)
-    assert [each.name for each in found.observations] == ["r0", "r1", "r2", "first"]
-    assert [each.group for each in found.observations] == ["r0", "r1", "r2", "r1"]
-    assert list(found.refused) == ["blank", "wrong", "again", "lora", "other", "titan"]
+    assert [each.name for each in found.observations] == ["r0", "r1", "r2", "first", "timed"]
+    assert [each.group for each in found.observations] == ["r0", "r1", "r2", "r1", "r2"]
+    assert list(found.refused) == ["blank", "wrong", "again", "untimed", "lora", "other", "titan"]
     assert "fit it alone" in found.refused["other"]
     assert found.framework == "nemo"
 
