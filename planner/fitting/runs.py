@@ -112,7 +112,7 @@ def of_runs(runs: Sequence[Run]) -> Found:
     kept = [run for run in runs if str(run.path) not in refused]
     if not kept:
         raise InputError("profile --from-run", [Problem(name, None, why) for name, why in refused.items()])
-    return Found(cluster, framework, tuple(_observations(kept)), refused)
+    return Found(runs[-1].plan.cluster, framework, tuple(_observations(kept)), refused)
 
 
 def _bare(cluster: Cluster) -> Cluster:

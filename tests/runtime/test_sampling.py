@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from harness import run_ranks
 from hypothesis import given
 from hypothesis import strategies as st
 from plans import LLAMA, make_plan
+from rich.console import Console
 from sampling_ranks import both_ways, sampled_step
 
+from meshwright.display.training import show_result
 from meshwright.planner.plan import Breakdown, Plan
 from meshwright.runtime.components import KINDS, Stopwatch, sampling, span, timed
 from meshwright.runtime.sampling import Sampler
@@ -224,6 +227,29 @@ def test_samples_of_the_first_steps_are_no_part_of_the_mean_where_there_are_othe
         mean = watching.result()["components_s"]["measured"]["compute"]
         assert mean == pytest.approx(9.0 if number < 5 else 2.0)
         watching.step(1.0, False)
+
+
+def test_the_table_at_the_end_has_parts_below_the_step_time_that_they_are_of() -> None:
+    plan = planned(make_plan(LLAMA, dp=2, tp=2), four())
+    watching = Watching(plan)
+    watching.sampled(four())
+    gibi = 2**30
+    result = {
+        "steps": 9, "status": "finished", "first_loss": 5.0, "recent_loss": 4.0, "checkpoint": "c", "export": None,
+        "run": "r",
+        "measured_step_time_s": 2.0, "predicted_step_time_s": 1.0, "peak_memory_bytes": 3 * gibi,
+        "predicted_peak_memory_bytes": 2 * gibi, **watching.result(),
+    }  # fmt: skip
+    console = Console(file=StringIO(), width=100)
+    show_result(console, result)
+    shown = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    cells = [[each.strip() for each in line.strip("│").split("│")] for line in shown if line.startswith("│")]
+    assert [name for name, _ in cells] == [
+        "steps", "loss", "step time, measured", "step time, predicted", "of it compute", "of it tp", "of it optimizer",
+        "of it other", "peak memory, measured", "peak memory, predicted", "checkpoint", "run folder",
+    ]  # fmt: skip
+    assert cells[3][1] == "1 s (-50%)"
+    assert cells[4][1] == "1 s (predicted 1 s)"
 
 
 def test_a_warning_waits_for_a_sample_but_not_beyond_the_last_step() -> None:

@@ -86,8 +86,24 @@ def test_runs_as_planned_change_nothing() -> None:
     assert (found.moved, found.cluster.adjustment) == ({}, None)
     assert found.why
     assert "nothing changed" in "\n".join(calibrated_lines(found))
+    assert not found.dropped
     few = calibrate(ran([row(0), row(0), row(1)]), source="runs.csv", date=DAY)
     assert few.why == "2 configurations: at least 3 are needed to hold one out and still fit"
+
+
+def test_an_earlier_adjustment_stays_until_runs_that_are_enough_say_otherwise() -> None:
+    def on_taught(rows: list[Row], by: Adjustment | None) -> Calibrated:
+        found = ran(rows, by)
+        cluster = found.cluster.model_copy(update={"adjustment": TAUGHT})
+        return calibrate(replace(found, cluster=cluster), source="runs.csv", date=DAY)
+
+    few = on_taught([row(0), row(1)], None)
+    assert (few.cluster.adjustment, few.dropped, few.moved) == (TAUGHT, False, {})
+    assert "nothing changed" in "\n".join(calibrated_lines(few))
+    gone = on_taught([row(number) for number in range(6)], None)
+    assert (gone.cluster.adjustment, gone.dropped) == (None, True)
+    assert "the earlier adjustment is left out" in "\n".join(calibrated_lines(gone))
+    assert calibrated_json(gone)["earlier_adjustment_dropped"] is True
 
 
 def test_rows_that_cannot_be_used_are_refused_with_the_reason() -> None:
