@@ -14,7 +14,7 @@ from .rows import Found
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """Where nothing moved `why` says so; then `cluster` is as it was, but for an earlier adjustment that these runs, being
+    """Where nothing moved `why` says so; then `cluster` is as it was, but for an earlier adjustment that these runs, if
     enough to tell, do not ask for: `dropped`. `used` names the runs in the order of `fit`."""
 
     cluster: Cluster

@@ -248,8 +248,8 @@ def test_the_table_at_the_end_has_parts_below_the_step_time_that_they_are_of() -
         "steps", "loss", "step time, measured", "step time, predicted", "of it compute", "of it tp", "of it optimizer",
         "of it other", "peak memory, measured", "peak memory, predicted", "checkpoint", "run folder",
     ]  # fmt: skip
-    assert cells[3][1] == "1 s (-50%)"
-    assert cells[4][1] == "1 s (predicted 1 s)"
+    assert cells[3][1] == "1.00 s (-50%)"
+    assert cells[4][1] == "1.00 s (predicted 1.00 s)"
 
 
 def test_a_warning_waits_for_a_sample_but_not_beyond_the_last_step() -> None:
