@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeGuard
 
 from ...clusters.schema import Cluster
 from ...errors import InputError, Problem
@@ -73,7 +73,7 @@ def read_run(path: Path) -> Run:
     return Run(path, plan, float(measured), numbers if len(steps) >= LEAST_STEPS else {})
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
