@@ -15,7 +15,7 @@ RANKS = 2  # a mean over two rounds nothing, whether divided before or after the
 @pytest.mark.parametrize(
     ("dtype", "oracle"),
     [(torch.float32, replica_ranks.distributed_data_parallel), (torch.bfloat16, replica_ranks.composable)],
-    ids=str,
+    ids=lambda of: getattr(of, "__name__", str(of)),
 )
 def test_gradients_are_those_of_pytorch(dtype: torch.dtype, oracle: Callable[[], replica_ranks.Gradients]) -> None:
     expected = run_ranks(RANKS, oracle)
