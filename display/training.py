@@ -72,11 +72,11 @@ def show_result(console: Console, result: Mapping[str, Any]) -> None:
     if measured:
         table.add_row("step time, measured", format_seconds(measured))
         table.add_row("step time, predicted", f"{format_seconds(predicted)} ({predicted / measured - 1:+.0%})")
+    for name, row in _component_rows(result):
+        table.add_row(name, row)
     if result.get("predicted_peak_memory_bytes"):
         table.add_row("peak memory, measured", format_bytes(result["peak_memory_bytes"]))
         table.add_row("peak memory, predicted", format_bytes(result["predicted_peak_memory_bytes"]))
-    for name, row in _component_rows(result):
-        table.add_row(name, row)
     table.add_row("checkpoint", str(result["checkpoint"]))
     if result["export"]:
         table.add_row("weights for Hugging Face", str(result["export"]))

@@ -80,12 +80,10 @@ def blocks(costs: ModelCosts, by: Adjustment | None) -> ModelCosts:
 def _block(block: Block, by: Adjustment, fixed_s: float) -> Block:
     compute, rate = block.compute, by.compute
     forward_s, backward_s = compute.forward_s / rate, compute.backward_s / rate
-    repeated_s = block.exposed_s("full") - block.exposed_s("none")  # collectives, which `again_s` has among the rest
-    again_s = None if block.again_s is None else repeated_s + block.recompute_compute_s("full") / rate
     return replace(
         block,
         selective_s=block.selective_s / rate,
-        again_s=again_s,
+        again_s=_again_s(block, rate, FORWARD * fixed_s),
         split_s=block.split_s / rate,
         compute=replace(
             compute,
@@ -97,3 +95,11 @@ def _block(block: Block, by: Adjustment, fixed_s: float) -> Block:
             experts_s=(compute.experts_s[0] / rate, compute.experts_s[1] / rate),
         ),
     )
+
+
+def _again_s(block: Block, rate: float, fixed_s: float) -> float | None:
+    """Full recomputation that was measured holds collectives too, which are no compute."""
+    if block.again_s is None:
+        return None
+    compute_s = block.recompute_compute_s("full")
+    return block.again_s - compute_s + compute_s / rate + fixed_s

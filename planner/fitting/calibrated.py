@@ -14,9 +14,11 @@ from .rows import Found
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """`cluster` is as it was where nothing moved: then `why` says so. `used` names the runs in the order of `fit`."""
+    """Where nothing moved `why` says so; then `cluster` is as it was, but for an earlier adjustment that these runs, if
+    enough to tell, do not ask for: `dropped`. `used` names the runs in the order of `fit`."""
 
     cluster: Cluster
+    dropped: bool
     framework: str
     used: tuple[str, ...]
     refused: Mapping[str, str]
@@ -37,8 +39,10 @@ def calibrate(found: Found, *, source: str, date: str) -> Calibrated:
     """The cluster of some runs, adjusted as far as held-out runs say that it helps. `date`: year-month-day."""
     made = fit(found.observations, source=source, date=date, framework=found.framework)
     names = tuple(each.name for each in found.observations if each.of == STEP)
-    cluster = found.cluster.model_copy(update={"adjustment": made.adjustment})
-    return Calibrated(cluster, found.framework, names, found.refused, made)
+    earlier, told = found.cluster.adjustment, made.adjustment is not None or made.is_judged
+    cluster = found.cluster.model_copy(update={"adjustment": made.adjustment if told else earlier})
+    dropped = earlier is not None and cluster.adjustment is None
+    return Calibrated(cluster, dropped, found.framework, names, found.refused, made)
 
 
 def calibrated_json(found: Calibrated) -> dict[str, Any]:
@@ -50,6 +54,7 @@ def calibrated_json(found: Calibrated) -> dict[str, Any]:
         "framework": found.framework,
         "moved": found.moved,
         "why_nothing_moved": found.why or None,
+        "earlier_adjustment_dropped": found.dropped,
         "errors": parts.errors,
         "rows": [{"run": run, **dict(zip(names, map(float, values), strict=True))} for run, *values in columns],
         "refused": dict(found.refused),
@@ -63,7 +68,8 @@ def calibrated_lines(found: Calibrated) -> list[str]:
     lines = [f"{len(found.used)} runs of {found.framework} on {found.cluster.name}, {len(found.refused)} refused"]
     lines += [f"  refused {run}: {why}" for run, why in found.refused.items()]
     if found.why:
-        return [*lines, f"nothing changed: {found.why} (median error {errors['before']:.1%})"]
+        what = "the earlier adjustment is left out" if found.dropped else "nothing changed"
+        return [*lines, f"{what}: {found.why} (median error without one {errors['before']:.1%})"]
     lines += [f"  {name}: {_shown(name, value)}" for name, value in found.moved.items()]
     after = f"{errors['held_out']:.1%} for runs that the fit had not seen, {errors['fitted']:.1%} for those that it had"
     return [*lines, f"median error {errors['before']:.1%} before; {after}"]

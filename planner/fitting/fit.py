@@ -21,7 +21,8 @@ AGAIN = 2
 @dataclass(frozen=True, slots=True)
 class Fit:
     """`adjustment` is None where no parameter moved; `why` says so. Predictions stand in the order of the step times:
-    `held_out_s` are those under a fit (selection and all) that had not seen the run's configuration."""
+    `held_out_s` are those under a fit that had not seen the run's configuration; of three or four configurations all
+    took part in the selection. `is_judged`: there were enough to say whether an adjustment helps."""
 
     adjustment: Adjustment | None
     why: str
@@ -29,6 +30,7 @@ class Fit:
     before_s: Vector
     held_out_s: Vector
     after_s: Vector
+    is_judged: bool = True
 
     @property
     def errors(self) -> dict[str, float]:
@@ -51,7 +53,7 @@ def fit(observations: Sequence[Observation], *, source: str, date: str, framewor
         before = np.array([observations[place].predicted_s() for place in steps])
         counted = f"{groups} configuration{'s' if groups != 1 else ''}"
         why = f"{counted}: at least {LEAST_GROUPS} are needed to hold one out and still fit"
-        return Fit(None, why, measured, before, before, before)
+        return Fit(None, why, measured, before, before, before, is_judged=False)
     table = sheet(observations, PARAMETERS)
     before, rows = table.base_s[steps], np.arange(len(observations))
     held_out = _held_out(observations, table, rows)[steps]

@@ -84,8 +84,8 @@ def _measured(rows: Sequence[Row], refused: dict[str, str]) -> Iterator[Row]:
         elif row.dup_group and row.dup_group in repeated:
             refused[row.row_id] = "repeats another row"
         else:
+            repeated.add(row.dup_group)  # not for one that is refused: another copy of it may have what it lacks
             yield row
-        repeated.add(row.dup_group)
 
 
 def _case(row: Row, cluster: Cluster | None, refused: dict[str, str]) -> Case | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeGuard
 
 from ...clusters.schema import Cluster
 from ...errors import InputError, Problem
@@ -57,31 +58,44 @@ def read_run(path: Path) -> Run:
         raise InputError.single(str(path), "run folder", None, "is not a folder", "the --run of a meshwright launch")
     plan = load_plan(path / "plan.yaml")
     result = load_json(path / "result.json") if (path / "result.json").exists() else {}
+    if not _is_of(plan, result):
+        result = {}
     measured = result.get("measured_step_time_s")
-    steps = _steps(path / "metrics.jsonl")
-    if not isinstance(measured, int | float) or isinstance(measured, bool) or measured <= 0:
+    steps = _steps(path / "metrics.jsonl", plan)
+    if not _is_number(measured) or measured <= 0:
         measured = median(steps[min(WARM_UP_STEPS, len(steps) // 2) :]) if steps else None
     if measured is None:
-        rule = "holds no step that was measured"
+        rule = "holds no step that was measured under plan.yaml as it is now"
         raise InputError.single(str(path), "metrics.jsonl", None, rule, "let it train a few steps first")
     timed = result.get("components_s") or {}
     found = timed.get("measured", {}) if isinstance(timed, dict) else {}
-    numbers = {name: float(each) for name, each in found.items() if isinstance(each, int | float)}
+    numbers = {name: float(each) for name, each in found.items() if _is_number(each)}
     return Run(path, plan, float(measured), numbers if len(steps) >= LEAST_STEPS else {})
 
 
-def _steps(path: Path) -> list[float]:
-    """Measured seconds of the logged steps. Raises InputError with every line that is none, but for the last: a run
-    that died may have left half of it."""
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_of(plan: Plan, told: Mapping[str, Any]) -> bool:
+    """Whether a line or a result is of this plan: a run may go on under another one, in the same folder."""
+    predicted = told.get("predicted_step_time_s")
+    return predicted is None or predicted == plan.predicted.step_time_s
+
+
+def _steps(path: Path, plan: Plan) -> list[float]:
+    """Measured seconds of the logged steps of a plan. Raises InputError with every line that is none, but for the last:
+    a run that died may have left half of it."""
     if not path.exists():
         raise InputError.single(str(path), "metrics.jsonl", None, "is not there", "a folder that a run has trained in")
     found, problems, lines = [], list[Problem](), path.read_text(errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            seconds = json.loads(line)["step_time_s"]
-            if isinstance(seconds, bool) or not seconds > 0:
+            told = json.loads(line)
+            seconds = told["step_time_s"]
+            if not _is_number(seconds) or seconds <= 0:
                 raise ValueError
-            found.append(float(seconds))
+            found += [float(seconds)] if _is_of(plan, told) else []
         except (ValueError, KeyError, TypeError):
             if number < len(lines):
                 problems.append(Problem(f"metrics.jsonl line {number}", line[:40], "holds no step_time_s above 0"))
@@ -98,7 +112,7 @@ def of_runs(runs: Sequence[Run]) -> Found:
     kept = [run for run in runs if str(run.path) not in refused]
     if not kept:
         raise InputError("profile --from-run", [Problem(name, None, why) for name, why in refused.items()])
-    return Found(cluster, framework, tuple(_observations(kept)), refused)
+    return Found(runs[-1].plan.cluster, framework, tuple(_observations(kept)), refused)
 
 
 def _bare(cluster: Cluster) -> Cluster:

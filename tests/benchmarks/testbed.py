@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -83,6 +84,7 @@ def main() -> None:
     given = parser.parse_args()
     tier = given.tier or best_tier()
     enter(tier, ["-m", "meshwright.tests.benchmarks.testbed", *sys.argv[1:]])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the network is torn down
     begin, wrong, outcomes = time.perf_counter(), list[str](), list[Outcome]()
     sys.stdout.write(f"{says(tier)}\n\n| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}\n")
     for scenario in (each for each in SCENARIOS if given.scenario in each.name):

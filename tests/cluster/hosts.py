@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from .scenario import Scenario
 from .shaping import bucket, buckets_by_peer
 
 GSO_BYTES = 16384
+NAMESPACES = Path("/var/run/netns")
 _MTU = 9000
 
 
@@ -22,6 +25,7 @@ def address(host: int) -> str:
 @contextmanager
 def network(scenario: Scenario) -> Iterator[tuple[str, ...]]:
     """The scenario's network; names of the namespaces of its hosts. Raises CalledProcessError where a command fails."""
+    sweep()
     prefix = f"mw{os.getpid()}"
     names = tuple(f"{prefix}h{host}" for host in range(scenario.hosts))
     try:
@@ -32,6 +36,14 @@ def network(scenario: Scenario) -> Iterator[tuple[str, ...]]:
         yield names
     finally:
         for name in (*names, f"{prefix}s"):
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+def sweep() -> None:
+    """Namespaces of testbeds that were killed and could not tear theirs down."""
+    for name in (each.name for each in NAMESPACES.glob("mw*") if NAMESPACES.exists()):
+        owner = re.match(r"mw(?:try)?(\d+)", name)
+        if owner and not Path(f"/proc/{owner[1]}").exists():
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _LEAST_PRIORITY = 1
 
 
@@ -27,12 +28,14 @@ def run_ranks(
 ) -> list[Any]:
     """What `function(rank)` returns on every rank (as JSON), each in the namespace given for it.
 
-    Nothing outlives this call. Raises RankError with the ranks that failed, but for those in `allow`, of which the
-    result is None. Call it before torch has started threads.
+    Nothing outlives this call, nor the process that made it, whatever ends it. Raises RankError with the ranks that
+    failed, but for those in `allow`, of which the result is None. Call it before torch has started threads.
     """
-    ranks = [_fork(function, rank, name) for rank, name in enumerate(namespaces)]
-    texts = dict.fromkeys(range(len(ranks)), b"")
+    ranks: list[tuple[int, int]] = []
+    texts = dict.fromkeys(range(len(namespaces)), b"")
     try:
+        for rank, name in enumerate(namespaces):
+            ranks.append(_fork(function, rank, name))
         _read([pipe for _, pipe in ranks], texts, time.monotonic() + limit_s)
     finally:
         for pid, pipe in ranks:
@@ -48,12 +51,13 @@ def run_ranks(
 def _fork(function: Callable[[int], Any], rank: int, namespace: str | None) -> tuple[int, int]:
     sys.stdout.flush()
     reading, writing = os.pipe()
-    pid = os.fork()
+    parent, pid = os.getpid(), os.fork()
     if pid:
         os.close(writing)
         return pid, reading
     try:
         os.close(reading)
+        _end_with(parent)
         _prepare(namespace)
         text = json.dumps(function(rank)).encode()
         while text:
@@ -64,6 +68,13 @@ def _fork(function: Callable[[int], Any], rank: int, namespace: str | None) -> t
         traceback.print_exc()
         sys.stderr.flush()
     os._exit(1)
+
+
+def _end_with(parent: int) -> None:
+    """Be killed when the process that started us is gone: a test that took too long is killed without a word."""
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:  # it was gone before
+        os._exit(1)
 
 
 def _prepare(namespace: str | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from . import hosts
 from .launcher import RankError, run_ranks
+from .scenario import SCENARIOS
 from .tier import TIERS, best_tier, says
 
 COMMAND = [sys.executable, "-m", "meshwright.tests.benchmarks.testbed"]
@@ -29,8 +32,14 @@ def run(*arguments, limit_s=300):
 
 def namespaces():
     """Of testbeds."""
-    place = Path("/var/run/netns")
+    place = hosts.NAMESPACES
     return sorted(each.name for each in place.glob("mw*")) if place.exists() else []
+
+
+def is_running(pid):
+    """Whether a process is there that is more than what is left of one that has ended."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
 
 
 def test_the_slow_host_is_found_and_planned_around_in_the_tier_of_this_machine(tmp_path, capsys):
@@ -63,3 +72,41 @@ def test_a_rank_that_fails_or_hangs_is_named_and_ended():
         run_ranks(lambda rank: rank if rank == 0 else 1 // 0, [None, None], 30)
     with pytest.raises(RankError, match=r"ranks \[0\] failed or were not done in 0.5 s"):
         run_ranks(lambda rank: time.sleep(60) if rank == 0 else rank, [None, None], 0.5)
+
+
+def test_ranks_end_with_whoever_started_them(tmp_path):
+    def start():
+        run_ranks(lambda rank: (tmp_path / str(rank)).write_text(str(os.getpid())) and time.sleep(60), [None, None], 60)
+
+    pid = os.fork()
+    if not pid:
+        start()
+        os._exit(0)
+    while not all((tmp_path / str(rank)).exists() and (tmp_path / str(rank)).read_text() for rank in range(2)):
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    ranks = [int((tmp_path / str(rank)).read_text()) for rank in range(2)]
+    while any(is_running(rank) for rank in ranks):  # for ever, where they are not ended
+        time.sleep(0.01)
+
+
+def test_a_network_that_cannot_be_built_is_torn_down_and_one_left_behind_is_swept(monkeypatch, tmp_path):
+    """In any tier: the commands are told to nobody."""
+    ended = 2**22 + 1  # beyond the largest number of a process
+    for name in (f"mw{ended}h0", f"mwtry{ended}", f"mw{os.getpid()}h0", "mwelse"):
+        (tmp_path / name).touch()
+    asked = []
+
+    def told(words, check, **_):
+        asked.append(" ".join(words))
+        if check and "bridge" in words:
+            raise subprocess.CalledProcessError(1, words)
+
+    monkeypatch.setattr(hosts, "NAMESPACES", tmp_path)
+    monkeypatch.setattr(hosts.subprocess, "run", told)
+    with pytest.raises(subprocess.CalledProcessError), hosts.network(SCENARIOS[0]):
+        pytest.fail("there is no network")
+    prefix = f"mw{os.getpid()}"
+    removed = {line.removeprefix("ip netns del ") for line in asked if "netns del" in line}
+    assert removed == {f"mw{ended}h0", f"mwtry{ended}", *(f"{prefix}h{host}" for host in range(4)), f"{prefix}s"}

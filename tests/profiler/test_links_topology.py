@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshwright.profiler.links_pairs import rate
 from meshwright.profiler.links_topology import Slow, find_topology, host_pairs, is_slow, parts
 from meshwright.tests.cluster.scenario import SCENARIOS, Scenario
 
@@ -45,6 +46,21 @@ def test_what_was_built_is_found(scenario, noise, seed):
 def test_a_slow_link_is_named_with_what_is_usual():
     (slow,) = find_topology(4, rates(SCENARIOS[2])).slow_links
     assert slow == Slow((1, 2), pytest.approx(5e6), pytest.approx(25e6))
+
+
+LATE = st.lists(st.floats(0, 1), min_size=2, max_size=4)
+
+
+@given(late=st.lists(st.tuples(LATE, LATE), min_size=6, max_size=6), latency_s=st.floats(0, 0.01))
+def test_however_late_some_messages_are_the_slow_link_and_no_other_is_named(late, latency_s):
+    """Of each pair and size one message came through: medians would be late by any factor."""
+    built, measured = rates(SCENARIOS[2]), {}
+    for (pair, bytes_per_s), (small, large) in zip(built.items(), late, strict=True):
+        times = ([latency_s + size / bytes_per_s + more_s for more_s in (0, *more)]
+                 for size, more in ((2**18, small), (2**20, large)))  # fmt: skip
+        measured[pair] = rate(2**20 - 2**18, *times)
+    assert measured == pytest.approx(built)
+    found_as_built(SCENARIOS[2], find_topology(4, measured))
 
 
 def test_noise_alone_names_nothing():

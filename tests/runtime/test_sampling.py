@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from harness import run_ranks
 from hypothesis import given
 from hypothesis import strategies as st
 from plans import LLAMA, make_plan
+from rich.console import Console
 from sampling_ranks import both_ways, sampled_step
 from torch._dynamo.testing import CompileCounter
 
+from meshwright.display.training import show_result
 from meshwright.kernels import vocabulary
 from meshwright.planner.plan import Breakdown, Plan
 from meshwright.runtime import compat
@@ -220,14 +223,74 @@ def test_nothing_is_said_while_steps_are_as_planned_and_once_when_they_are_not()
     plan = planned(make_plan(LLAMA, dp=2, tp=2), table)
     whole_s = plan.predicted.step_time_s
     watching = Watching(plan)
-    watching.sampled(table)
-    assert not any(watching.step(whole_s * 1.09, False) for _ in range(100))
+
+    def steps(slower: float, every: int, taken: list[dict[str, float]]) -> list[Any]:
+        found = []
+        for number in range(100):
+            if number % every == 0:
+                watching.sampled(taken)
+            found.append(watching.step(whole_s * slower, False))
+        return found
+
+    assert not any(steps(1.09, 20, table))
     assert watching.result()["warnings"] == []
-    late = [watching.step(whole_s * 1.2, False) for _ in range(100)]
+    late = steps(1.2, 1, four(compute=1.3))
     (warning,) = (each for each in late if each is not None)
     assert late.index(warning) == RECENT // 2 - 1  # half of them slow: the median of ten lies between 1.09 and 1.2
-    assert warning["component"] in PARTS
+    assert (warning["component"], warning["rank"]) == ("compute", 3)
     assert watching.result()["warnings"] == [warning["message"]]
+
+
+def test_a_sample_from_before_does_not_say_why_it_is_slow_now() -> None:
+    plan = planned(make_plan(LLAMA, dp=2, tp=2), four())
+    whole_s = plan.predicted.step_time_s
+    watching = Watching(plan)
+    watching.sampled(four(compute=4.0))
+    assert watching.step(4 * whole_s, False) is None  # not warm
+    assert not any(watching.step(whole_s, False) for _ in range(20))
+    watching.sampled(four())
+    assert not any(watching.step(time_s, False) for time_s in (whole_s, *[2 * whole_s] * 20))
+    watching.sampled(four(compute=1.1, dp=1.6))
+    warning = watching.step(2 * whole_s, False)
+    assert warning is not None
+    assert warning["component"] == "dp"
+    unseen = Watching(plan)
+    unseen.sampled(four(compute=4.0))
+    warnings = [unseen.step(2 * whole_s, number == 49) for number in range(50)]
+    assert warnings[:-1] == [None] * 49
+    assert "component" not in warnings[-1]
+
+
+def test_samples_of_the_first_steps_are_no_part_of_the_mean_where_there_are_others() -> None:
+    watching = Watching(planned(make_plan(LLAMA, dp=2, tp=2), four()))
+    for number in range(10):
+        watching.sampled(four(compute=9.0) if number < 5 else four(compute=2.0))
+        mean = watching.result()["components_s"]["measured"]["compute"]
+        assert mean == pytest.approx(9.0 if number < 5 else 2.0)
+        watching.step(1.0, False)
+
+
+def test_the_table_at_the_end_has_parts_below_the_step_time_that_they_are_of() -> None:
+    plan = planned(make_plan(LLAMA, dp=2, tp=2), four())
+    watching = Watching(plan)
+    watching.sampled(four())
+    gibi = 2**30
+    result = {
+        "steps": 9, "status": "finished", "first_loss": 5.0, "recent_loss": 4.0, "checkpoint": "c", "export": None,
+        "run": "r",
+        "measured_step_time_s": 2.0, "predicted_step_time_s": 1.0, "peak_memory_bytes": 3 * gibi,
+        "predicted_peak_memory_bytes": 2 * gibi, **watching.result(),
+    }  # fmt: skip
+    console = Console(file=StringIO(), width=100)
+    show_result(console, result)
+    shown = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    cells = [[each.strip() for each in line.strip("│").split("│")] for line in shown if line.startswith("│")]
+    assert [name for name, _ in cells] == [
+        "steps", "loss", "step time, measured", "step time, predicted", "of it compute", "of it tp", "of it optimizer",
+        "of it other", "peak memory, measured", "peak memory, predicted", "checkpoint", "run folder",
+    ]  # fmt: skip
+    assert cells[3][1] == "1.00 s (-50%)"
+    assert cells[4][1] == "1.00 s (predicted 1.00 s)"
 
 
 def test_a_warning_waits_for_a_sample_but_not_beyond_the_last_step() -> None:

@@ -85,6 +85,22 @@ def test_collectives_are_part_of_what_was_measured() -> None:
     assert block.backward_s("none") == pytest.approx(0.023)
 
 
+@pytest.mark.parametrize("mesh", [Mesh(), Mesh(tp=2)], ids=str)
+def test_what_runs_taught_meets_all_compute_that_was_measured_and_no_collective(mesh: Mesh) -> None:
+    rows = [row(1, 0.013, 0.023, sharding={"tp": 2}, recompute_s=0.015), *ROWS]
+    plain = cluster(mesh.world, layers=rows)
+    taught = Adjustment(source="a test", date="2026-11-22", compute=0.5, layer=0.003)
+    before, after = (
+        Setting(ARCHITECTURE, each, JOB).costs(configuration(mesh=mesh)).layers[0]
+        for each in (plain, plain.model_copy(update={"adjustment": taught}))
+    )
+    assert before.again_s is not None
+    assert before.recompute_compute_s("full") > 0
+    assert after.recompute_compute_s("full") == pytest.approx(2 * before.recompute_compute_s("full") + 0.001)
+    assert after.exposed_s("full") == before.exposed_s("full")
+    assert after.split_s == 2 * before.split_s
+
+
 def test_between_two_microbatches_on_the_line() -> None:
     block = setting(1).costs(configuration(microbatch=2, microbatches=4)).layers[0]
     assert block.forward_s == pytest.approx(0.010 + (0.040 - 0.010) / 3)

@@ -20,7 +20,7 @@ from meshwright.planner.fitting.rows import Found, of_rows, read_log
 from meshwright.planner.fitting.runs import read_run, read_runs
 from meshwright.planner.job import Job
 from meshwright.planner.pins import parse_pins
-from meshwright.planner.plan import Plan
+from meshwright.planner.plan import Plan, load_plan
 from meshwright.planner.published.row import Row
 from meshwright.planner.search.choose import choose
 from meshwright.planner.search.request import Request
@@ -86,8 +86,24 @@ def test_runs_as_planned_change_nothing() -> None:
     assert (found.moved, found.cluster.adjustment) == ({}, None)
     assert found.why
     assert "nothing changed" in "\n".join(calibrated_lines(found))
+    assert not found.dropped
     few = calibrate(ran([row(0), row(0), row(1)]), source="runs.csv", date=DAY)
     assert few.why == "2 configurations: at least 3 are needed to hold one out and still fit"
+
+
+def test_an_earlier_adjustment_stays_until_runs_that_are_enough_say_otherwise() -> None:
+    def on_taught(rows: list[Row], by: Adjustment | None) -> Calibrated:
+        found = ran(rows, by)
+        cluster = found.cluster.model_copy(update={"adjustment": TAUGHT})
+        return calibrate(replace(found, cluster=cluster), source="runs.csv", date=DAY)
+
+    few = on_taught([row(0), row(1)], None)
+    assert (few.cluster.adjustment, few.dropped, few.moved) == (TAUGHT, False, {})
+    assert "nothing changed" in "\n".join(calibrated_lines(few))
+    gone = on_taught([row(number) for number in range(6)], None)
+    assert (gone.cluster.adjustment, gone.dropped) == (None, True)
+    assert "the earlier adjustment is left out" in "\n".join(calibrated_lines(gone))
+    assert calibrated_json(gone)["earlier_adjustment_dropped"] is True
 
 
 def test_rows_that_cannot_be_used_are_refused_with_the_reason() -> None:
@@ -99,12 +115,14 @@ def test_rows_that_cannot_be_used_are_refused_with_the_reason() -> None:
         row(3, row_id="wrong", consistent="no"),
         row(1, row_id="first", dup_group="d"),
         row(1, row_id="again", dup_group="d"),
+        row(2, row_id="untimed", dup_group="e", step_time_s=None),
+        row(2, row_id="timed", dup_group="e"),
         row(3, row_id="lora", train_mode="lora"),
     ]
     found = of_rows(rows)
-    assert [each.name for each in found.observations] == ["r0", "r1", "r2", "first"]
-    assert [each.group for each in found.observations] == ["r0", "r1", "r2", "r1"]
-    assert list(found.refused) == ["blank", "wrong", "again", "lora", "other", "titan"]
+    assert [each.name for each in found.observations] == ["r0", "r1", "r2", "first", "timed"]
+    assert [each.group for each in found.observations] == ["r0", "r1", "r2", "r1", "r2"]
+    assert list(found.refused) == ["blank", "wrong", "again", "untimed", "lora", "other", "titan"]
     assert "fit it alone" in found.refused["other"]
     assert found.framework == "nemo"
 
@@ -176,6 +194,31 @@ def test_a_run_is_its_plan_its_step_time_and_its_timed_parts(plan: Plan, tmp_pat
     alive = folder(tmp_path / "b", plan, [9.0] * 5 + [0.2] * 10)
     assert read_run(alive).measured_s == 0.2  # without the first steps
     assert len(read_runs([path, alive]).observations) == 3
+
+
+def test_a_run_that_went_on_under_another_plan_is_of_that_one(plan: Plan, tmp_path: Path) -> None:
+    """The new attempt has not ended yet: `result.json` and the first lines are of the plan before."""
+    now, before = plan.predicted.step_time_s, 3 * plan.predicted.step_time_s
+    stale = {"measured_step_time_s": 7.0, "predicted_step_time_s": before, "components_s": {"measured": {"dp": 7.0}}}
+    path = folder(tmp_path / "a", plan, [], stale)
+    lines = [{"step_time_s": 7.0, "predicted_step_time_s": before}] * 20
+    lines += [{"step_time_s": 0.2, "predicted_step_time_s": now}] * 12
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert (read_run(path).measured_s, read_run(path).components_s) == (0.2, {})
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:20]))
+    with pytest.raises(InputError, match="as it is now"):
+        read_run(path)
+    json_of_python = folder(tmp_path / "b", plan, [0.1] * 5 + [float("inf"), float("nan"), 0.1])
+    with pytest.raises(InputError) as error:
+        read_run(json_of_python)
+    assert [problem.field for problem in error.value.problems] == ["metrics.jsonl line 6", "metrics.jsonl line 7"]
+
+
+def test_the_plan_of_a_folder_predicts_what_its_lines_say(plan: Plan, tmp_path: Path) -> None:
+    """To the last bit: a run compares them."""
+    plan.save(tmp_path / "plan.yaml")
+    told = json.loads(json.dumps({"predicted_step_time_s": plan.predicted.step_time_s}))
+    assert load_plan(tmp_path / "plan.yaml").predicted.step_time_s == told["predicted_step_time_s"]
 
 
 def test_every_problem_of_all_run_folders_is_told_at_once(plan: Plan, tmp_path: Path) -> None:
