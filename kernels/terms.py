@@ -55,9 +55,10 @@ def check_terms(kernel: str, terms: Terms) -> None:
 
 def check_targets(kernel: str, targets: Tensor, vocab: int) -> None:
     """Raise ValueError for a token that the vocabulary does not have. On a GPU, where looking would make the host wait,
-    such a token's loss is NaN instead."""
+    such a token's loss is NaN instead. Fake tensors, a subclass, have no values to look at."""
     expect.dtype(kernel, "targets", targets, torch.int64)
-    if targets.device.type == "cpu" and targets.numel() and not torch.compiler.is_compiling():
+    has_values = type(targets) is Tensor and targets.device.type == "cpu" and targets.numel()
+    if has_values and not torch.compiler.is_compiling():
         largest = int(targets.max())
         if largest >= vocab:
             raise ValueError(f"{kernel}: targets hold {largest}, expected ids below the vocabulary of {vocab}")

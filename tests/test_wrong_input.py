@@ -181,4 +181,4 @@ def test_profile_looks_at_its_output_before_it_measures(refused: Refused, tmp_pa
     report = refused(2, "profile", "--out", str(tmp_path / "absent" / "x.yaml"))
     assert f"mkdir -p {tmp_path / 'absent'}" in report
     assert "is a folder" in refused(2, "profile", "--out", str(tmp_path))
-    assert "Invalid value for '--workers'" in refused(2, "profile", "--workers", "0")
+    assert "--workers = 0: must be between 1 and 256" in refused(2, "profile", "--workers", "0")

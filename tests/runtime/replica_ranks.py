@@ -64,7 +64,7 @@ def ours(dtype: torch.dtype) -> tuple[Gradients, bool, bool]:
         for number, part in enumerate(parts):
             before_microbatch(model, zero=0, last=number == MICROBATCHES - 1)
             model(part).backward()
-            early.append(all(each._work is not None for each in replicas(model)))
+            early.append(all(each._started for each in replicas(model)))
         end_step(model)
     assert whole == dict(model.named_parameters())
     grads = {name: parameter.grad for name, parameter in whole.items()}

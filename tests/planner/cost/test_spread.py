@@ -70,7 +70,8 @@ def test_the_matmuls_of_the_output_layer_are_split(make_setting, configure) -> N
 
 
 def test_the_last_stage_is_no_longer_the_fullest_with_logits(make_setting, configure) -> None:
-    setting = make_setting("gemma-2-9b", "dgx-h100:2", 8192)
+    made = make_setting("gemma-2-9b", "dgx-h100:2", 8192)  # with Triton's kernels nobody holds logits
+    setting = Setting(made.architecture, made.cluster, made.job.model_copy(update={"kernels": "reference"}))
     configurations = both(setting, configure)
     plain, spread = (footprint(setting, each) for each in configurations)
     assert [memory.logits > 0 for memory in plain] == [False, False, False, True]
