@@ -87,22 +87,12 @@ def _linear(
 
 
 @_linear.register_fake
-def _(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    chunks: int,
-    softcap: float,
-    label_smoothing: float,
-    z_loss: float,
-    wanted: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(hidden: Tensor, weight: Tensor, targets: Tensor, chunks: int, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    wanted = given[-1]
     wide = torch.promote_types(hidden.dtype, torch.float32)
     loss = hidden.new_empty((), dtype=wide)
-    if not wanted:
-        return loss, hidden.new_empty(0), hidden.new_empty(0, dtype=wide if chunks > 1 else hidden.dtype)
-    to_weight = hidden.new_empty(weight.shape, dtype=wide if chunks > 1 else hidden.dtype)
-    return loss, hidden.new_empty(hidden.shape), to_weight
+    to_weight = hidden.new_empty(weight.shape if wanted else 0, dtype=wide if chunks > 1 else hidden.dtype)
+    return loss, hidden.new_empty(hidden.shape if wanted else 0), to_weight
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
