@@ -125,6 +125,11 @@ def exact(value: float, quantity: Literal["bytes", "rate", "flops", "seconds"]) 
     return min(right, key=lambda text: (len(text.split()[0]), _off_scale(float(text.split()[0]))))
 
 
+def significant(value: float, digits: int = 4) -> float:
+    """Rounded to so many digits that count: no measurement of times repeats better than four."""
+    return float(f"{value:.{digits}g}")
+
+
 def _plain(number: Decimal) -> str:
     text = format(number.normalize(), "f")
     return text if len(text) <= 20 else format(number.normalize(), "g")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from datetime import date
+from functools import partial
 from itertools import combinations
 from statistics import median
 from typing import Any
@@ -15,9 +16,12 @@ from ..clusters.local import CPU_FABRIC, host_text, one_node_mapping, total_memo
 from ..clusters.schema import Cluster
 from ..errors import InputError, RunError
 from ..schema import parse
+from ..units import significant
 from .parts import ESSENTIAL, PARTS, Found, Result
 
 Note = dict[str, str]
+
+_rounded = partial(significant, digits=3)  # no measurement of rates repeats better
 
 
 def assemble(found: Found, about: dict[str, Any], notes: Iterable[Note] = ()) -> Cluster:
@@ -161,11 +165,6 @@ def _device(machines: list[dict[str, Any]], compute: list[dict[str, Any]], world
         },
         "source": f"peak_flops: the best matrix product measured; {source}",
     }
-
-
-def _rounded(value: float) -> float:
-    """Three digits: no measurement here repeats better."""
-    return float(f"{value:.3g}")
 
 
 def _without(seconds: float, launch_s: float) -> float:

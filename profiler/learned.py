@@ -18,6 +18,7 @@ from ..clusters.schema import Device, Dtype
 from ..clusters.shapes import KINDS, Choice, feature_count, work
 from ..planner.cost.operations import by_rates
 from ..planner.cost.rates import PLAIN, Rates, device_rates
+from ..units import significant
 from .parts import Found
 
 FOLDS = 8
@@ -156,8 +157,8 @@ def _curve_error(name: str, sizes: Array, seconds: Array, rates: Rates | None) -
 def _row(row: Sequence[float], first: int) -> list[float]:
     """Sizes whole, seconds to four digits, the spread to two."""
     sizes, seconds, spread = row[:first], row[first:-1], row[-1]
-    return [*(int(each) for each in sizes), *(float(f"{each:.4g}") for each in seconds), float(f"{spread:.2g}")]
+    return [*(int(each) for each in sizes), *(significant(each) for each in seconds), significant(spread, 2)]
 
 
 def _short(error: float) -> float:
-    return float(f"{error:.3g}")
+    return significant(error, 3)

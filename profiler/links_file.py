@@ -12,7 +12,8 @@ from statistics import median
 from typing import Any
 
 from ..clusters.schema import Fabric
-from .links_fit import link_costs, rounded
+from ..units import significant
+from .links_fit import link_costs
 from .links_found import Links, read_links
 from .links_shapes import Ranks
 from .links_topology import Topology
@@ -101,8 +102,8 @@ def _nics(group: Mapped, links: Links, kind: Ranks, costs: list[Mapped]) -> Mapp
     return {
         "kind": known.get("kind", "ethernet"),
         "count": 1,
-        "rate": rounded(rate),
-        "latency": rounded(links.latency_s),
+        "rate": significant(rate),
+        "latency": significant(links.latency_s),
         "efficiency": 1.0,
         "costs": costs,
     }
@@ -113,7 +114,12 @@ def _link(links: Links, a: tuple[str, Ranks], b: tuple[str, Ranks]) -> Mapped:
     crossing = links.uplink(a[1], b[1])
     rate = crossing or min(sum(links.best[host] for host in kind) for _, kind in (a, b))
     names = [a[0], b[0]]
-    return {"between": names, "kind": "ethernet", "bandwidth": rounded(rate), "latency": rounded(links.latency_s)}
+    return {
+        "between": names,
+        "kind": "ethernet",
+        "bandwidth": significant(rate),
+        "latency": significant(links.latency_s),
+    }
 
 
 def _exceptions(links: Links, kinds: Mapping[str, Ranks], names: Mapping[int, str]) -> Mapped:
@@ -128,9 +134,9 @@ def _exceptions(links: Links, kinds: Mapping[str, Ranks], names: Mapping[int, st
         return {"nodes": [*nodes.values()], "matrix": {"unit": "B/s", "rows": _matrix(links)}}
     for slow in topology.slow_hosts:
         (host,) = slow.hosts
-        nodes[host] = nodes.get(host, {"node": names[host]}) | {"network": rounded(slow.rate)}
+        nodes[host] = nodes.get(host, {"node": names[host]}) | {"network": significant(slow.rate)}
     paths = [
-        {"between": [names[host] for host in slow.hosts], "bandwidth": rounded(slow.rate)}
+        {"between": [names[host] for host in slow.hosts], "bandwidth": significant(slow.rate)}
         for slow in topology.slow_links
     ]
     return {"nodes": [nodes[host] for host in sorted(nodes)], "paths": paths}
@@ -139,4 +145,4 @@ def _exceptions(links: Links, kinds: Mapping[str, Ranks], names: Mapping[int, st
 def _matrix(links: Links) -> list[list[float]]:
     """Usual rates between hosts, and of slow hosts and links what was measured."""
     count = len(links.hosts)
-    return [[rounded(links.usual(a, b)) if a != b else 0.0 for b in range(count)] for a in range(count)]
+    return [[significant(links.usual(a, b)) if a != b else 0.0 for b in range(count)] for a in range(count)]

@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from ..clusters.link_costs import OPERATIONS, Operation, moved_bytes
+from ..units import significant
 
 LARGE_BYTES = 2**19
 """From here on bandwidth decides: the factor is the slope of time over bytes among these sizes."""
@@ -42,7 +43,7 @@ def _cost(name: Operation, members: int, rows: Sequence[Row], bandwidth: Bandwid
     factor = _factor([(wire_s, seconds) for size, wire_s, seconds in curve if size >= LARGE_BYTES] or
                      [(wire_s, seconds) for _, wire_s, seconds in curve[-1:]])  # fmt: skip
     fixed = [
-        {"bytes": size, "seconds": rounded(max(0.0, seconds - factor * wire_s))} for size, wire_s, seconds in curve
+        {"bytes": size, "seconds": significant(max(0.0, seconds - factor * wire_s))} for size, wire_s, seconds in curve
     ]
     return {"operation": name, "members": members, "factor": factor, "fixed": fixed}
 
@@ -52,9 +53,4 @@ def _factor(samples: Sequence[tuple[float, float]]) -> float:
     steepest = min(seconds / wire_s for wire_s, seconds in samples)
     slopes = [(d - b) / (c - a) for (a, b), (c, d) in combinations(samples, 2) if c > a]
     slope = median(slopes) if slopes else steepest
-    return rounded(min(slope, steepest) if slope > 0 else steepest)
-
-
-def rounded(value: float) -> float:
-    """Four digits: measurements of times repeat no better."""
-    return float(f"{value:.4g}")
+    return significant(min(slope, steepest) if slope > 0 else steepest)

@@ -16,6 +16,7 @@ from ..planner.cost.setting import Setting as Planned
 from ..planner.cost.sharding import sharding_of
 from ..planner.families import architecture, load_model
 from ..planner.job import Job, Precision
+from ..units import significant
 from . import layer_pace, layer_tails, layer_units, layers
 from .layer_shapes import configurations
 from .layers import Legs, Subject
@@ -141,18 +142,14 @@ def _paces(seconds: dict[str, float]) -> dict[int, float]:
     """By number of workers that compute; a sample that says that more are faster than fewer is noise."""
     every_s, found = seconds[str(len(seconds))], dict[int, float]()
     for busy in sorted(map(int, seconds), reverse=True):
-        found[busy] = max([_rounded(every_s / seconds[str(busy)]), 1.0, *found.values()])
+        found[busy] = max([significant(every_s / seconds[str(busy)]), 1.0, *found.values()])
     return dict(sorted(found.items()))
 
 
 def medians(lists: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Lists of equal rows (of workers, of passes) as one: of every number the median of those that have it."""
     return [
-        {key: _rounded(median(row[key] for row in rows if key in row)) if isinstance(value, float) else value
+        {key: significant(median(row[key] for row in rows if key in row)) if isinstance(value, float) else value
          for key, value in rows[0].items()}
         for rows in zip(*lists, strict=True)
     ]  # fmt: skip
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")

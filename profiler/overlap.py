@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import distributed as dist
 
+from ..units import significant
 from .parts import Found, Result, Setting
 from .timing import typical
 
@@ -112,4 +113,4 @@ def slowdowns(rounds: list[Round]) -> dict[str, float]:
     """Of compute and of the collective, never below 1."""
     compute = median(each.product_beside_s / each.product_s for each in rounds)
     collective = median(each.collective_beside_s / each.collective_s for each in rounds)
-    return {"compute": max(1.0, float(f"{compute:.3g}")), "collective": max(1.0, float(f"{collective:.3g}"))}
+    return {"compute": max(1.0, significant(compute, 3)), "collective": max(1.0, significant(collective, 3))}

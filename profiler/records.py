@@ -7,18 +7,17 @@ FOLDER/RANK/PART.jsonl    pieces of a part under way, one line each
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+from ..runtime.files import write_text
 
 
 def write(path: Path, data: Mapping[str, Any]) -> None:
     """A whole file or none, whatever happens in the middle."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(data))
-    partial.replace(path)
+    write_text(path, json.dumps(data))
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...clusters.adjustment import Adjustment, Evidence
+from ...units import significant
 from .observation import STEP, Observation
-from .parameter import PARAMETERS, adjustment, rounded
+from .parameter import PARAMETERS, adjustment
 from .robust import noise, solve
 from .select import LEAST_GROUPS, folds, missed, selected
 from .sheet import Rows, Sheet, Vector, around, sheet
@@ -64,8 +65,8 @@ def fit(observations: Sequence[Observation], *, source: str, date: str, framewor
     evidence = Evidence(
         rows=len(steps),
         configurations=groups,
-        error_before=rounded(error(before, measured)),
-        error_after=rounded(error(held_out, measured)),
+        error_before=significant(error(before, measured)),
+        error_after=significant(error(held_out, measured)),
     )
     found = adjustment(PARAMETERS, at, source=source, date=date, framework=framework, evidence=evidence)
     after = np.array([observations[place].predicted_s(found) for place in steps])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...clusters.adjustment import Adjustment, LinkScale
+from ...units import significant
 
 MOST = math.log(5.0)
 """Of a scale: what is five times as slow as its price is broken or not the cluster that the file describes."""
@@ -35,8 +36,8 @@ class Parameter:
     def written(self, at: float) -> float:
         """As the cluster file has it."""
         if self.is_fixed:
-            return rounded(at)
-        return rounded(math.exp(-at if self.inverse else at))
+            return significant(at)
+        return significant(math.exp(-at if self.inverse else at))
 
 
 PARAMETERS = (
@@ -50,11 +51,6 @@ PARAMETERS = (
     Parameter("overlap", inverse=True),
 )
 """The plainest first: of two that explain the same runs equally well the earlier one is freed."""
-
-
-def rounded(value: float) -> float:
-    """Four digits: no run repeats better."""
-    return float(f"{value:.4g}")
 
 
 def adjustment(parameters: Sequence[Parameter], at: Iterable[float], **about: Any) -> Adjustment:
