@@ -3,9 +3,25 @@
 `place(trace, num_experts=64, ranks_per_node=[4, 4])` is the call; see `place.py`.
 """
 
-from .place import place
-from .placement import Placement
-from .trace import Routed, Trace
-from .trace_file import read_trace, write_trace
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .place import place
+    from .placement import Placement
+    from .trace import Routed, Trace
+    from .trace_file import read_trace, write_trace
 
 __all__ = ["Placement", "Routed", "Trace", "place", "read_trace", "write_trace"]
+
+_PLACES = {"Placement": "placement", "Routed": "trace", "Trace": "trace", "place": "place"}
+_PLACES |= {"read_trace": "trace_file", "write_trace": "trace_file"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when it is asked for: a plan file alone needs none of it, nor the arrays that placing needs."""
+    if name not in _PLACES:
+        raise AttributeError(name)
+    return getattr(import_module(f".{_PLACES[name]}", __name__), name)

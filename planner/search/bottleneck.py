@@ -118,7 +118,7 @@ class Bottleneck:
     ) -> tuple[int, Recompute]:
         """The most layers that a rank can take from `start` on, and the fastest choice with which it can; of one kind
         alone, where `among` says so. Fewer than `needed` are as good as none."""
-        among, late_s = among or self.ranks, self.ranks.late_s
+        among, late_s = among or self.ranks, self.ranks.waits.late_s
         best, chosen = 0, among.choices[0]
         before_s, after_s = self._beside_s(rank, start) if self.ranks.plain else self._besides_s[rank]
         spare_s = (limit_s - before_s - after_s) / self.microbatches
@@ -137,7 +137,7 @@ class Bottleneck:
     def _late_s(self, among: Ranks, rank: int, start: int, layers: int, choice: Recompute) -> float:
         """Until the gradients of a rank are whole where all of them are reduced late."""
         busy_s = self.microbatches * among.busy_s(rank, start, choice, layers)
-        return self._beside_s(rank, start)[0] + busy_s + self.ranks.late_s * layers
+        return self._beside_s(rank, start)[0] + busy_s + self.ranks.waits.late_s * layers
 
     def _before(self, rank: int, start: int) -> int:
         """Layers that stand before a rank's first stage, at the least."""
@@ -156,7 +156,7 @@ class Bottleneck:
         """Before a rank's first microbatch, and after its last one until the gradients of all before it are whole."""
         ranks = self.ranks
         forward_s, backward_s = ranks.lead_s(rank, self._before(rank, start))
-        gather_s, reduce_s = ranks.piece_s
+        gather_s, reduce_s = ranks.waits.gather_s, ranks.waits.reduce_s
         return max(forward_s, gather_s), reduce_s + (backward_s if ranks.whole else 0.0)
 
 

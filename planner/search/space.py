@@ -304,12 +304,16 @@ OFFLOADS = (0.5, 1.0)
 """Fractions of the optimizer states that are tried off the device where memory binds."""
 
 
+def offloads(pins: Pins, recipe: Configuration) -> tuple[float, ...]:
+    """A recipe's own fraction, and those that are tried beside it."""
+    return (recipe.offload, *OFFLOADS) if pins.offload is None and not pins.swap_layers else (recipe.offload,)
+
+
 def reliefs(setting: Setting, pins: Pins, recipe: Configuration) -> Iterator[Configuration]:
     """The same recipe with less memory: the loss in chunks, where that is worthwhile, and a part of the optimizer
     states on the host."""
     chunks = pins.logits_chunks or logits_chunks(setting, pins, recipe)
-    free = pins.offload is None and not pins.swap_layers
-    for fraction in (recipe.offload, *OFFLOADS) if free else (recipe.offload,):
+    for fraction in offloads(pins, recipe):
         if (chunks, fraction) != (recipe.logits_chunks, recipe.offload):
             yield replace(recipe, logits_chunks=chunks, offload=fraction)
 
@@ -326,9 +330,8 @@ def lightest(setting: Setting, pins: Pins, shared: Configuration) -> Configurati
     """A recipe of which a rank without ends needs no more than any rank with as many layers does in any recipe of a
     share: it holds one microbatch at a time, and what can be sharded or leave the device is."""
     pp = max(3, shared.mesh.pp)  # of which rank 1 has no ends
-    free = pins.offload is None and not pins.swap_layers
     return replace(
-        shared,
+        relieved(setting, pins, shared),
         mesh=replace(shared.mesh, pp=pp),
         stage_layers=(0,) * pp,
         microbatches=1,
@@ -336,10 +339,18 @@ def lightest(setting: Setting, pins: Pins, shared: Configuration) -> Configurati
         vpp=1,
         in_flight=(),
         actions=(),
-        zero=max(_zero(setting, pins, shared.mesh)),
+    )
+
+
+def relieved(setting: Setting, pins: Pins, recipe: Configuration) -> Configuration:
+    """The recipe that needs least memory of all with the same schedule, in a pipeline: what can be sharded or leave
+    the device is."""
+    return replace(
+        recipe,
+        zero=max(_zero(setting, pins, recipe.mesh)),
         dp_replicate=pins.dp_replicate or 1,
-        logits_chunks=logits_chunks(setting, pins, shared),
-        offload=1.0 if free else shared.offload,
+        logits_chunks=logits_chunks(setting, pins, recipe),
+        offload=max(offloads(pins, recipe)),
     )
 
 

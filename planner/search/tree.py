@@ -2,7 +2,8 @@
 
     share      a mesh and how one microbatch is shared out over it; all that is below computes that much
     roomy      the same, and recomputes what ranks have no room for even if they hold one microbatch at a time
-    recipe     with its schedule, ZeRO stage, copies, chunks of the loss and offloading: what ranks wait for comes to it
+    schedule   with its schedule: what ranks wait for, and have room for, if each has whatever suits it best of the rest
+    recipe     with its ZeRO stage, copies, chunks of the loss and offloading: what ranks wait for comes to it
     limited    the same, once it is known what ranks have room for: the least bottleneck over all splits and choices
     whole      with its split and what each rank recomputes; this can be priced
 
@@ -15,6 +16,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from itertools import groupby
 
 from ..configuration import Configuration, Recompute
 from ..cost.bound import lower_bound_s
@@ -24,10 +26,12 @@ from ..legality import is_legal, runtime_problems
 from ..pins import Pins
 from .bottleneck import TOLERANCE, Bottleneck, crowded_s
 from .bound import Balancer, holds
-from .ranks import Known, Ranks
-from .space import count_recipes, lightest, recipes, recomputations, reliefs, shares
+from .ranks import Ranks
+from .space import count_recipes, lightest, offloads, recipes, recomputations, reliefs, relieved, shares
 from .splits import MOST_SPLITS, every_split, is_bounded, promising, with_room
 from .spread import spread_share
+from .tables import Tables
+from .waits import Waits, least
 
 BINDING = 3 * TOLERANCE
 """Memory binds where ranks that have only so much room take longer by this part."""
@@ -36,21 +40,24 @@ BINDING = 3 * TOLERANCE
 class Level(IntEnum):
     SHARE = 0
     ROOMY = 1
-    RECIPE = 2
-    LIMITED = 3
-    UNCHECKED = 4  # whole, without a pipeline, and perhaps without room
-    WHOLE = 5
+    SCHEDULE = 2
+    RECIPE = 3
+    LIMITED = 4
+    UNCHECKED = 5  # whole, without a pipeline, and perhaps without room
+    WHOLE = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
     """A branch: its configuration is decided as far as its level says, the rest of it is any. `bound_s`: no step of
-    anything below takes less. `ranks`: of a recipe, what is known of them so far."""
+    anything below takes less. `ranks`: of a recipe, or of all `recipes` with a schedule, what is known of them so
+    far."""
 
     configuration: Configuration
     bound_s: float
     level: Level
     ranks: Ranks | None = None
+    recipes: tuple[Configuration, ...] = ()
 
 
 class Tree:
@@ -61,7 +68,7 @@ class Tree:
         self.setting, self.pins, self.runnable = setting, pins, runnable
         self.balancer, self.choices = Balancer(setting), recomputations(pins)
         self.candidates = self.bounded = 0
-        self._known: dict[tuple[Sharding, int, int], Known] = {}
+        self._tables: dict[tuple[Sharding, int, int], Tables] = {}
 
     def roots(self) -> Iterator[Node]:
         """Every way to share out a microbatch that has anything legal below."""
@@ -80,6 +87,7 @@ class Tree:
         branches = {
             Level.SHARE: self._roomy,
             Level.ROOMY: self._recipes,
+            Level.SCHEDULE: self._together,
             Level.RECIPE: self._limited,
             Level.LIMITED: self._splits,
             Level.UNCHECKED: self._checked,
@@ -101,9 +109,16 @@ class Tree:
         made = with_room(self.setting, self.balancer.balanced(recipe), self._choices(recipe))
         return self.whole(made) if made is not None and self._legal(made) else None
 
-    def _node(self, configuration: Configuration, bound_s: float, level: Level, ranks: Ranks | None = None) -> Node:
+    def _node(
+        self,
+        configuration: Configuration,
+        bound_s: float,
+        level: Level,
+        ranks: Ranks | None = None,
+        recipes: tuple[Configuration, ...] = (),
+    ) -> Node:
         self.bounded += 1
-        return Node(configuration, bound_s, level, ranks)
+        return Node(configuration, bound_s, level, ranks, recipes)
 
     def _any_legal(self, shared: Configuration) -> bool:
         return self._legal(shared) or any(self._legal(each) for each in recipes(self.setting, self.pins, shared))
@@ -117,9 +132,11 @@ class Tree:
         ranks = self._ranks(shared)
         return shared.microbatches * ranks.least_s / ranks.count * (1 - 1e-11)
 
-    def _ranks(self, recipe: Configuration, light: Configuration | None = None) -> Ranks:
+    def _ranks(self, recipe: Configuration, light: Configuration | None = None, waits: Waits | None = None) -> Ranks:
         key = sharding_of(recipe), recipe.mesh.pp, recipe.logits_chunks
-        return Ranks(self.setting, recipe, self.choices, self._known.setdefault(key, {}), light)
+        if key not in self._tables:
+            self._tables[key] = Tables(self.setting, recipe)
+        return Ranks(self.setting, recipe, self.choices, self._tables[key], light, waits)
 
     def _ranks_of(self, node: Node) -> Ranks:
         return node.ranks or self._ranks(node.configuration)
@@ -136,15 +153,40 @@ class Tree:
             yield self._node(shared, bound_s, Level.ROOMY)
 
     def _recipes(self, node: Node, limit_s: float) -> Iterator[Node]:
-        for recipe in recipes(self.setting, self.pins, node.configuration):
-            if self._legal(recipe):
-                yield self._recipe(recipe, node.bound_s)
+        """In a pipeline those with the same schedule together."""
+        shared = node.configuration
+        listed = [each for each in recipes(self.setting, self.pins, shared) if self._legal(each)]
+        if shared.mesh.pp == 1:
+            yield from (self._recipe(recipe, node.bound_s) for recipe in listed)
+            return
+        waits: Waits | None = None
+        for _, alike in groupby(listed, key=lambda each: (each.schedule, each.vpp)):
+            waits = waits or least(self.setting, listed, offloads(self.pins, shared))
+            yield self._scheduled(tuple(alike), waits, node.bound_s)
+
+    def _scheduled(self, alike: tuple[Configuration, ...], waits: Waits, at_least_s: float) -> Node:
+        """Recipes with one schedule, before any is looked at alone: they wait as long as whichever waits least, with
+        the room of whichever needs least."""
+        first = alike[0]
+        ranks = self._ranks(first, relieved(self.setting, self.pins, first), waits)
+        bound_s = Bottleneck(ranks, limited=False).relaxed_s() + waits.after_s
+        return self._node(first, max(at_least_s, bound_s), Level.SCHEDULE, ranks, alike)
+
+    def _together(self, node: Node, limit_s: float) -> Iterator[Node]:
+        """The recipes of a schedule, where they may stay below the limit."""
+        assert node.ranks is not None
+        after_s = node.ranks.waits.after_s
+        least_s = Bottleneck(node.ranks, limited=True).least_s(limit_s - after_s)
+        if limit_s - after_s <= least_s < math.inf:
+            yield replace(node, bound_s=max(node.bound_s, least_s + after_s))
+        elif least_s < math.inf:
+            yield from (self._recipe(recipe, max(node.bound_s, least_s + after_s)) for recipe in node.recipes)
 
     def _recipe(self, recipe: Configuration, at_least_s: float) -> Node:
         ranks = self._ranks(recipe)
         if recipe.mesh.pp == 1:
-            return self._node(recipe, max(at_least_s, self._shared_s(recipe) + ranks.after_s), Level.RECIPE)
-        bound_s = Bottleneck(ranks, limited=False).relaxed_s() + ranks.after_s
+            return self._node(recipe, max(at_least_s, self._shared_s(recipe) + ranks.waits.after_s), Level.RECIPE)
+        bound_s = Bottleneck(ranks, limited=False).relaxed_s() + ranks.waits.after_s
         return self._node(recipe, max(at_least_s, bound_s), Level.RECIPE, ranks)
 
     def _limited(self, node: Node, limit_s: float) -> Iterator[Node]:
@@ -155,7 +197,7 @@ class Tree:
             yield from self._reliefs(recipe, None, limit_s)
             return
         ranks = self._ranks_of(node)
-        after_s = ranks.after_s
+        after_s = ranks.waits.after_s
         least_s = Bottleneck(ranks, limited=True).least_s(limit_s - after_s)
         if least_s < math.inf:
             yield self._node(recipe, max(node.bound_s, least_s + after_s), Level.LIMITED, ranks)
@@ -184,9 +226,10 @@ class Tree:
 
     def _uniform(self, node: Node) -> Iterator[Node]:
         """Without a pipeline only recomputation is left to choose."""
-        for choice in self._choices(node.configuration):
+        ranks = self._ranks(node.configuration)
+        for choice in ranks.choices:
             made = replace(node.configuration, recompute=(choice,))
-            alone_s = made.microbatches * Ranks(self.setting, made, (choice,), {}).least_s * (1 - 1e-11)
+            alone_s = made.microbatches * ranks.least_of(choice) * (1 - 1e-11)
             yield self._node(made, max(node.bound_s, alone_s), Level.UNCHECKED)
 
     def _choices(self, recipe: Configuration) -> tuple[Recompute, ...]:
@@ -207,7 +250,7 @@ class Tree:
             return
         ranks = self._ranks_of(node)
         bottleneck = Bottleneck(ranks, limited=True)
-        for configuration in promising(self.setting, self.balancer, bottleneck, node.bound_s - ranks.after_s):
+        for configuration in promising(self.setting, self.balancer, bottleneck, node.bound_s - ranks.waits.after_s):
             if self._legal(configuration):
                 yield self.whole(configuration, node.bound_s)
 
