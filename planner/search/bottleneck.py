@@ -96,15 +96,22 @@ class Bottleneck:
         return self._filled(rank, start, limit_s) is not None
 
     def _filled(self, first: int, start: int, limit_s: float) -> list[tuple[int, Recompute]] | None:
-        ranks, found = self.ranks, list[tuple[int, Recompute]]()
+        ranks, found, each = self.ranks, list[tuple[int, Recompute]](), self._at_most(limit_s)
         for rank in range(first, ranks.count):
             left = ranks.count - rank - 1
+            if start + (left + 1) * each < ranks.layers:
+                return None
             layers, choice = self.take(rank, start, ranks.layers - start - left, limit_s)
             if layers < 1:
                 return None
             found.append((layers, choice))
             start += layers
         return found if start == ranks.layers else None
+
+    def _at_most(self, limit_s: float) -> int:
+        """Layers that no rank with one stage can have more of, by its time alone; all, where layers differ."""
+        ranks = self.ranks
+        return ranks.layers if len(ranks.kinds) > 1 else ranks.bare(limit_s / self.microbatches / _ROUNDING)
 
     def take(
         self,

@@ -31,11 +31,11 @@ class Ranks:
         recipe: Configuration,
         choices: tuple[Recompute, ...],
         tables: Tables | None = None,
-        lightest: Configuration | None = None,
+        lightest: tuple[Configuration, ...] = (),
         waits: Waits | None = None,
     ):
         self.setting, self.recipe = setting, recipe
-        self.lightest = lightest or recipe  # what memory is asked of
+        self.lightest = lightest or (recipe,)  # what memory is asked of: there is room where one of them has it
         self._waits = waits  # where these ranks stand for several recipes
         self.costs = setting.costs(recipe)
         self.choices = _saving(self.costs, choices)
@@ -66,6 +66,11 @@ class Ranks:
     def in_time(self, rank: int, start: int, choice: Recompute, spare_s: float) -> int:
         """The most layers from `start` on with which one microbatch through all stages of a rank takes no longer."""
         return bisect_right(self.seconds(rank, start, choice), spare_s) - 1
+
+    def bare(self, spare_s: float) -> int:
+        """The same from the first layer on, of one stage without ends."""
+        seconds = self.tables.of_one_stage(0, (False, False), self.choices[0], self.halves)
+        return bisect_right(seconds, spare_s) - 1
 
     def busy_s(self, rank: int, start: int, choice: Recompute, layers: int) -> float:
         """Seconds of one microbatch through all stages of a rank that has so many layers."""
@@ -139,7 +144,7 @@ class Ranks:
 
     @cached_property
     def _rooms(self) -> Rooms:
-        return Rooms(self.setting, self.lightest)
+        return Rooms(self.setting, *self.lightest)
 
     def with_room(self, rank: int, start: int, layers: int, choice: Recompute, needed: int = 0) -> int:
         """The most of so many layers from `start` on that a rank can hold; fewer than `needed` are as good as none."""

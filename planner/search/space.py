@@ -326,12 +326,12 @@ def _zero(setting: Setting, pins: Pins, mesh: Mesh) -> list[int]:
     return [zero for zero in setting.framework.zero if zero < 2 or mesh.pp == 1]
 
 
-def lightest(setting: Setting, pins: Pins, shared: Configuration) -> Configuration:
-    """A recipe of which a rank without ends needs no more than any rank with as many layers does in any recipe of a
-    share: it holds one microbatch at a time, and what can be sharded or leave the device is."""
+def lightest(setting: Setting, pins: Pins, shared: Configuration) -> tuple[Configuration, ...]:
+    """Recipes of which in one at least a rank without ends needs no more than any rank with as many layers does in any
+    recipe of a share: it holds one microbatch at a time, and what can be sharded or leave the device is."""
     pp = max(3, shared.mesh.pp)  # of which rank 1 has no ends
-    return replace(
-        relieved(setting, pins, shared),
+    alone = replace(
+        shared,
         mesh=replace(shared.mesh, pp=pp),
         stage_layers=(0,) * pp,
         microbatches=1,
@@ -340,18 +340,23 @@ def lightest(setting: Setting, pins: Pins, shared: Configuration) -> Configurati
         in_flight=(),
         actions=(),
     )
+    return relieved(setting, pins, alone)
 
 
-def relieved(setting: Setting, pins: Pins, recipe: Configuration) -> Configuration:
-    """The recipe that needs least memory of all with the same schedule, in a pipeline: what can be sharded or leave
-    the device is."""
-    return replace(
-        recipe,
-        zero=max(_zero(setting, pins, recipe.mesh)),
-        dp_replicate=pins.dp_replicate or 1,
-        logits_chunks=logits_chunks(setting, pins, recipe),
-        offload=max(offloads(pins, recipe)),
-    )
+def relieved(setting: Setting, pins: Pins, recipe: Configuration) -> tuple[Configuration, ...]:
+    """Of all with the same schedule, in a pipeline, the recipes in one of which each rank needs least memory: what can
+    be sharded or leave the device is. In fp32 a shard of the weights stands beside them, which may be more than what is
+    saved; and a loss in chunks may need less, or more, as it keeps gradients of the projection."""
+    stages, copies = _zero(setting, pins, recipe.mesh), pins.dp_replicate or 1
+    zeros = stages if setting.job.precision == "fp32" else [max(stages)]
+    light = replace(recipe, dp_replicate=copies, offload=max(offloads(pins, recipe)))
+    return tuple(each for zero in zeros for each in in_chunks(setting, pins, replace(light, zero=zero)))
+
+
+def in_chunks(setting: Setting, pins: Pins, recipe: Configuration) -> tuple[Configuration, ...]:
+    """A recipe as it is, and where that is worthwhile with its loss in chunks."""
+    chunks = logits_chunks(setting, pins, recipe)
+    return (recipe,) if chunks == recipe.logits_chunks else (recipe, replace(recipe, logits_chunks=chunks))
 
 
 def recomputations(pins: Pins) -> tuple[Recompute, ...]:

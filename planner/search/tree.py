@@ -25,9 +25,19 @@ from ..cost.sharding import Sharding, sharding_of
 from ..legality import is_legal, runtime_problems
 from ..pins import Pins
 from .bottleneck import TOLERANCE, Bottleneck, crowded_s
-from .bound import Balancer, holds
+from .bound import Balancer, fits_devices, holds
 from .ranks import Ranks
-from .space import count_recipes, lightest, offloads, recipes, recomputations, reliefs, relieved, shares
+from .space import (
+    count_recipes,
+    in_chunks,
+    lightest,
+    offloads,
+    recipes,
+    recomputations,
+    reliefs,
+    relieved,
+    shares,
+)
 from .splits import MOST_SPLITS, every_split, is_bounded, promising, with_room
 from .spread import spread_share
 from .tables import Tables
@@ -69,6 +79,8 @@ class Tree:
         self.balancer, self.choices = Balancer(setting), recomputations(pins)
         self.candidates = self.bounded = 0
         self._tables: dict[tuple[Sharding, int, int], Tables] = {}
+        self._crowded: dict[Configuration, float] = {}
+        self._likely: dict[Configuration, Node | None] = {}
 
     def roots(self) -> Iterator[Node]:
         """Every way to share out a microbatch that has anything legal below."""
@@ -97,9 +109,14 @@ class Tree:
     def likely(self, root: Node) -> Node | None:
         """Of the balanced configurations of a root with 1F1B or ZB-V and the most sharding that both have, the one
         whose bound is least; None where neither fits."""
-        listed = [each for each in recipes(self.setting, self.pins, root.configuration) if each.dp_replicate == 1]
+        if root.configuration not in self._likely:
+            self._likely[root.configuration] = self._likely_of(root.configuration)
+        return self._likely[root.configuration]
+
+    def _likely_of(self, shared: Configuration) -> Node | None:
+        listed = [each for each in recipes(self.setting, self.pins, shared) if each.dp_replicate == 1]
         best: dict[str, Configuration] = {}
-        for recipe in listed or [root.configuration]:
+        for recipe in listed or [shared]:
             if recipe.zero <= 1 and (recipe.schedule in ("1f1b", "zb-v") or not best):
                 best[recipe.schedule] = recipe
         found = (self._balanced(recipe) for recipe in best.values())
@@ -132,7 +149,7 @@ class Tree:
         ranks = self._ranks(shared)
         return shared.microbatches * ranks.least_s / ranks.count * (1 - 1e-11)
 
-    def _ranks(self, recipe: Configuration, light: Configuration | None = None, waits: Waits | None = None) -> Ranks:
+    def _ranks(self, recipe: Configuration, light: tuple[Configuration, ...] = (), waits: Waits | None = None) -> Ranks:
         key = sharding_of(recipe), recipe.mesh.pp, recipe.logits_chunks
         if key not in self._tables:
             self._tables[key] = Tables(self.setting, recipe)
@@ -147,8 +164,10 @@ class Tree:
         if shared.mesh.pp == 1:
             yield replace(node, level=Level.ROOMY)
             return
-        light = lightest(self.setting, self.pins, shared)
-        bound_s = max(node.bound_s, crowded_s(self._ranks(shared, light)))
+        if shared not in self._crowded:
+            light = lightest(self.setting, self.pins, shared)
+            self._crowded[shared] = crowded_s(self._ranks(shared, light))
+        bound_s = max(node.bound_s, self._crowded[shared])
         if bound_s < math.inf:
             yield self._node(shared, bound_s, Level.ROOMY)
 
@@ -193,8 +212,9 @@ class Tree:
         """What ranks have room for; and where they have too little, the recipes that need less."""
         recipe = node.configuration
         if recipe.mesh.pp == 1:
-            yield from self._uniform(node)
-            yield from self._reliefs(recipe, None, limit_s)
+            if self._any_fits(recipe):
+                yield from self._uniform(node)
+                yield from self._reliefs(recipe, None, limit_s)
             return
         ranks = self._ranks_of(node)
         after_s = ranks.waits.after_s
@@ -202,6 +222,12 @@ class Tree:
         if least_s < math.inf:
             yield self._node(recipe, max(node.bound_s, least_s + after_s), Level.LIMITED, ranks)
         yield from self._reliefs(recipe, ranks, limit_s)
+
+    def _any_fits(self, recipe: Configuration) -> bool:
+        """Whether a device has room for a recipe without a pipeline, or for one that needs less."""
+        light = in_chunks(self.setting, self.pins, replace(recipe, offload=max(offloads(self.pins, recipe))))
+        made = (replace(each, recompute=(choice,)) for each in light for choice in reversed(self.choices))
+        return any(fits_devices(self.setting, each) for each in made)
 
     def binds(self, recipe: Configuration, ranks: Ranks | None = None) -> bool:
         """Whether memory binds: what would be fastest if ranks had room for anything has no room."""
@@ -218,7 +244,7 @@ class Tree:
         listed, least_s = [each for each in reliefs(self.setting, self.pins, recipe) if self._legal(each)], 0.0
         if recipe.mesh.pp > 1 and listed:
             light = max(listed, key=lambda each: (each.logits_chunks, each.offload))
-            least_s = Bottleneck(self._ranks(recipe, light), limited=True).least_s(limit_s)
+            least_s = Bottleneck(self._ranks(recipe, (light,)), limited=True).least_s(limit_s)
         if listed and least_s < limit_s and self.binds(recipe, ranks):
             self.candidates += len(listed)
             for relief in listed:
