@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator
 
 from ..configuration import Configuration, Mesh
 from ..cost.setting import Setting
-from ..cost.step import step_s
 from .objective import Priced, ValueOf, price_as
 from .request import Progress
 from .splits import MOST_SPLITS, is_bounded
@@ -148,7 +147,7 @@ class Search:
         if configuration in known:
             return
         self._seen.add(configuration)
-        if not always and self._value_of(configuration, step_s(self._setting, configuration)) >= self.best:
+        if not always and self._value_of(configuration, self._tree.step_s(configuration)) >= self.best:
             return  # played once; a price plays it again for its parts
         result = price_as(self._setting, configuration, self._value_of)
         self.priced.append(result)

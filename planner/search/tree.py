@@ -19,11 +19,16 @@ from enum import IntEnum
 from itertools import groupby
 
 from ..configuration import Configuration, Recompute
-from ..cost.bound import lower_bound_s
+from ..cost.bound import work_bound_s
+from ..cost.rank_bytes import RankBytes
 from ..cost.setting import Setting
 from ..cost.sharding import Sharding, sharding_of
+from ..cost.step import work_of
 from ..legality import is_legal, runtime_problems
 from ..pins import Pins
+from ..schedule.table import build
+from ..simulate.engine import total_s
+from ..simulate.work import Work
 from .bottleneck import TOLERANCE, Bottleneck, crowded_s
 from .bound import Balancer, fits_devices, holds
 from .ranks import Ranks
@@ -81,6 +86,7 @@ class Tree:
         self._tables: dict[tuple[Sharding, int, int], Tables] = {}
         self._crowded: dict[Configuration, float] = {}
         self._likely: dict[Configuration, Node | None] = {}
+        self._works: dict[Configuration, Work] = {}
 
     def roots(self) -> Iterator[Node]:
         """Every way to share out a microbatch that has anything legal below."""
@@ -265,31 +271,40 @@ class Tree:
         if holds(self.setting, node.configuration):
             yield self.whole(node.configuration, node.bound_s)
 
-    def whole(self, configuration: Configuration, at_least_s: float = 0.0) -> Node:
-        """With the bound of a configuration of which nothing is open."""
-        return self._node(configuration, max(at_least_s, lower_bound_s(self.setting, configuration)), Level.WHOLE)
+    def whole(self, configuration: Configuration, at_least_s: float = 0.0, limit_s: float = 0.0) -> Node:
+        """With the bound of a configuration of which nothing is open; it may be priced where that is below the
+        limit."""
+        work = work_of(self.setting, configuration)
+        bound_s = max(at_least_s, work_bound_s(configuration, work))
+        if bound_s < limit_s:
+            self._works[configuration] = work
+        return self._node(configuration, bound_s, Level.WHOLE)
 
     def _splits(self, node: Node, limit_s: float) -> Iterator[Node]:
         recipe = node.configuration
         if not is_bounded(recipe) and self.splits_of(recipe) <= MOST_SPLITS:
-            yield from self.every_split(node)
+            yield from self.every_split(node, limit_s)
             return
         ranks = self._ranks_of(node)
         bottleneck = Bottleneck(ranks, limited=True)
         for configuration in promising(self.setting, self.balancer, bottleneck, node.bound_s - ranks.waits.after_s):
             if self._legal(configuration):
-                yield self.whole(configuration, node.bound_s)
+                yield self.whole(configuration, node.bound_s, limit_s)
 
     def splits_of(self, recipe: Configuration) -> int:
         """How many splits of layers a recipe has: each stage has a layer or more."""
         return math.comb(len(self.setting.architecture.layers) - 1, len(recipe.placement) - 1)
 
-    def every_split(self, node: Node) -> Iterator[Node]:
+    def every_split(self, node: Node, limit_s: float = 0.0) -> Iterator[Node]:
         """All that is below a branch, each split with the fastest recomputation that fits: a slower one is slower."""
-        layers = len(self.setting.architecture.layers)
-        for split in every_split(layers, len(node.configuration.placement)):
-            made = with_room(
-                self.setting, replace(node.configuration, stage_layers=split), self._choices(node.configuration)
-            )
+        recipe, layers = node.configuration, len(self.setting.architecture.layers)
+        choices, held = self._choices(recipe), RankBytes(self.setting, recipe)
+        for split in every_split(layers, len(recipe.placement)):
+            made = with_room(self.setting, replace(recipe, stage_layers=split), choices, held)
             if made is not None and self._legal(made):
-                yield self.whole(made, node.bound_s)
+                yield self.whole(made, node.bound_s, limit_s)
+
+    def step_s(self, configuration: Configuration) -> float:
+        """Seconds of a step of something whole."""
+        work = self._works.pop(configuration, None) or work_of(self.setting, configuration)
+        return total_s(build(configuration), work)
