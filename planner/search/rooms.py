@@ -81,8 +81,8 @@ class Rooms:
         """Ask whether so many layers fit."""
         of = self._ranks[rank]
         ranges, limit = of.layers(start, layers), self._setting.memory_limit_bytes
-        asked = ((each, each.contents(rank, ranges, choice, of.held)) for each in self._bytes)
-        fits = any(each.total(contents) <= limit for each, contents in asked)
+        contents = self._bytes[0].contents(rank, ranges, choice, of.held)  # which are the same of all
+        fits = any(each.total(contents) <= limit for each in self._bytes)
         self._bounds(start, choice)[0 if fits else 1][rank] = layers
 
 
