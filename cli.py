@@ -131,14 +131,12 @@ def _about_one_plan(
 def _plan(request: Request, contingency: int, explain: bool, out: Path | None, json: bool) -> None:
     """One plan for one cluster."""
     _check_outputs(None, out)
-    from .clusters.here import warnings
-    from .display.console import warn
+    from .display.profile import warn_of
     from .display.progress import explaining, preparing, searching
     from .planner.contract import plan_json
     from .planner.search.choose import choose
 
-    warned = warnings(request.cluster, runs_here=False)
-    warn(warned)
+    warned = warn_of(request.cluster, runs_here=False)
     if explain:
         from .planner.search.explanation import check_explainable, explanation
 
