@@ -1,5 +1,5 @@
-"""The order of the tests: those of whole commands and of trainings first, which take longest. Of two processes that take
-one file after another neither is then left alone with them at the end."""
+"""The order of the tests: those of whole commands and of trainings first, which take longest. Of two processes that
+take one file after another neither is then left alone with them at the end."""
 
 from __future__ import annotations
 

@@ -228,8 +228,8 @@ def test_plan_and_launch_warn_of_a_cluster_that_another_torch_measured(
     job = ["--seq-len", "64", "--global-batch", "4", "--precision", "fp32", "--out", str(plan), "--json"]
     assert run(["plan", "byte-llama", str(cluster), *job], monkeypatch) == 0
     planned = capsys.readouterr()
-    launch = ["launch", str(plan), "--data", "python-stdlib", "--steps", "2", "--run", str(tmp_path / "run"), "--dry-run", "--json"]
-    assert run(launch, monkeypatch) == 0
+    launch = ["launch", str(plan), "--data", "python-stdlib", "--steps", "2", "--run", str(tmp_path / "run")]
+    assert run([*launch, "--dry-run", "--json"], monkeypatch) == 0
     launched = capsys.readouterr()
     for told in (planned, launched):
         (words,) = json.loads(told.out)["warnings"]
