@@ -118,12 +118,12 @@ class Measured:
         return fixed_s + max(0.0, _line(rows, parameters, attrgetter("seconds")))
 
     def pace(self, busy: int, world: int) -> float:
-        """Of a worker while so many of all workers compute, over that while all do; 1 where cores are not shared. Fewer
-        than were measured together are no faster than these."""
+        """Of a worker while so many of all workers compute, each after a message of another, over that while all do and
+        wait for nothing; 1 where nothing was measured. Fewer than were measured together are no faster than these."""
         known = self.times.pace
         if not known or max(known) != world:
             return 1.0
-        return max(1.0, known[min((count for count in known if count >= busy), default=world)])
+        return known[min((count for count in known if count >= busy), default=world)]
 
 
 def _line(rows: Iterable[Row], parameters: float, of: Callable[[Row], float]) -> float:
