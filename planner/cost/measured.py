@@ -47,7 +47,8 @@ def sharding_sizes(sharding: Sharding) -> dict[str, Size]:
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """Seconds of one layer and microbatch as measured; `split_s` is what splitting a backward adds to it."""
+    """Seconds of one layer and microbatch as measured; `split_s` is what splitting a backward adds to it: halves that
+    were measured shorter than the whole are noise."""
 
     forward_s: float
     backward_s: float
@@ -65,7 +66,7 @@ class Leg:
 
 
 def _leg(row: LayerTime) -> Leg:
-    split_s = row.input_s + row.weight_s - row.backward_s if row.input_s else 0.0
+    split_s = max(0.0, row.input_s + row.weight_s - row.backward_s) if row.input_s else 0.0
     times = row.forward_s, row.backward_s, row.weight_s, split_s, row.recompute_s
     return Leg(*times, row.kept_bytes, row.recompute_kept_bytes)
 
