@@ -132,13 +132,12 @@ def _about_one_plan(
 def _plan(request: Request, contingency: int, explain: bool, out: Path | None, json: bool) -> None:
     """One plan for one cluster."""
     _check_outputs(None, out)
-    from .clusters.here import warnings
-    from .display.console import warn
+    from .display.console import warn_of
     from .display.progress import explaining, preparing, searching
     from .planner.contract import plan_json
     from .planner.search.choose import choose
 
-    warn(warned := warnings(request.cluster, runs_here=False))
+    warned = warn_of(request.cluster, runs_here=False)
     if explain:
         from .planner.search.explanation import check_explainable, explanation
 
@@ -323,15 +322,15 @@ def launch(
 ) -> None:
     """Run the training that PLAN describes; without PLAN: train a small Llama on this machine."""
     from . import runs
-    from .display import profile as profiles
     from .display import training
+    from .display.console import warn_of
 
     options = {"data": data, "tokenizer": tokenizer, "init_from": init_from, "steps": steps, "lr": lr}
     settings = runs.recipe_settings(recipe, options, set_ or [])
     job = runs.find_run(plan, run, settings, lambda: _quickstart(workers, pin or []), lost_nodes, nnodes)
     if slurm:
         _submit(job, slurm_option or [], dry_run, json)
-    warned = profiles.warn_of(job.plan.cluster, runs_here=True)
+    warned = warn_of(job.plan.cluster, runs_here=True)
     nodes = {"nnodes": nnodes, "node_rank": node_rank}
     where = nodes | {"endpoint": rdzv_endpoint, "run_id": rdzv_id, "backend": rdzv_backend}
     result = runs.check(job, where) if dry_run else _train(job, where, max_restarts)

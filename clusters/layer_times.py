@@ -6,6 +6,7 @@ parallelism included. A layer is described by its sizes, so that any model with 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -68,12 +69,16 @@ class LayerTimes(Frozen):
     units: tuple[UnitTime, ...] = ()
     tails: tuple[TailTime, ...] = ()
     pace: dict[int, float] = Field(
-        {}, description="of a worker while so many of all workers compute, over that while all do: cores are shared"
+        {},
+        description="of a worker while so many of all workers compute, each after a message of another, over that "
+        "while all do and wait for nothing: cores are shared",
     )
 
     @field_validator("pace")
     @classmethod
     def _no_slower(cls, pace: dict[int, float]) -> dict[int, float]:
-        if any(busy < 1 or factor < 1 for busy, factor in pace.items()):
-            raise ValueError("counts of workers and their paces are 1 or more")
+        if any(busy < 1 or factor <= 0 for busy, factor in pace.items()):
+            raise ValueError("counts of workers are 1 or more, their paces above 0")
+        if any(few < more for few, more in pairwise(pace[busy] for busy in sorted(pace))):
+            raise ValueError("no worker is slower while fewer compute")
         return pace

@@ -11,6 +11,8 @@ from ..errors import InputError, MeshwrightError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..clusters.schema import Cluster
+
 
 def stdout() -> Console:
     """For results. A pipe has no width of its own: give tables room there."""
@@ -33,6 +35,15 @@ def warn(words: Sequence[str]) -> None:
     """What is not wrong but should be known, a line each, on standard error."""
     for text in words:
         stderr().print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
+
+
+def warn_of(cluster: Cluster, runs_here: bool) -> list[str]:
+    """Where a measured cluster is not this machine's: a line each on standard error, and for programs."""
+    from ..clusters.here import warnings
+
+    told = warnings(cluster, runs_here)
+    warn(told)
+    return told
 
 
 def show_error(error: MeshwrightError) -> None:

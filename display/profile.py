@@ -8,17 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..clusters.difference import Difference
-from ..clusters.here import warnings
 from ..clusters.schema import Cluster, NodeGroup
 from ..units import format_bytes, format_rate, format_seconds
-from .console import warn
-
-
-def warn_of(cluster: Cluster, runs_here: bool) -> list[str]:
-    """Where a measured cluster is not this machine's: a line each on standard error, and for programs."""
-    told = warnings(cluster, runs_here)
-    warn(told)
-    return told
 
 
 def show_cluster(console: Console, cluster: Cluster) -> None:

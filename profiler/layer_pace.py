@@ -1,39 +1,101 @@
-"""How fast a worker is while fewer than all compute: workers of one machine share its cores, caches and memory."""
+"""How fast a worker is while fewer than all compute, as in a pipeline: workers of one machine share its cores, caches
+and memory, and who waited for a message is not awake at once."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from ..planner.configuration import Configuration, Mesh
 from .layer_parts import as_plan, build_parts
-from .layers import Clock, Subject, all_agree, microbatch
+from .layers import Clock, Subject, all_agree
 from .timing import typical
 
-FEWEST, MOST = 3, 12
-MICROBATCHES = 4  # long beside a slice of the scheduler
+FEWEST, MOST = 3, 24
+TURNS = 8  # forwards and backwards in turn: long beside a slice of the scheduler
+TOGETHER = "together"
+
+Turn = Callable[[int], None]
 
 
 def measure(subject: Subject, budget_s: float) -> dict[str, float]:
-    """Seconds of some microbatches, by number of workers that do them at once, until the last of these is done; the
-    others wait."""
+    """Seconds of a turn (a forward or a backward of one layer, the mean): of all workers at once that wait for nobody
+    (`together`), and, by number of workers that compute at once, where each waits for the one before it."""
     world = dist.get_world_size()
     configuration = Configuration(
         mesh=Mesh(dp=world), stage_layers=(len(subject.architecture.layers),), microbatch=1, microbatches=1, zero=0
     )
     parts = build_parts(as_plan(subject.model, subject.job, configuration), [0], subject.device)
-    samples: dict[int, list[float]] = {busy: [] for busy in range(1, world + 1)}
+    with torch.no_grad():
+        x: Tensor = parts.embedding(parts.batch.tokens)
+    turn = turns_of(parts.layers, x.requires_grad_())
+    samples: dict[str, list[float]] = {TOGETHER: [], **{str(busy): [] for busy in range(1, world + 1)}}
     begin, done = perf_counter(), 0
     while done < FEWEST or all_agree(done < MOST and perf_counter() - begin < budget_s):
-        for busy, own in samples.items():
-            dist.barrier()
-            clock = Clock(subject.device)
-            if dist.get_rank() < busy:
-                for _ in range(MICROBATCHES):
-                    microbatch(parts)
-            dist.barrier()
-            clock("all")
-            own.append(clock.found["all"])
+        for name, own in samples.items():
+            own.append(_sample(turn, x.detach(), name, subject.device))
         done += 1
-    return {str(busy): typical(own) for busy, own in samples.items()}
+    return {name: typical(own) for name, own in samples.items()}
+
+
+def turns_of(layers: torch.nn.Module, x: Tensor) -> Turn:
+    """A forward at every even turn, its backward at the next; gradients are added to those before."""
+    kept: list[Tensor] = []
+
+    def turn(number: int) -> None:
+        if number % 2 == 0:
+            kept.append(layers(x))
+        else:
+            out = kept.pop()
+            torch.autograd.backward(out, torch.ones_like(out))
+
+    return turn
+
+
+def _sample(turn: Turn, message: Tensor, name: str, device: torch.device) -> float:
+    """Seconds of a turn."""
+    dist.barrier()
+    clock = Clock(device)
+    in_a_row = relay(turn, message, int(name)) if name != TOGETHER else together(turn)
+    dist.barrier()
+    clock("all")
+    return clock.found["all"] / in_a_row
+
+
+def together(turn: Turn) -> int:
+    """All workers for themselves; how many turns follow each other."""
+    for number in range(TURNS):
+        turn(number)
+    return TURNS
+
+
+def relay(turn: Turn, message: Tensor, busy: int) -> float:
+    """Each worker takes its turn when the one before it has sent it a message, as large as activations; so many of them
+    are on their way around all workers. How many turns of one message follow each other."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    first = {each * world // busy for each in range(busy)}  # begin with a message in hand
+    before, after = (rank - 1) % world, (rank + 1) % world
+    arrived, sent = torch.empty_like(message), list[dist.Work | None]()
+    for number in range(TURNS):
+        if number > 0 or rank not in first:
+            dist.recv(arrived, before)
+        turn(number)
+        if number < TURNS - (after in first):
+            sent.append(dist.isend(message, after))
+    for each in sent:
+        if each is not None:
+            each.wait()
+    return TURNS * world / busy
+
+
+def paces(seconds: dict[str, float]) -> dict[int, float]:
+    """By number of workers that compute: seconds of a turn of all together over those with handing over. Below 1: what
+    is waited for outweighs what is shared. A sample that says that more are faster than fewer is noise."""
+    found = dict[int, float]()
+    for busy in sorted((int(name) for name in seconds if name != TOGETHER), reverse=True):
+        found[busy] = max([seconds[TOGETHER] / seconds[str(busy)], *found.values()])
+    return dict(sorted(found.items()))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 import torch
@@ -22,7 +23,7 @@ from ..planner.plan import Plan
 from ..runtime.parallel.batch import Batch
 from ..runtime.parallel.data import before_microbatch, begin_step, end_step
 from .layer_parts import as_plan, build_stage, data_mesh
-from .layers import Clock, Legs, Subject, all_agree
+from .layers import Clock, Legs, Subject, all_agree, together
 from .timing import typical
 
 STAGES = (0, 1, 2, 3)
@@ -61,8 +62,7 @@ def measure(subject: Subject, ranks: int, budget_s: float) -> list[Unit]:
     begin, done = perf_counter(), 0
     while done < FEWEST or all_agree(done < MOST and perf_counter() - begin < budget_s):
         for key, (part, batch) in stages.items():
-            dist.barrier()
-            samples[key].append(_step(part, batch, key[0]))
+            samples[key].append(together(partial(_step, part, batch, key[0])))
         done += 1
     counts = {depth: sum(each.numel() for each in stages[None, depth][0].parameters()) for depth in depths}
     return [unit for zero in STAGES for unit in _units(zero, ranks, counts, samples)]

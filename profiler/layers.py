@@ -7,7 +7,9 @@ measured of a few layers one after another, whose weights are then as cold as in
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 import torch
@@ -71,17 +73,30 @@ def measure(subject: Subject, configuration: Configuration, held: bool = True) -
 
 def _of_kind(plain: Parts, again: Parts, count: int) -> Legs:
     put_off, samples = PutOff(), list[Legs]()
-    _legs(plain), microbatch(again), _split(plain, put_off)
-    for _ in range(REPETITIONS):
-        dist.barrier()
-        repeated = microbatch(again)
+    for _ in range(1 + REPETITIONS):
+        repeated = together(partial(microbatch, again))
+        halves = together(partial(_split, plain, put_off))
         samples.append(
-            _legs(plain)
+            together(partial(_legs, plain), times=2)
             | {"again_forward": repeated["forward"], "again_backward": repeated["backward"]}
-            | _split(plain, put_off)
+            | {name: halves[name] for name in ("input", "weight")}
         )
+    del samples[0]  # warms up
     typicals = {name: typical([each[name] for each in samples]) for name in samples[0]}
     return {name: value / (count if name in OF_LAYERS else 1) for name, value in typicals.items()}
+
+
+def together(run: Callable[[], Legs], times: int = 1) -> Legs:
+    """Legs, the mean of so many times, of what all workers run at once. Where they share cores, stretched to what the
+    last of them took: in a step none goes on before it."""
+    dist.barrier()
+    begin = perf_counter()
+    legs = run()
+    if "nccl" in dist.get_backend():
+        return legs
+    dist.barrier()
+    stretched = (perf_counter() - begin) / (times * sum(legs.values()))
+    return {name: seconds * stretched for name, seconds in legs.items()}
 
 
 def all_agree(more: bool) -> bool:
@@ -148,7 +163,7 @@ def _split(parts: Parts, put_off: PutOff) -> Legs:
         clock("input")
         put_off.take(parts.layers)()
         clock("weight")
-    return {name: clock.found[name] for name in ("input", "weight")}
+    return clock.found
 
 
 class Clock:

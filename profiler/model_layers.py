@@ -22,7 +22,7 @@ from .layer_shapes import configurations
 from .layers import Legs, Subject
 from .parts import Found, Result, Setting
 
-SHARES = {"layers": 0.75, "units": 0.15, "tails": 0.06, "pace": 0.04}
+SHARES = {"layers": 0.73, "units": 0.15, "tails": 0.06, "pace": 0.06}
 PASSES = 8
 
 
@@ -134,16 +134,9 @@ def _layer_times(results: Sequence[Result]) -> dict[str, Any]:
         name: medians([result[name] for result in results]) for name in ("layers", "units", "tails")
     }
     if "pace" in results[0]:
-        layer_times["pace"] = _paces(results[0]["pace"])
+        found = layer_pace.paces(results[0]["pace"])
+        layer_times["pace"] = {busy: significant(pace) for busy, pace in found.items()}
     return layer_times
-
-
-def _paces(seconds: dict[str, float]) -> dict[int, float]:
-    """By number of workers that compute; a sample that says that more are faster than fewer is noise."""
-    every_s, found = seconds[str(len(seconds))], dict[int, float]()
-    for busy in sorted(map(int, seconds), reverse=True):
-        found[busy] = max([significant(every_s / seconds[str(busy)]), 1.0, *found.values()])
-    return dict(sorted(found.items()))
 
 
 def medians(lists: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from meshwright.cli import main
+from meshwright.clusters import load_cluster, save_cluster
+from meshwright.clusters.provenance import Provenance
 
 PLAN = ["plan", "llama-3.1-8b", "dgx-h100", "--seq-len", "4096", "--global-batch", "64"]
 
@@ -207,3 +210,29 @@ def test_an_unknown_framework_is_told_with_everything_else_that_is_wrong(
     assert "--framework = 'megatron'" in report
     assert "did you mean 'megatron-" in report
     assert "--pin tp" in report
+
+
+def measured_elsewhen(folder: Path) -> Path:
+    """A cluster file of two workers of this machine, as an older torch measured it."""
+    path, cluster = folder / "measured.yaml", load_cluster("local:2")
+    known = {"date": "2026-01-01", "host": platform.node(), "workers": 2, "threads": 1, "budget_s": 20.0}
+    measured = Provenance.model_validate(known | {"versions": {"torch": "1.0.0"}})
+    save_cluster(cluster.model_copy(update={"measured": measured}), path)
+    return path
+
+
+def test_plan_and_launch_warn_of_a_cluster_that_another_torch_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster, plan = measured_elsewhen(tmp_path), tmp_path / "plan.yaml"
+    job = ["--seq-len", "64", "--global-batch", "4", "--precision", "fp32", "--out", str(plan), "--json"]
+    assert run(["plan", "byte-llama", str(cluster), *job], monkeypatch) == 0
+    planned = capsys.readouterr()
+    launch = ["launch", str(plan), "--data", "python-stdlib", "--steps", "2", "--run", str(tmp_path / "run")]
+    assert run([*launch, "--dry-run", "--json"], monkeypatch) == 0
+    launched = capsys.readouterr()
+    for told in (planned, launched):
+        (words,) = json.loads(told.out)["warnings"]
+        assert "torch 1.0.0" in words
+        assert "profile again" in words
+        assert "torch 1.0.0" in told.err

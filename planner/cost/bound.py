@@ -32,12 +32,13 @@ def lower_bound_s(setting: Setting, configuration: Configuration) -> float:
 
 
 def work_bound_s(configuration: Configuration, work: Work) -> float:
-    """The same, of given work without stragglers. Where ranks share cores none is faster than one alone."""
+    """The same, of given work without stragglers. Where ranks share cores none is faster than one alone,
+    and a spread vocabulary is played without that."""
     reduced_s = _reduced_s(configuration, work)
     if configuration.mesh.pp == 1 and (work.zero > 1 or work.steal > 0):
         reduced_s = max(reduced_s, _alone_s(configuration, work))
     after = [sum(each) for each in zip(work.optimizer_s, work.offload_s, strict=True)]
-    return (reduced_s / max(work.pace, default=1.0) + max(after, default=0.0)) * _ROUNDING
+    return (reduced_s / max((1.0, *work.pace)) + max(after, default=0.0)) * _ROUNDING
 
 
 def _alone_s(configuration: Configuration, work: Work) -> float:
@@ -55,7 +56,7 @@ def _alone_s(configuration: Configuration, work: Work) -> float:
 def pipeline_bound_s(configuration: Configuration, work: Work) -> float:
     """Seconds from the first forward to the last backward, at least, if collectives cost nothing."""
     still = replace(work, gather_s=(), reduce_s=(), late_reduce_s=(), tied_s=0.0)
-    return _reduced_s(configuration, still) / max(work.pace, default=1.0) * _ROUNDING
+    return _reduced_s(configuration, still) / max((1.0, *work.pace)) * _ROUNDING
 
 
 def _reduced_s(configuration: Configuration, work: Work) -> float:

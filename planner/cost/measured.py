@@ -47,7 +47,8 @@ def sharding_sizes(sharding: Sharding) -> dict[str, Size]:
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """Seconds of one layer and microbatch as measured; `split_s` is what splitting a backward adds to it."""
+    """Seconds of one layer and microbatch as measured; `split_s` is what splitting a backward adds to it: halves that
+    were measured shorter than the whole are noise."""
 
     forward_s: float
     backward_s: float
@@ -65,7 +66,7 @@ class Leg:
 
 
 def _leg(row: LayerTime) -> Leg:
-    split_s = row.input_s + row.weight_s - row.backward_s if row.input_s else 0.0
+    split_s = max(0.0, row.input_s + row.weight_s - row.backward_s) if row.input_s else 0.0
     times = row.forward_s, row.backward_s, row.weight_s, split_s, row.recompute_s
     return Leg(*times, row.kept_bytes, row.recompute_kept_bytes)
 
@@ -118,12 +119,12 @@ class Measured:
         return fixed_s + max(0.0, _line(rows, parameters, attrgetter("seconds")))
 
     def pace(self, busy: int, world: int) -> float:
-        """Of a worker while so many of all workers compute, over that while all do; 1 where cores are not shared. Fewer
-        than were measured together are no faster than these."""
+        """Of a worker while so many of all workers compute, each after a message of another, over that while all do and
+        wait for nothing; 1 where nothing was measured. Fewer than were measured together are no faster than these."""
         known = self.times.pace
         if not known or max(known) != world:
             return 1.0
-        return max(1.0, known[min((count for count in known if count >= busy), default=world)])
+        return known[min((count for count in known if count >= busy), default=world)]
 
 
 def _line(rows: Iterable[Row], parameters: float, of: Callable[[Row], float]) -> float:

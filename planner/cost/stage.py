@@ -37,13 +37,13 @@ def stage_times(setting: Setting, configuration: Configuration) -> Work:
 
 
 def _pace(setting: Setting, configuration: Configuration) -> tuple[float, ...]:
-    """By number of pipeline ranks that compute, each of them all its workers; () where none is faster for it."""
+    """By number of pipeline ranks that compute, each of them all its workers; () where it makes no difference."""
     mesh = configuration.mesh
     if setting.measured is None or mesh.pp == 1:
         return ()
     workers = mesh.world // mesh.pp
     found = tuple(setting.measured.pace(workers * ranks, mesh.world) for ranks in range(1, mesh.pp + 1))
-    return found if any(pace > 1 for pace in found) else ()
+    return found if any(pace != 1 for pace in found) else ()
 
 
 def _stages_s(setting: Setting, configuration: Configuration) -> Iterator[tuple[float, float, float, float]]:

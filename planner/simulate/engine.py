@@ -126,7 +126,7 @@ def play(schedule: Schedule, work: Work) -> Played:
     """Play a step up to its last gradient. Raises ValueError as `makespan` does."""
     check(schedule, work)
     size = slots(schedule)
-    if any(pace > 1 for pace in work.pace) and not work.hides and not schedule.spread:
+    if any(pace != 1 for pace in work.pace) and not work.hides and not schedule.spread:
         return _play_shared(schedule, work, size)
     starts, ends, arrivals = [0.0] * size, [0.0] * size, [_ALWAYS_THERE] * size
     free = [0.0] * schedule.ranks

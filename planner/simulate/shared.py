@@ -1,6 +1,7 @@
 """The event interpreter where ranks share cores (workers of one machine): who computes while others wait goes faster.
 
-`Work` has every action's seconds while all ranks compute; `pace[k - 1]` says how much faster a rank is while k do.
+`Work` has every action's seconds while all ranks compute and wait for nothing; `pace[k - 1]` says how much faster a
+rank is while k do, each of them woken up by a message: below 1 where that costs more than shared cores do.
 Everything else is as `engine.py` says of collectives that take the cores: the gather before an action, the reduction
 after it. A rank that waits for a message uses no core. Between two events every rank that computes goes at one pace
 (processor sharing), so that the next event is found exactly.

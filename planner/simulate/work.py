@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from ..schedule import Schedule
 
@@ -76,7 +77,7 @@ class Work:
     `optimizer_s`, `offload_s`, `regather_s`, `late_reduce_s`: by rank. `regather_s` gathers updated parameters after
     the optimizer, `late_reduce_s` reduces gradients after a rank's last backward, for frameworks that do not do so
     beside compute.
-    `pace[k - 1]`: how much faster a rank computes while k ranks do than while all do, where ranks share cores.
+    `pace[k - 1]`: how much faster a rank computes while k ranks do, where ranks share cores, than these seconds say.
     """
 
     forward_s: tuple[float, ...]
@@ -115,8 +116,8 @@ def check(schedule: Schedule, work: Work) -> None:
     by_rank |= {"slow.ranks": work.slow.ranks, "slow.links": work.slow.links, "slow.data": work.slow.data}
     _check_lengths(by_stage, schedule.stages, "stages")
     _check_lengths(by_rank, schedule.ranks, "ranks")
-    if any(pace < 1 for pace in work.pace):
-        raise ValueError("no rank computes slower while fewer do")
+    if any(few < more for few, more in pairwise(work.pace)) or any(pace <= 0 for pace in work.pace):
+        raise ValueError("no rank computes slower while fewer do, and none not at all")
     if not 0 <= work.steal < 1:
         raise ValueError(f"steal must be at least 0 and below 1, not {work.steal}")
 

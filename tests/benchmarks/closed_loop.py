@@ -45,7 +45,7 @@ from meshwright.profiler.parts import Asked
 
 SEQ_LEN, GLOBAL_BATCH, LAYERS = 256, 4, 4
 BARS = {"tau": 0.8, "regret": 0.05, "median_error": 0.1}
-BUDGET_S = {2: 100.0, 4: 200.0}
+BUDGET_S = {2: 150.0, 4: 400.0}
 
 
 def small_model() -> ModelSpec:

@@ -151,6 +151,13 @@ def test_workers_that_share_cores_cost_no_bubble() -> None:
     assert lower_bound_s(shared, asked) <= found.step_time_s
 
 
+def test_who_has_to_be_woken_up_is_slower_than_who_never_waits() -> None:
+    asked = configuration(mesh=Mesh(pp=2), stage_layers=(3, 3), microbatches=8, recompute=("none",) * 2)
+    woken, alone = setting(2, pace={1: 0.9, 2: 0.8}), setting(2)
+    assert price(alone, asked).step_time_s < price(woken, asked).step_time_s < price(alone, asked).step_time_s / 0.8
+    assert lower_bound_s(woken, asked) <= price(woken, asked).step_time_s
+
+
 def test_a_search_prices_what_was_measured() -> None:
     """The plan found is no slower than any of a few that are pinned, and its bound holds."""
     known = cluster(2, units=UNITS, tails=TAILS, pace={1: 1.5, 2: 1.0})

@@ -53,6 +53,15 @@ def test_two_of_four_workers_at_once_cost_no_bubble_on_two_cores() -> None:
     assert step_time(gpipe(2, 1), work).total_s == pytest.approx(6.0)
 
 
-def test_no_pace_below_one() -> None:
+def test_waking_up_may_cost_more_than_shared_cores_do() -> None:
+    """At half pace throughout everything takes twice as long."""
+    plain = Work((2.0, 2.0), (4.0, 4.0), hides=False)
+    slow = replace(plain, pace=(0.5, 0.5))
+    schedule = one_forward_one_backward(2, 3)
+    assert step_time(schedule, slow).total_s == pytest.approx(2 * step_time(schedule, plain).total_s)
+
+
+@pytest.mark.parametrize("pace", [(0.5, 1.0), (1.0, 0.0)])
+def test_no_rank_is_slower_while_fewer_compute(pace: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="slower while fewer"):
-        play(gpipe(2, 1), Work((1.0, 1.0), (1.0, 1.0), pace=(0.5, 1.0)))
+        play(gpipe(2, 1), Work((1.0, 1.0), (1.0, 1.0), pace=pace))

@@ -1,0 +1,69 @@
+"""The relay that tells how fast workers are while fewer than all compute: no more of them at once than asked for."""
+
+from __future__ import annotations
+
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "runtime"))
+
+from harness import run_ranks
+
+from meshwright.clusters.layer_times import LayerTimes
+from meshwright.profiler.layer_pace import TOGETHER, TURNS, paces, relay, turns_of
+
+WORLD = 3
+
+
+def relayed() -> dict[int, tuple[float, list[tuple[float, float]]]]:
+    """By how many may compute at once: turns that follow each other, and from when to when this rank had its own."""
+    found = {}
+    for busy in range(1, WORLD + 1):
+        own: list[tuple[float, float]] = []
+
+        def turn(_: int, own: list[tuple[float, float]] = own) -> None:
+            begin = time.monotonic()
+            time.sleep(0.002)
+            own.append((begin, time.monotonic()))
+
+        found[busy] = relay(turn, torch.zeros(4), busy), own
+    return found
+
+
+def test_no_more_than_so_many_have_a_turn_at_once() -> None:
+    ranks = run_ranks(WORLD, relayed)
+    for busy in range(1, WORLD + 1):
+        every = [span for rank in ranks for span in rank[busy][1]]
+        assert [len(rank[busy][1]) for rank in ranks] == [TURNS] * WORLD
+        assert ranks[0][busy][0] == TURNS * WORLD / busy
+        begun = [sum(begin <= at < end for begin, end in every) for at, _ in every]
+        assert max(begun) <= busy
+
+
+def test_a_backward_follows_its_forward() -> None:
+    layer = torch.nn.Linear(3, 3)
+    x = torch.ones(2, 3, requires_grad=True)
+    turn = turns_of(layer, x)
+    for number in range(4):
+        turn(number)
+    assert torch.equal(layer.bias.grad, torch.full((3,), 4.0))  # two rows, two backwards
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({TOGETHER: 4.0, "1": 2.0, "2": 4.0}, {1: 2.0, 2: 1.0}),
+        ({TOGETHER: 4.0, "1": 5.0, "2": 5.0}, {1: 0.8, 2: 0.8}),  # one core each: waking up alone counts
+        ({TOGETHER: 4.0, "1": 4.0, "2": 2.0, "4": 8.0}, {1: 2.0, 2: 2.0, 4: 0.5}),  # one as slow as more are is noise
+    ],
+)
+def test_paces(seconds: dict[str, float], expected: dict[int, float]) -> None:
+    found = paces(seconds)
+    assert found == expected
+    assert all(few >= more for few, more in pairwise(found.values()))
+    assert LayerTimes(pace=found).pace == expected
