@@ -19,6 +19,7 @@ from ..simulate.work import Work
 from .blocks import ModelCosts
 from .communication import all_gather_s, all_reduce_s, all_to_all_s, point_to_point_s, reduce_scatter_s
 from .declared import STATE_BYTES, Declared, adamw_bytes
+from .galore import galore_s
 from .memory import Held
 from .offload import adamw_s, of_ends, swap_s, update_s
 from .passes import optimizer_s
@@ -303,21 +304,22 @@ def _is_sharded(configuration: Configuration) -> bool:
 def _traffic_bytes(setting: Setting, declared: Declared) -> float:
     """Of a parameter, with what is written of it in the precision of compute where that is another."""
     written = ADAMW_BYTES[setting.job.precision] - ADAMW_BYTES["fp32"]
-    return adamw_bytes(declared, setting.job.optimizer_states) + written
+    job = setting.job
+    return adamw_bytes(declared, job.optimizer_states, galore=job.galore is not None) + written
 
 
 def _galore_s(setting: Setting, held: Held, configuration: Configuration) -> float:
     """Seconds of GaLore on a rank: of what it projects, whose gradients ZeRO 1 has to gather, and of the rest, which
     AdamW steps."""
-    job, within = setting.job, held.projected or NOTHING
-    assert job.galore is not None
-    rest = owned(Held(held.dense - within.parameters, held.expert), configuration)
-    flops_per_s = setting.device.peak_flops.get("fp32", setting.rates.peak_flops)
-    own_s = within.seconds(job.galore, setting.rates.declared_bytes_per_s, flops_per_s)
+    within, gathered_s = held.projected or NOTHING, 0.0
     if configuration.zero:
         layers = max(1, len(setting.architecture.layers) // configuration.mesh.pp)
-        own_s += _over_data(setting, configuration, Held(within.parameters), GRADIENT_BYTES, all_gather_s, layers)
-    return own_s + _adamw_s(setting, rest)
+        whole = Held(within.parameters)
+        gathered_s = _over_data(setting, configuration, whole, GRADIENT_BYTES, all_gather_s, layers)
+    rest = owned(Held(held.dense - within.parameters, held.expert), configuration)
+    owners = shards(configuration) if configuration.zero else 1
+    replicas = configuration.mesh.dp * configuration.mesh.cp
+    return galore_s(setting, within, owners, replicas, gathered_s) + _adamw_s(setting, rest)
 
 
 def _tied_s(setting: Setting, configuration: Configuration) -> float:

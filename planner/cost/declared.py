@@ -25,6 +25,8 @@ FORWARD = 1 / 3
 
 STATE_BYTES: dict[States, int] = {"fp32": 4, "bf16": 2}
 GRADIENT_BYTES = 4
+COPIED_BYTES = 24
+"""Of a parameter and its moments that a reference has made, to where the old ones stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +160,12 @@ def loss_bytes(tokens: float, columns: float, declared: Declared) -> tuple[float
     return FORWARD * moved, (1 - FORWARD) * moved
 
 
-def adamw_bytes(declared: Declared, states: States) -> float:
+def adamw_bytes(declared: Declared, states: States, galore: bool = False) -> float:
     """Moved for a parameter by the norm of its gradient and a step of AdamW: fused with clipping, or by torch's fused
-    AdamW after the gradients were multiplied."""
-    step = float(kernel("adamw").forward({"elements": 1}, "fp32").moved_bytes)
+    AdamW after the gradients were multiplied. What torch's has not (states in bfloat16, GaLore) the reference of the
+    kernel does, operator by operator."""
+    found, narrower = kernel("adamw"), 4 * (STATE_BYTES["fp32"] - STATE_BYTES[states])
+    if declared.choice == "reference" and (galore or states != "fp32"):
+        return float(GRADIENT_BYTES + found.plain({"elements": 1}, "fp32").moved_bytes + COPIED_BYTES - narrower)
     clipping = 0.0 if declared.choice == "auto" else 2.0 * GRADIENT_BYTES
-    return GRADIENT_BYTES + clipping + step - 4 * (STATE_BYTES["fp32"] - STATE_BYTES[states])
+    return GRADIENT_BYTES + clipping + found.forward({"elements": 1}, "fp32").moved_bytes - narrower

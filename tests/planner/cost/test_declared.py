@@ -92,6 +92,9 @@ def test_a_step_of_adamw_moves_what_it_declares() -> None:
     assert adamw_bytes(Declared("auto", "bf16"), "fp32") == 4 + 28
     assert adamw_bytes(Declared("reference", "bf16"), "fp32") == 4 + 8 + 28
     assert adamw_bytes(Declared("auto", "bf16"), "bf16") == 4 + 20
+    plain = kernel("adamw").plain({"elements": 1}, "fp32").moved_bytes
+    assert adamw_bytes(Declared("reference", "bf16"), "fp32", galore=True) == 4 + plain + 24  # which torch's has not
+    assert adamw_bytes(Declared("reference", "bf16"), "bf16") == 4 + plain + 24 - 8
 
 
 @pytest.mark.parametrize("name", ["meshwright", "megatron-core"])
