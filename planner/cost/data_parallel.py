@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from ...clusters.topology import GroupPaths
-from ...kernels.facts.quantise import MESSAGE_BYTES
-from ..compression import moved_bytes
 from ..configuration import Configuration
 from ..simulate.work import Work
+from . import compressed
 from .blocks import ModelCosts
-from .communication import all_gather_s, all_reduce_s, all_to_all_s, point_to_point_s, reduce_scatter_s
+from .communication import all_gather_s, all_reduce_s, point_to_point_s, reduce_scatter_s
 from .declared import STATE_BYTES, Declared, adamw_bytes
 from .galore import galore_s
 from .memory import Held
@@ -125,12 +124,18 @@ def _with_collectives(
     if configuration.zero == 1:
         reductions = [each + between for each, between in zip(reductions, copies, strict=True)]
     after = reductions if late else copies if configuration.zero > 1 and any(copies) else []
+    if setting.job.compress != "none":
+        each_rank = zip(seen, held, pieces, strict=True)
+        rest = [compressed.after_s(view, configuration, each, count) for view, each, count in each_rank]
+        after = [each + more for each, more in zip(after or [0.0] * len(rest), rest, strict=True)]
     after = _with_sums(configuration, after, seen, held)
     gathers, late_s = [known[key][0] for key in keys], _late_s(configuration, after) if after else ()
     if shared.total:  # gathered with a rank's first stage, reduced after everything else
         slowest, firsts = setting.used(configuration), _firsts(configuration)
         gather_s, reduce_s = _collectives_s(slowest, configuration, shared, 1)
         reduce_s += _copies_s(slowest, configuration, shared)
+        if setting.job.compress != "none":
+            reduce_s += compressed.after_s(slowest, configuration, shared, 1)
         gathers = [each + gather_s * (stage in firsts) for stage, each in enumerate(gathers)]
         late_s = tuple(each + reduce_s for each in late_s or (0.0,) * configuration.mesh.pp)
     return replace(
@@ -165,26 +170,11 @@ def _collectives_s(setting: Setting, configuration: Configuration, held: Held, l
     if setting.job.compress == "none":
         reduction = _over_data(setting, configuration, held, _wire_bytes(setting), collective, layers)
     else:
-        reduction = _compressed_s(setting, configuration, held, layers)
+        reduction = compressed.beside_s(setting, configuration, held, layers)
     link = 0.0
     if configuration.swap_layers:
         link = swap_s(setting, owned(held - of_ends(setting.costs(configuration)), configuration))
     return gather + link, reduction + link
-
-
-def _compressed_s(setting: Setting, configuration: Configuration, held: Held, layers: int) -> float:
-    """Seconds of compressed sums over all that a stage holds: messages, and the three passes that make and read them,
-    which are never beside anything here."""
-    ranks, rates = shards(configuration), setting.rates
-    if ranks == 1:
-        return 0.0
-    moved_s = held.total * moved_bytes(ranks) / rates.elementwise_bytes_per_s + 3 * layers * rates.launch_s
-    return _over_data(setting, configuration, held, MESSAGE_BYTES, _exchange_s, layers) + moved_s
-
-
-def _exchange_s(group: GroupPaths, message_bytes: float) -> float:
-    """Every rank sends the others their parts, and then all the sum of its own."""
-    return all_to_all_s(group, message_bytes) + all_gather_s(group, message_bytes)
 
 
 def _copies_s(setting: Setting, configuration: Configuration, held: Held) -> float:
