@@ -52,8 +52,8 @@ def lengths_problems(plan: Plan, recipe: Recipe) -> list[Problem]:
 
 def attention_problems(plan: Plan, recipe: Recipe) -> list[Problem]:
     """Shards of attention that the plan's model cannot have, or that nobody asked for."""
-    if recipe.sharded is not None:
-        return list(recipe.sharded.problems(plan, compiles=recipe.compile))
+    if (sharded := recipe.sharded(plan)) is not None and (recipe.attention == "s2" or recipe.s2 is None):
+        return list(sharded.problems(plan, compiles=recipe.compile))
     if recipe.s2 is not None:
         return [Problem("s2", "given", "is of attention=s2, and attention is dense", "attention=s2, or no s2")]
     return []

@@ -124,18 +124,14 @@ def _with_collectives(
     if configuration.zero == 1:
         reductions = [each + between for each, between in zip(reductions, copies, strict=True)]
     after = reductions if late else copies if configuration.zero > 1 and any(copies) else []
-    if setting.job.compress != "none":
-        each_rank = zip(seen, held, pieces, strict=True)
-        rest = [compressed.after_s(view, configuration, each, count) for view, each, count in each_rank]
-        after = [each + more for each, more in zip(after or [0.0] * len(rest), rest, strict=True)]
+    after = _with_compressed(setting, configuration, after, list(zip(seen, held, pieces, strict=True)))
     after = _with_sums(configuration, after, seen, held)
     gathers, late_s = [known[key][0] for key in keys], _late_s(configuration, after) if after else ()
     if shared.total:  # gathered with a rank's first stage, reduced after everything else
         slowest, firsts = setting.used(configuration), _firsts(configuration)
         gather_s, reduce_s = _collectives_s(slowest, configuration, shared, 1)
         reduce_s += _copies_s(slowest, configuration, shared)
-        if setting.job.compress != "none":
-            reduce_s += compressed.after_s(slowest, configuration, shared, 1)
+        reduce_s += sum(_with_compressed(setting, configuration, [], [(slowest, shared, 1)]))
         gathers = [each + gather_s * (stage in firsts) for stage, each in enumerate(gathers)]
         late_s = tuple(each + reduce_s for each in late_s or (0.0,) * configuration.mesh.pp)
     return replace(
@@ -184,6 +180,16 @@ def _copies_s(setting: Setting, configuration: Configuration, held: Held) -> flo
         return 0.0
     between = setting.group(configuration.mesh.tp * size, copies)
     return all_reduce_s(between, _wire_bytes(setting) * held.dense / size) * setting.execution.network
+
+
+def _with_compressed(
+    setting: Setting, configuration: Configuration, after: list[float], stages: list[tuple[Setting, Held, int]]
+) -> list[float]:
+    """What follows the last backward, by stage, with the second half of compressed sums."""
+    if setting.job.compress == "none":
+        return after
+    rest = [compressed.after_s(view, configuration, held, layers) for view, held, layers in stages]
+    return [each + more for each, more in zip(after or [0.0] * len(rest), rest, strict=True)]
 
 
 def _with_sums(configuration: Configuration, after: list[float], seen: list[Setting], held: list[Held]) -> list[float]:
