@@ -16,7 +16,7 @@ FUSED_BACKWARD = 2.5
 
 FLEXIBLE = (0.90, 0.85)
 """Of the rate of fused attention that FlexAttention reaches, forward and backward, over the tiles that it computes
-(pytorch.org/blog/flexattention: beside FlashAttention-2 on A100 and H100). Published, not measured by us."""
+(pytorch.org/blog/flexattention, beside FlashAttention-2). Published, not measured by us."""
 
 SOFTMAX_BYTES = (4, 6)
 """Per score: forward reads it and writes its probability (scale, mask and softmax in one kernel, as in Megatron-LM);
