@@ -88,6 +88,7 @@ def plan(
     optimizer: options.Optimizer = "adamw",
     kernels: options.Kernels = options.KernelsOption.auto,
     compress: options.Compress = options.CompressOption.none,
+    attention: options.Attention = "dense",
     objective: options.Objective = options.ObjectiveOption.time,
     tokens: options.Tokens = None,
     deadline: options.Deadline = None,
@@ -103,15 +104,14 @@ def plan(
     picture: options.Picture = None,
     contingency: options.Contingency = 0,
     explain: options.Explain = False,
-    out: Out = None,
-    json: Json = False,
-) -> None:
+    out: Out = None, json: Json = False,
+) -> None:  # fmt: skip
     """Choose the parallel configuration for MODEL on CLUSTER; with --clusters the one for each, time against price."""
     from .planning import read_requests, which_clusters
 
     given = _about_one_plan(picture, objective, contingency, explain, out, deadline)
-    job: dict[str, Any] = {"seq_len": seq_len, "global_batch": global_batch, "precision": precision.value}
-    job |= {"optimizer": optimizer, "lengths": lengths, "kernels": kernels.value, "compress": compress.value}
+    job: dict[str, Any] = {"seq_len": seq_len, "global_batch": global_batch, "lengths": lengths, "attention": attention}
+    job |= {"precision": precision.value, "optimizer": optimizer, "kernels": kernels.value, "compress": compress.value}
     asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
     asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk, "routing": routing}
     requests = read_requests(model, which_clusters(cluster, clusters, given), job, pin or [], schedule_file, **asked)

@@ -67,6 +67,9 @@ Kernels = Annotated[
 Compress = Annotated[
     CompressOption, typer.Option(help="Gradients in 8 bits, with ZeRO 0; for replicas behind slow links.")
 ]
+Attention = Annotated[
+    str, typer.Option(help="dense, or s2:local_blocks=8,stride=4: heads see a shard of the sequence each.")
+]
 Objective = Annotated[ObjectiveOption, typer.Option(help="Least time, price or energy of a token, or fewest devices.")]
 Tokens = Annotated[str | None, typer.Option(help="Tokens of the whole run, e.g. 15T: days, price, energy.")]
 Deadline = Annotated[str | None, typer.Option(help="For the tokens of the whole run, e.g. 30d.")]

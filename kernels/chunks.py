@@ -40,6 +40,7 @@ def in_chunks(hidden: Tensor, weight: Tensor, targets: Tensor, chunks: int, piec
             torch.mm(slopes, matrix, out=to_hidden[start : start + len(part)])
             _add(to_weight, slopes, part, first=start == 0)
         start += len(part)
+        del losses, slopes  # or they would stand beside the next chunk's logits
     return Made(loss, to_hidden.view_as(hidden) if wanted else to_hidden, to_weight)
 
 

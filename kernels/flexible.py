@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .facts.sparse import TILE
 from .masks import Blocks, Rule
 from .switch import chosen_kernels
 
 if TYPE_CHECKING:  # it imports much, which processes without a CUDA device do without
     from torch.nn.attention.flex_attention import BlockMask
 
-SIZE = 128
+SIZE = TILE
 """Tokens of a block, as the kernel's tiles want them."""
 _NARROWEST = 16
 _KEPT = 8  # masks: of a few windows, and of the microbatches that a pipeline has under way

@@ -17,6 +17,8 @@ from .adamw import Options, adamw_step
 from .optimizer import MOMENTS, FusedAdamW
 
 SPACE = "space"
+DUE = "due"
+"""Of a parameter whose last search found nothing."""
 
 
 class GaLore(FusedAdamW):
@@ -25,7 +27,9 @@ class GaLore(FusedAdamW):
     groups that say `projected` False step as AdamW does.
 
     Weight decay acts on the whole weight. Of a matrix that is spread over processes the gradient is made whole first:
-    all of them find the same space, hold its moments, and change what is theirs of the matrix.
+    all of them hold its space and moments, and change what is theirs of the matrix. They take turns to search, and each
+    sends the others what it found: decompositions on other devices, or by other numbers of threads, differ by far more
+    than rounding, and replicas would drift apart.
     """
 
     def __init__(self, parameters: Iterable[Any], *, rank: int, every: int = 200, scale: float = 0.25, **options: Any):
@@ -55,17 +59,40 @@ class GaLore(FusedAdamW):
     def _step(self, group: dict[str, Any], parameters: Sequence[Tensor], scale: Tensor | None) -> None:
         projected = [each for each in parameters if self.projects(each, group)]
         super()._step(group, [each for each in parameters if not self.projects(each, group)], scale)
-        for parameter in projected:
-            options = replace(self._options(group, self._counted(parameter)), seed=self.seed_of(parameter))
+        steps = [self._counted(parameter) for parameter in projected]
+        self._look(list(zip(projected, steps, strict=True)), scale)
+        for parameter, step in zip(projected, steps, strict=True):
+            options = replace(self._options(group, step), seed=self.seed_of(parameter))
             self._project(parameter, options, scale)
+
+    def _look(self, parameters: Sequence[tuple[Tensor, int]], scale: Tensor | None) -> None:
+        """Find the spaces of those whose turn it is in their step, or that found none in the last one: process after
+        process searches for one, and then all have them. A gradient that is not finite says nothing of its space: the
+        old one stays, and the next step looks anew. The host waits to know, in these steps only."""
+        found: list[tuple[Tensor, int]] = []
+        for parameter, step in parameters:
+            state = self.state[parameter]
+            if (step - 1) % self._every and not state.get(DUE, False):
+                continue
+            assert parameter.grad is not None
+            gradient = self._layout.whole(parameter.grad).float()
+            finite = gradient.isfinite().all() & (True if scale is None else scale.isfinite())
+            state[DUE] = not bool(finite)
+            if not state[DUE]:
+                searcher = len(found) % self._layout.replicas
+                if searcher == self._layout.replica:
+                    state[SPACE].copy_(_space(gradient, self._rank))
+                found.append((state[SPACE], searcher))
+        for space, searcher in found:
+            self._layout.share(space, searcher)
 
     def _project(self, parameter: Tensor, options: Options, scale: Tensor | None) -> None:
         """One step of one matrix."""
         assert parameter.grad is not None
         gradient, tall = self._layout.whole(parameter.grad).float(), parameter.shape[0] > parameter.shape[1]
-        space = self._space(self.state[parameter], gradient, options.step, scale)
-        if space is None:
-            return
+        space: Tensor = self.state[parameter][SPACE]
+        if self.state[parameter].get(DUE, False) and not bool(space.any()):
+            return  # none was found yet
         small = gradient @ space if tall else space.T @ gradient
         moved = torch.zeros_like(small)  # a step from nothing is the step itself
         first, second = (self.state[parameter][name] for name in MOMENTS)
@@ -78,16 +105,9 @@ class GaLore(FusedAdamW):
         if wide.dtype != local.dtype:
             local.copy_(wide)
 
-    def _space(self, state: dict[str, Any], gradient: Tensor, step: int, scale: Tensor | None) -> Tensor | None:
-        """Orthonormal columns [the shorter side, rank]; None where there is none yet. A gradient that is not finite
-        says nothing of its space: the old one stays, and the next step looks anew. The host waits to know, in these
-        steps only."""
-        if (step - 1) % self._every == 0 or state.get("due", False):
-            finite = gradient.isfinite().all() & (True if scale is None else scale.isfinite())
-            state["due"] = not bool(finite)
-            if not state["due"]:
-                tall = gradient.shape[0] > gradient.shape[1]
-                left = torch.linalg.svd(gradient.T if tall else gradient, full_matrices=False)[0]
-                state[SPACE].copy_(left[:, : self._rank])
-        found: Tensor = state[SPACE]
-        return None if state.get("due", False) and not bool(found.any()) else found
+
+def _space(gradient: Tensor, rank: int) -> Tensor:
+    """The `rank` largest singular vectors along the shorter side: orthonormal columns [the shorter side, rank]."""
+    wide = gradient.T if gradient.shape[0] > gradient.shape[1] else gradient
+    left: Tensor = torch.linalg.svd(wide, full_matrices=False)[0]
+    return left[:, :rank]

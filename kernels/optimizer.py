@@ -17,6 +17,17 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class Layout(Protocol):
     """How parameters are spread over processes."""
 
+    @property
+    def replicas(self) -> int:
+        """Processes that hold a parameter, or parts of it, and step it together."""
+
+    @property
+    def replica(self) -> int:
+        """Which of them this one is."""
+
+    def share(self, tensor: Tensor, replica: int) -> None:
+        """Give all of them what `replica` has in `tensor`, to the bit. Called by all of them."""
+
     def local(self, tensor: Tensor) -> Tensor:
         """What this process holds of a parameter, of its gradient or of its states: the same memory."""
 
@@ -32,6 +43,11 @@ class Layout(Protocol):
 
 class Alone:
     """One process has everything."""
+
+    replicas, replica = 1, 0
+
+    def share(self, tensor: Tensor, replica: int) -> None:
+        return None
 
     def local(self, tensor: Tensor) -> Tensor:
         return tensor

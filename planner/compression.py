@@ -12,11 +12,11 @@ FORMATS: dict[Compress, str] = {"int8": "int8", "fp8": "e4m3"}
 """By the names of `kernels.facts.quantise.GRIDS`: E5M2 has a bit less for what blocks with scales do not need."""
 
 
-def moved_bytes(ranks: int) -> float:
+def passes_bytes(ranks: int) -> tuple[float, float, float]:
     """Between a device and its memory, a parameter: quantised with its residual, added up and quantised again by the
     rank whose part it is, and read."""
     wide, byte = WIDE_BYTES, MESSAGE_BYTES
-    return (3 * wide + byte) + (byte + (2 * wide + byte) / ranks) + (byte + wide)
+    return 3 * wide + byte, byte + (2 * wide + byte) / ranks, byte + wide
 
 
 def extra_bytes(gradient_bytes: int, ranks: int) -> int:

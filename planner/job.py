@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from ..errors import InputError, gather
 from ..schema import Frozen, parse
+from .attention import S2, Kind, read_attention
 from .compression import Compress
 from .lengths.distribution import Lengths
 from .lengths.reading import read_lengths
@@ -30,6 +31,8 @@ class Job(Frozen):
     optimizer_states: States = "fp32"
     kernels: Kernels = "auto"
     compress: Compress = "none"
+    attention: Kind = "dense"
+    s2: S2 | None = None  # shards of attention s2, where they are not the defaults
     lengths: Lengths | None = None  # all have seq_len tokens
 
     @model_validator(mode="after")
@@ -39,6 +42,17 @@ class Job(Frozen):
             raise ValueError(f"optimizer {self.optimizer} {told}")
         return self
 
+    @model_validator(mode="after")
+    def _shards_of_s2(self) -> Job:
+        if self.s2 is not None and self.attention != "s2":
+            raise ValueError("s2 is of attention: s2, and attention is dense")
+        return self
+
+    @property
+    def sharded(self) -> S2 | None:
+        """How heads share a sequence out; None: each sees all of it."""
+        return None if self.attention == "dense" else self.s2 or S2.model_validate({})
+
     @property
     def stepped(self) -> str:
         """What steps the weights, and kernels and gradients where they are not the default, for people."""
@@ -46,7 +60,8 @@ class Job(Frozen):
         states = "" if self.optimizer_states == "fp32" else f" with states in {self.optimizer_states}"
         kernels = "" if self.kernels == "auto" else ", reference kernels"
         compress = "" if self.compress == "none" else f", gradients in {self.compress}"
-        return f"{self.optimizer}{rank}{states}{kernels}{compress}"
+        attention = "" if self.attention == "dense" else f", attention {self.attention}"
+        return f"{self.optimizer}{rank}{states}{kernels}{compress}{attention}"
 
     @property
     def tokens_per_step(self) -> int:
@@ -60,13 +75,14 @@ def job_of_options(options: Mapping[str, Any]) -> Job:
     """The job that a command line describes; `lengths` may be text as `read_lengths` takes it. Raises InputError that
     names the options: `--seq-len`."""
     given = options.get("lengths")
-    optimizer = options.get("optimizer", "adamw")
-    lengths, stepped, plain = gather(
+    optimizer, attention = options.get("optimizer", "adamw"), options.get("attention", "dense")
+    lengths, stepped, attends, plain = gather(
         lambda: read_lengths(given) if isinstance(given, str) else given,
         lambda: read_optimizer(optimizer),
-        lambda: _job({**options, "optimizer": "adamw"}),
+        lambda: read_attention(attention),
+        lambda: _job({**options, "optimizer": "adamw", "attention": "dense"}),
     )
-    job: Job = plain.model_copy(update={"lengths": lengths, **stepped})
+    job: Job = plain.model_copy(update={"lengths": lengths, **stepped, **attends})
     return job
 
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from ..kernels.facts.sparse import Pattern
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latent:
@@ -38,6 +40,7 @@ class Attention:
     window: int | None = None  # sliding window in tokens, None: full causal
     latent: Latent | None = None
     capped: bool = False  # scores are bounded by a tanh
+    shards: Pattern | None = None  # what heads see where they share the sequence out
 
     @property
     def query_width(self) -> int:
@@ -86,6 +89,8 @@ class Attention:
 
     def score_flops(self, seq_len: int) -> float:
         """FLOPs of QK' and PV for one sequence, forward, counting only unmasked pairs."""
+        if self.shards is not None:
+            return float(self.shards.forward_flops(self.heads, seq_len, self.head_dim, self.value_dim))
         window = min(self.window or seq_len, seq_len)
         pairs = window * (window + 1) / 2 + (seq_len - window) * window
         return 2.0 * pairs * self.heads * (self.head_dim + self.value_dim)
@@ -211,6 +216,7 @@ class Architecture:
     learned_positions: int = 0  # rows of a learned position table, 0: none
     head_bias: bool = False
     final_norm_bias: bool = False
+    attended: bool = False  # layers know what their heads see (`attention.attended`)
     further_tokens: int = 0  # predicted after the next one, each by a layer at the end of `layers` and the shared head
 
     @property

@@ -308,7 +308,7 @@ class Plan(Frozen):
         if self.job.lengths is None:  # as before there were any
             del parts["job"]["lengths"]
         del parts["job"]["kernels"]  # the same training
-        for name in ("galore", "optimizer_states", "compress"):
+        for name in ("galore", "optimizer_states", "compress", "attention", "s2"):
             if getattr(self.job, name) == Job.model_fields[name].default:
                 del parts["job"][name]
         for name in ("shares", "dispatch", "dispatch_chunks", "expert_replicas", "placement"):  # likewise

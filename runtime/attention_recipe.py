@@ -4,47 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pydantic import Field, field_validator
-
 from ..errors import Problem
 from ..kernels.facts.sparse import Pattern, dense_flops
+from ..planner.attention import S2
 from ..planner.plan import Plan
-from ..schema import Frozen
 from .blocks.shape import Shape, read_shape
 
 _BACKWARD = 2  # times the FLOPs of the forward pass
 
 
-class S2Recipe(Frozen):
+class S2Recipe(S2):
     """S2-Attention (arXiv:2407.17678): every group of heads that share a key has a shard of the sequence."""
-
-    block: int = Field(128, ge=16, description="tokens of a block; a multiple of 128 for the fast path on CUDA devices")
-    local_blocks: int = Field(8, gt=0, description="nearest blocks that every head sees, its own included")
-    stride: int = Field(4, gt=1, description="of the blocks beyond, a head sees every so many-th")
-    dense_heads: int = Field(0, ge=0, description="key-value heads that see everything, the first ones")
-    dense_every: int = Field(0, ge=0, description="every so many-th layer is dense, the first one too; 0: none")
-
-    @field_validator("block")
-    @classmethod
-    def _power_of_two(cls, value: int) -> int:
-        if value & (value - 1):
-            raise ValueError(f"must be a power of two, for example {1 << value.bit_length()}")
-        return value
-
-    def sparse(self, index: int) -> bool:
-        """Whether layer `index` is."""
-        return self.dense_every == 0 or index % self.dense_every != 0
 
     def pattern(self, shape: Shape, first_head: int = 0) -> Pattern:
         """For heads of a model from `first_head` on."""
-        return Pattern(
-            block=self.block,
-            local=self.local_blocks,
-            stride=self.stride,
-            dense_heads=self.dense_heads,
-            first_head=first_head,
-            heads_per_key=1 if shape.latent is not None else shape.heads // shape.kv_heads,
-        )
+        return self.of_heads(1 if shape.latent is not None else shape.heads // shape.kv_heads, first_head)
 
     def saved_flops(self, shape: Shape, seq_len: int) -> int:
         """Of model FLOPs of a sequence, forward and backward, beside dense attention."""

@@ -50,7 +50,11 @@ def build_optimizer(
     groups = _groups(model, weight_decay, named=fused)
     if fused:
         job = model.plan.job
-        options |= {"states": _STATES[job.optimizer_states], "seed": seed, "layout": Places(model.orders)}
+        options |= {
+            "states": _STATES[job.optimizer_states],
+            "seed": seed,
+            "layout": Places(model.orders, model.meshes.data),
+        }
         return FusedAdamW(groups, **options) if job.galore is None else GaLore(groups, **dict(job.galore), **options)
     if model.plan.offload == 0:
         return torch.optim.AdamW(groups, **options, fused=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from ..kernels.adamw import Place
@@ -17,10 +19,26 @@ from .slots import Orders
 
 class Places:
     """The layout of a model's parameters, as `kernels/optimizer.py` asks for it. `orders`: of stacked experts, whose
-    elements are numbered by expert and not by slot."""
+    elements are numbered by expert and not by slot. `data`: the ranks that dense parameters are replicated or sharded
+    over, where there are several; of two axes, copies of a group and its shards, the last varies fastest."""
 
-    def __init__(self, orders: Orders):
-        self._orders = orders
+    def __init__(self, orders: Orders, data: DeviceMesh | None = None):
+        self._orders, self._data = orders, data
+
+    @property
+    def replicas(self) -> int:
+        """Ranks that step a dense parameter together."""
+        return 1 if self._data is None else self._data.size()
+
+    @property
+    def replica(self) -> int:
+        """Which of them this one is."""
+        return 0 if self._data is None else _rank_in(self._data)
+
+    def share(self, tensor: Tensor, replica: int) -> None:
+        """Give all of them what `replica` has: inside of each copy of a group, then from its copy to the others."""
+        for group, source in [] if self._data is None else _routes(self._data, replica):
+            dist.broadcast(tensor, group=group, group_src=source)
 
     def local(self, tensor: Tensor) -> Tensor:
         """What this rank holds."""
@@ -48,6 +66,24 @@ class Places:
         """This rank's part of a tensor that is whole here."""
         begin, size = compat.own_box(parameter)
         return whole[tuple(slice(first, first + count) for first, count in zip(begin, size, strict=True))]
+
+
+def _rank_in(mesh: DeviceMesh) -> int:
+    """This rank's number among those of a mesh."""
+    coordinate = mesh.get_coordinate()
+    assert coordinate is not None
+    number = 0
+    for at, size in zip(coordinate, mesh.shape, strict=True):
+        number = number * size + at
+    return number
+
+
+def _routes(mesh: DeviceMesh, source: int) -> Iterator[tuple[dist.ProcessGroup, int]]:
+    """From rank `source` of a mesh to all others, axis by axis: this rank's group, and who sends in it. Groups that the
+    source is not in send along the inner axis what the outer one then overwrites."""
+    for dim in reversed(range(mesh.ndim)):
+        source, place = divmod(source, mesh.shape[dim])
+        yield mesh.get_group(dim), place
 
 
 def runs(shape: Sequence[int], begin: Sequence[int], size: Sequence[int]) -> list[tuple[slice, Place]]:

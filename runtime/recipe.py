@@ -17,6 +17,7 @@ from .expert_recipe import ExpertRecipe
 
 if TYPE_CHECKING:
     from ..kernels.terms import Terms
+    from ..planner.plan import Plan
 
 STANDARD_LIBRARY = "python-stdlib"
 BYTES = "bytes"
@@ -39,9 +40,10 @@ class Recipe(Frozen):
         None, description="auto: Triton on CUDA devices, wherever it has a kernel; reference: plain PyTorch;"
         " none: what the plan was priced with"
     )  # fmt: skip
-    attention: Literal["dense", "s2"] = Field(
-        "dense", description="s2: every head sees its own shard of the sequence (arXiv:2407.17678), as `s2` says"
-    )
+    attention: Literal["dense", "s2"] | None = Field(
+        None, description="s2: every head sees its own shard of the sequence (arXiv:2407.17678), as `s2` says;"
+        " none given: as the plan was priced"
+    )  # fmt: skip
     s2: S2Recipe | None = Field(None, description="shards of attention=s2: blocks, nearest ones, stride, dense heads")
     compress: Compress | None = Field(
         None, description="gradients of replicas (zero 0) travel in 8 bits, with feedback of what rounding left;"
@@ -119,10 +121,14 @@ class Recipe(Frozen):
         """Settings of experts that do not fit a model's."""
         return [] if self.experts is None else list(self.experts.problems(moe))
 
-    @property
-    def sharded(self) -> S2Recipe | None:
+    def sharded(self, plan: Plan) -> S2Recipe | None:
         """How heads share the sequence out; None: each sees all of it."""
-        return None if self.attention == "dense" else self.s2 or S2Recipe.model_validate({})
+        if self.attention == "dense":
+            return None
+        if self.attention == "s2":
+            return self.s2 or S2Recipe.model_validate({})
+        priced = plan.job.sharded
+        return None if priced is None else S2Recipe.model_validate(priced.model_dump())
 
     def save(self, path: Path) -> None:
         """Write the recipe as YAML."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import Problem
-from ..planner.compression import extra_bytes
+from ..planner.cost.compressed import residual_bytes
+from ..planner.cost.data_parallel import rank_parameters
+from ..planner.cost.setting import Setting
+from ..planner.families import architecture
 from ..planner.plan import Plan
 from ..planner.schedule.table import splits
 from .blocks.moe_shape import read_moe
@@ -49,8 +52,8 @@ def lengths_problems(plan: Plan, recipe: Recipe) -> list[Problem]:
 
 def attention_problems(plan: Plan, recipe: Recipe) -> list[Problem]:
     """Shards of attention that the plan's model cannot have, or that nobody asked for."""
-    if recipe.sharded is not None:
-        return list(recipe.sharded.problems(plan, compiles=recipe.compile))
+    if (sharded := recipe.sharded(plan)) is not None and (recipe.attention == "s2" or recipe.s2 is None):
+        return list(sharded.problems(plan, compiles=recipe.compile))
     if recipe.s2 is not None:
         return [Problem("s2", "given", "is of attention=s2, and attention is dense", "attention=s2, or no s2")]
     return []
@@ -68,9 +71,13 @@ def compress_problems(plan: Plan, compress: str) -> list[Problem]:
 
 def _room_problems(plan: Plan, compress: str) -> list[Problem]:
     """Residuals and messages are beside what the plan has priced."""
-    predicted, ranks = plan.predicted, plan.mesh.dp * plan.mesh.cp
-    for memory, peak, limit in zip(predicted.memory, predicted.peak_memory_bytes, predicted.limits_bytes, strict=False):
-        needed = peak + extra_bytes(memory.gradients, ranks)
+    predicted = plan.predicted
+    setting = Setting(architecture(plan.model), plan.cluster, plan.job, every_device=False, rank_map=plan.rank_map)
+    costs, tied = setting.at(plan.configuration, 0).costs(plan.configuration), setting.architecture.tied_embeddings
+    priced = zip(predicted.memory, predicted.peak_memory_bytes, predicted.limits_bytes, strict=False)
+    for rank, (_, peak, limit) in enumerate(priced):
+        held = rank_parameters(costs, plan.configuration, rank, tied)
+        needed = peak + residual_bytes(plan.configuration, held)
         if needed > limit:
             rule = f"needs {needed / 2**30:.1f} GiB with its residuals, the device has {limit / 2**30:.1f} GiB"
             return [Problem("compress", compress, rule, "compress=none")]

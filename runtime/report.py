@@ -132,11 +132,11 @@ def _flops(plan: Plan) -> float:
 
 
 def _saved_flops(plan: Plan, recipe: Recipe) -> int:
-    """What heads that see a shard each leave out of a step; the plan prices dense attention."""
-    if recipe.sharded is None:
+    """What heads that see a shard each leave out of a step, beside dense attention."""
+    if (sharded := recipe.sharded(plan)) is None:
         return 0
     shape = read_shape(plan.model.config)
-    return recipe.sharded.saved_flops(shape, plan.job.seq_len) * plan.job.global_batch
+    return sharded.saved_flops(shape, plan.job.seq_len) * plan.job.global_batch
 
 
 def is_logged(recipe: Recipe, step: int, last: bool) -> bool:

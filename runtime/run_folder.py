@@ -162,7 +162,6 @@ def in_use(folder: RunFolder) -> Iterator[None]:
 
 _FIXED = (  # of a recipe
     "data", "suffixes", "tokenizer", "separate_documents", "seed", "init_from", "dropout", "label_smoothing", "z_loss",
-    "attention",
 )  # fmt: skip
 _FREE_OF_EXPERTS = "record_every"  # a habit, as the log
 
@@ -176,6 +175,10 @@ def _rank(plan: Plan) -> int | None:
     return None if plan.job.galore is None else plan.job.galore.rank
 
 
+def _attention(plan: Plan, recipe: Recipe) -> str:
+    return "dense" if recipe.sharded(plan) is None else "s2"
+
+
 def differences(old_plan: Plan, plan: Plan, old: Recipe, recipe: Recipe) -> list[Problem]:
     """What may not change in a run: the model, the data and their order, the batch, and what is dropped out, balanced
     or limited: the loss would be another function. The mesh may, and so may the optimizer's numbers."""
@@ -187,7 +190,8 @@ def differences(old_plan: Plan, plan: Plan, old: Recipe, recipe: Recipe) -> list
         ("job.optimizer_states", old_plan.job.optimizer_states, plan.job.optimizer_states),
         ("job.galore.rank", _rank(old_plan), _rank(plan)),
         *((f"recipe.{name}", getattr(old, name), getattr(recipe, name)) for name in _FIXED),
-        ("recipe.s2", old.sharded, recipe.sharded),
+        ("recipe.attention", _attention(old_plan, old), _attention(plan, recipe)),
+        ("recipe.s2", old.sharded(old_plan), recipe.sharded(plan)),
     ]
     experts, others = ((each.experts or DEFAULT).model_dump(exclude={_FREE_OF_EXPERTS}) for each in (old, recipe))
     pairs += [(f"recipe.experts.{name}", experts[name], others[name]) for name in experts]

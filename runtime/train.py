@@ -94,7 +94,7 @@ def _model(run: RunFolder, plan: Plan, recipe: Recipe, device: torch.device) -> 
     use_kernels(recipe.kernels or plan.job.kernels)
     model = build_model(
         plan, device, seed=seed, experts=recipe.experts or DEFAULT, compiler=compiler,
-        compress=recipe.compress or plan.job.compress, sharded=recipe.sharded, added=recipe.added,
+        compress=recipe.compress or plan.job.compress, sharded=recipe.sharded(plan), added=recipe.added,
     )  # fmt: skip
     if pretrained is not None and not complete_checkpoints(run.checkpoints):
         load_pretrained(model, Path(pretrained))

@@ -42,6 +42,49 @@ def _plain(sizes: Sizes, dtype: str) -> Work:
     return Work(read * _logits(sizes), written * _logits(sizes), 9 * _logits(sizes))
 
 
+NUMBERS = 3
+"""Of a token, in float32, that ranks with shares of the vocabulary exchange."""
+
+
+def summarised(sizes: Sizes, dtype: str) -> Work:
+    """Of a share of the vocabulary: logits read for what ranks exchange."""
+    numbers, logits = NUMBERS * sizes["tokens"] * WIDE_BYTES, _logits(sizes) * ITEM_BYTES[dtype]
+    return Work(logits + sizes["tokens"] * _INDEX_BYTES, numbers, 4 * _logits(sizes))
+
+
+def sloped(sizes: Sizes, dtype: str) -> Work:
+    """Then read once more, as others' numbers have come by then, and their gradient written."""
+    logits, tokens = _logits(sizes) * ITEM_BYTES[dtype], sizes["tokens"]
+    return Work(logits + tokens * _INDEX_BYTES, logits + tokens * WIDE_BYTES, 5 * _logits(sizes))
+
+
+def summarised_plain(sizes: Sizes, dtype: str) -> Work:
+    """A copy in float32, and over it the largest, a difference, exponentials and their sum."""
+    return Work(
+        (ITEM_BYTES[dtype] + 4 * WIDE_BYTES) * _logits(sizes), 3 * WIDE_BYTES * _logits(sizes), 4 * _logits(sizes)
+    )
+
+
+def remade_plain(sizes: Sizes, dtype: str) -> Work:
+    """The copy, the difference and exponentials once more, where the gradient has a pass of its own."""
+    return Work(
+        (ITEM_BYTES[dtype] + 2 * WIDE_BYTES) * _logits(sizes), 3 * WIDE_BYTES * _logits(sizes), 2 * _logits(sizes)
+    )
+
+
+def sloped_plain(sizes: Sizes, dtype: str) -> Work:
+    """Of these exponentials: a product, rows that do not count, that times the gradient of the loss, and a cast."""
+    cast = (WIDE_BYTES, ITEM_BYTES[dtype]) if dtype in ("bf16", "fp16") else (0, 0)
+    read, written = 3 * WIDE_BYTES + cast[0], 3 * WIDE_BYTES + cast[1]
+    return Work(read * _logits(sizes), written * _logits(sizes), 3 * _logits(sizes))
+
+
+def scaled(sizes: Sizes, dtype: str) -> Work:
+    """Gradients of hidden states and of the weight, made in the forward pass by one chunk, times that of the loss."""
+    both = sum(_operands(sizes, dtype))
+    return Work(both, both, both // ITEM_BYTES[dtype])
+
+
 def _operands(sizes: Sizes, dtype: str) -> tuple[int, int]:
     """Bytes of hidden states and of the weight."""
     return tuple(sizes[each] * sizes["width"] * ITEM_BYTES[dtype] for each in ("tokens", "vocab"))  # type: ignore[return-value]

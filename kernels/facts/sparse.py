@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+TILE = 128
+"""Tokens of a tile, which FlexAttention computes whole or not at all."""
 
 PAIR_FLOPS = 2
 """Of a visible pair and an entry of its head's width, in each of the two products."""
@@ -61,7 +65,20 @@ class Pattern:
 
     def forward_flops(self, heads: int, seq_len: int, width: int, value_width: int) -> int:
         """Of both products of `heads` heads, one sequence."""
-        return PAIR_FLOPS * (width + value_width) * sum(self.pairs(head, seq_len) for head in range(heads))
+        return PAIR_FLOPS * (width + value_width) * _all_pairs(self, heads, seq_len)
+
+    def computed_flops(self, heads: int, ranks: int, seq_len: int, width: int, value_width: int) -> int:
+        """The same of the busiest of `ranks` that share the heads out, with the halves of tiles that nobody sees but
+        that are computed."""
+        own, tiles = heads // ranks, -(-seq_len // TILE)
+        firsts = (replace(self, first_head=self.first_head + rank * own) for rank in range(ranks))
+        busiest = max(_all_pairs(each, own, seq_len) for each in firsts)
+        return PAIR_FLOPS * (width + value_width) * (busiest + own * tiles * TILE * (TILE - 1) // 2)
+
+
+@lru_cache(maxsize=256)
+def _all_pairs(pattern: Pattern, heads: int, seq_len: int) -> int:
+    return sum(pattern.pairs(head, seq_len) for head in range(heads))
 
 
 def dense_flops(heads: int, seq_len: int, width: int, value_width: int) -> int:

@@ -298,7 +298,7 @@ def head_compute(hidden: int, vocab: int, sharding: Sharding, seq_len: int, rate
     tokens = sharding.tokens(seq_len)
     matmul, inputs, weights = _projection_s(hidden, vocab, sharding, seq_len, rates)
     norm, norm_back = _norm_s(hidden, sharding, seq_len, rates)
-    forward, backward = _loss_s(tokens, vocab / sharding.vocabulary_split, rates)
+    forward, backward = _loss_s(tokens, vocab / sharding.vocabulary_split, hidden, sharding, rates)
     own = Compute(matmul + norm + forward, inputs + weights + norm_back + backward)
     if not further:
         return own
@@ -307,13 +307,13 @@ def head_compute(hidden: int, vocab: int, sharding: Sharding, seq_len: int, rate
     return Compute(times * own.forward_s + further * join, times * own.backward_s + further * joined)
 
 
-def _loss_s(tokens: float, columns: float, rates: Rates) -> tuple[float, float]:
+def _loss_s(tokens: float, columns: float, hidden: int, split: Sharding, rates: Rates) -> tuple[float, float]:
     """Cross-entropy over so many columns, forward and backward."""
     measured = both_s(rates, "loss", tokens, columns)
     if measured is not None:
         return measured
     if (declared := _declared(rates)) is not None:
-        both = (each / rates.declared_bytes_per_s for each in loss_bytes(tokens, columns, declared))
+        both = (each / rates.declared_bytes_per_s for each in loss_bytes(tokens, columns, hidden, split, declared))
         forward, backward = (each + rates.launch_s for each in both)
         return forward, backward
     forward, backward = (elementwise_s(rates, each * tokens * columns, 3) for each in CROSS_ENTROPY_BYTES)

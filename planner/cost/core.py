@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+from ...kernels.facts.sparse import Pattern
 from ..model import Attention
 from .kernels import Matmul, elementwise_s, matmul_s
 from .rates import Rates
@@ -11,6 +13,10 @@ from .sharding import Sharding
 
 FUSED_BACKWARD = 2.5
 """Five products where the forward has two (FlashAttention-2, arXiv:2307.08691, section 3.1)."""
+
+FLEXIBLE = (0.90, 0.85)
+"""Of the rate of fused attention that FlexAttention reaches, forward and backward, over the tiles that it computes
+(pytorch.org/blog/flexattention, beside FlashAttention-2). Published, not measured by us."""
 
 SOFTMAX_BYTES = (4, 6)
 """Per score: forward reads it and writes its probability (scale, mask and softmax in one kernel, as in Megatron-LM);
@@ -22,6 +28,8 @@ DROPOUT_BYTES = (5, 5)
 
 def core_s(attention: Attention, sharding: Sharding, seq_len: int, rates: Rates) -> tuple[float, float]:
     """Seconds forward and backward on one rank; heads are split over tp, the sequence over cp."""
+    if attention.shards is not None:
+        return _sharded_s(attention, attention.shards, sharding, seq_len, rates)
     if rates.scores:
         return _separate_s(attention, sharding, seq_len, rates)
     measured = _measured_s(attention, sharding, seq_len, rates)
@@ -30,6 +38,17 @@ def core_s(attention: Attention, sharding: Sharding, seq_len: int, rates: Rates)
     flops = attention.score_flops(seq_len) * sharding.microbatch / (sharding.cp * sharding.tp)
     forward = flops / (rates.attention_flops * width_share(attention.head_dim, rates))
     return forward + rates.launch_s, FUSED_BACKWARD * forward + rates.launch_s
+
+
+def _sharded_s(
+    attention: Attention, shards: Pattern, sharding: Sharding, seq_len: int, rates: Rates
+) -> tuple[float, float]:
+    """Of heads that see a shard of the sequence each: as dense ones over the tiles that are computed."""
+    dense = replace(attention, shards=None)
+    forward, backward = core_s(dense, sharding, seq_len, rates)
+    computed = shards.computed_flops(attention.heads, sharding.tp, seq_len, attention.head_dim, attention.value_dim)
+    share = computed * sharding.tp / dense.score_flops(seq_len)
+    return share * forward / FLEXIBLE[0], share * backward / FLEXIBLE[1]
 
 
 def _measured_s(attention: Attention, sharding: Sharding, seq_len: int, rates: Rates) -> tuple[float, float] | None:

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from ...clusters.topology import GroupPaths
-from ...kernels.facts.quantise import MESSAGE_BYTES
-from ..compression import moved_bytes
 from ..configuration import Configuration
 from ..simulate.work import Work
+from . import compressed
 from .blocks import ModelCosts
-from .communication import all_gather_s, all_reduce_s, all_to_all_s, point_to_point_s, reduce_scatter_s
+from .communication import all_gather_s, all_reduce_s, point_to_point_s, reduce_scatter_s
 from .declared import STATE_BYTES, Declared, adamw_bytes
+from .galore import galore_s
 from .memory import Held
 from .offload import adamw_s, of_ends, swap_s, update_s
 from .passes import optimizer_s
@@ -124,12 +124,14 @@ def _with_collectives(
     if configuration.zero == 1:
         reductions = [each + between for each, between in zip(reductions, copies, strict=True)]
     after = reductions if late else copies if configuration.zero > 1 and any(copies) else []
+    after = _with_compressed(setting, configuration, after, list(zip(seen, held, pieces, strict=True)))
     after = _with_sums(configuration, after, seen, held)
     gathers, late_s = [known[key][0] for key in keys], _late_s(configuration, after) if after else ()
     if shared.total:  # gathered with a rank's first stage, reduced after everything else
         slowest, firsts = setting.used(configuration), _firsts(configuration)
         gather_s, reduce_s = _collectives_s(slowest, configuration, shared, 1)
         reduce_s += _copies_s(slowest, configuration, shared)
+        reduce_s += sum(_with_compressed(setting, configuration, [], [(slowest, shared, 1)]))
         gathers = [each + gather_s * (stage in firsts) for stage, each in enumerate(gathers)]
         late_s = tuple(each + reduce_s for each in late_s or (0.0,) * configuration.mesh.pp)
     return replace(
@@ -164,26 +166,11 @@ def _collectives_s(setting: Setting, configuration: Configuration, held: Held, l
     if setting.job.compress == "none":
         reduction = _over_data(setting, configuration, held, _wire_bytes(setting), collective, layers)
     else:
-        reduction = _compressed_s(setting, configuration, held, layers)
+        reduction = compressed.beside_s(setting, configuration, held, layers)
     link = 0.0
     if configuration.swap_layers:
         link = swap_s(setting, owned(held - of_ends(setting.costs(configuration)), configuration))
     return gather + link, reduction + link
-
-
-def _compressed_s(setting: Setting, configuration: Configuration, held: Held, layers: int) -> float:
-    """Seconds of compressed sums over all that a stage holds: messages, and the three passes that make and read them,
-    which are never beside anything here."""
-    ranks, rates = shards(configuration), setting.rates
-    if ranks == 1:
-        return 0.0
-    moved_s = held.total * moved_bytes(ranks) / rates.elementwise_bytes_per_s + 3 * layers * rates.launch_s
-    return _over_data(setting, configuration, held, MESSAGE_BYTES, _exchange_s, layers) + moved_s
-
-
-def _exchange_s(group: GroupPaths, message_bytes: float) -> float:
-    """Every rank sends the others their parts, and then all the sum of its own."""
-    return all_to_all_s(group, message_bytes) + all_gather_s(group, message_bytes)
 
 
 def _copies_s(setting: Setting, configuration: Configuration, held: Held) -> float:
@@ -193,6 +180,16 @@ def _copies_s(setting: Setting, configuration: Configuration, held: Held) -> flo
         return 0.0
     between = setting.group(configuration.mesh.tp * size, copies)
     return all_reduce_s(between, _wire_bytes(setting) * held.dense / size) * setting.execution.network
+
+
+def _with_compressed(
+    setting: Setting, configuration: Configuration, after: list[float], stages: list[tuple[Setting, Held, int]]
+) -> list[float]:
+    """What follows the last backward, by stage, with the second half of compressed sums."""
+    if setting.job.compress == "none":
+        return after
+    rest = [compressed.after_s(view, configuration, held, layers) for view, held, layers in stages]
+    return [each + more for each, more in zip(after or [0.0] * len(rest), rest, strict=True)]
 
 
 def _with_sums(configuration: Configuration, after: list[float], seen: list[Setting], held: list[Held]) -> list[float]:
@@ -303,21 +300,22 @@ def _is_sharded(configuration: Configuration) -> bool:
 def _traffic_bytes(setting: Setting, declared: Declared) -> float:
     """Of a parameter, with what is written of it in the precision of compute where that is another."""
     written = ADAMW_BYTES[setting.job.precision] - ADAMW_BYTES["fp32"]
-    return adamw_bytes(declared, setting.job.optimizer_states) + written
+    job = setting.job
+    return adamw_bytes(declared, job.optimizer_states, galore=job.galore is not None) + written
 
 
 def _galore_s(setting: Setting, held: Held, configuration: Configuration) -> float:
     """Seconds of GaLore on a rank: of what it projects, whose gradients ZeRO 1 has to gather, and of the rest, which
     AdamW steps."""
-    job, within = setting.job, held.projected or NOTHING
-    assert job.galore is not None
-    rest = owned(Held(held.dense - within.parameters, held.expert), configuration)
-    flops_per_s = setting.device.peak_flops.get("fp32", setting.rates.peak_flops)
-    own_s = within.seconds(job.galore, setting.rates.declared_bytes_per_s, flops_per_s)
+    within, gathered_s = held.projected or NOTHING, 0.0
     if configuration.zero:
         layers = max(1, len(setting.architecture.layers) // configuration.mesh.pp)
-        own_s += _over_data(setting, configuration, Held(within.parameters), GRADIENT_BYTES, all_gather_s, layers)
-    return own_s + _adamw_s(setting, rest)
+        whole = Held(within.parameters)
+        gathered_s = _over_data(setting, configuration, whole, GRADIENT_BYTES, all_gather_s, layers)
+    rest = owned(Held(held.dense - within.parameters, held.expert), configuration)
+    owners = shards(configuration) if configuration.zero else 1
+    replicas = configuration.mesh.dp * configuration.mesh.cp
+    return galore_s(setting, within, owners, replicas, gathered_s) + _adamw_s(setting, rest)
 
 
 def _tied_s(setting: Setting, configuration: Configuration) -> float:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ...kernels.facts import cross_entropy as facts
 from ...kernels.kernel import ITEM_BYTES
 from ...kernels.registry import kernel
 from ..model import Layer, Mlp, Moe
@@ -25,6 +26,8 @@ FORWARD = 1 / 3
 
 STATE_BYTES: dict[States, int] = {"fp32": 4, "bf16": 2}
 GRADIENT_BYTES = 4
+COPIED_BYTES = 24
+"""Of a parameter and its moments that a reference has made, to where the old ones stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,20 +150,43 @@ def _permutations(layer: Layer, sharding: Sharding, seq_len: int, declared: Decl
     return total
 
 
-def loss_bytes(tokens: float, columns: float, declared: Declared) -> tuple[float, float]:
-    """Of cross-entropy over so many columns, forward and backward, beside the products that make logits and read their
-    gradient. By kernel the logits become their gradient in the forward pass (`kernels/linear_cross_entropy.py`)."""
-    sizes = dict(zip(kernel("cross_entropy").sizes, (round(tokens), round(columns)), strict=True))
+def loss_bytes(tokens: float, columns: float, hidden: int, split: Sharding, declared: Declared) -> tuple[float, float]:
+    """Of cross-entropy over so many columns of a rank, forward and backward, beside the products that make logits and
+    read their gradient. By kernel logits become their gradient in the forward pass, and the gradients of both factors,
+    made there too, are scaled in the backward (`kernels/linear_cross_entropy.py`). Ranks with shares of the vocabulary
+    read logits twice, for what they exchange and after that; of a spread vocabulary the second is the backward."""
+    sizes = {"tokens": round(tokens), "vocab": round(columns), "width": hidden}
+    if split.vocabulary_split == 1:
+        return _whole_loss_bytes(sizes, declared)
+    auto, spread = declared.choice == "auto", split.spread > 1
+    first = [facts.summarised if auto else facts.summarised_plain]
+    second = [facts.sloped] if auto else [facts.sloped_plain]
+    if not auto and spread:
+        second.append(facts.remade_plain)
+    if auto and not spread:
+        first, second = first + second, [facts.scaled]
+    forward, backward = (
+        float(sum(each(sizes, declared.dtype).moved_bytes for each in both)) for both in (first, second)
+    )
+    return forward, backward
+
+
+def _whole_loss_bytes(sizes: dict[str, int], declared: Declared) -> tuple[float, float]:
+    dtype, logits = declared.dtype, {name: sizes[name] for name in kernel("cross_entropy").sizes}
     if declared.choice == "auto":
-        return float(kernel("cross_entropy").forward(sizes, declared.dtype).moved_bytes), 0.0
-    plain = kernel("linear_cross_entropy").plain({**sizes, "width": 0}, declared.dtype).moved_bytes
-    moved = plain - 3 * ITEM_BYTES[declared.dtype] * tokens * columns
+        forward = kernel("cross_entropy").forward(logits, dtype).moved_bytes
+        return float(forward), float(facts.scaled(sizes, dtype).moved_bytes)
+    plain = kernel("linear_cross_entropy").plain({**sizes, "width": 0}, dtype).moved_bytes
+    moved = plain - 3 * ITEM_BYTES[dtype] * sizes["tokens"] * sizes["vocab"]
     return FORWARD * moved, (1 - FORWARD) * moved
 
 
-def adamw_bytes(declared: Declared, states: States) -> float:
+def adamw_bytes(declared: Declared, states: States, galore: bool = False) -> float:
     """Moved for a parameter by the norm of its gradient and a step of AdamW: fused with clipping, or by torch's fused
-    AdamW after the gradients were multiplied."""
-    step = float(kernel("adamw").forward({"elements": 1}, "fp32").moved_bytes)
+    AdamW after the gradients were multiplied. What torch's has not (states in bfloat16, GaLore) the reference of the
+    kernel does, operator by operator."""
+    found, narrower = kernel("adamw"), 4 * (STATE_BYTES["fp32"] - STATE_BYTES[states])
+    if declared.choice == "reference" and (galore or states != "fp32"):
+        return float(GRADIENT_BYTES + found.plain({"elements": 1}, "fp32").moved_bytes + COPIED_BYTES - narrower)
     clipping = 0.0 if declared.choice == "auto" else 2.0 * GRADIENT_BYTES
-    return GRADIENT_BYTES + clipping + step - 4 * (STATE_BYTES["fp32"] - STATE_BYTES[states])
+    return GRADIENT_BYTES + clipping + found.forward({"elements": 1}, "fp32").moved_bytes - narrower

@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
-from ..compression import extra_bytes
 from ..configuration import Configuration, Recompute
 from ..plan import StageMemory
 from ..schedule import held_of
 from ..schedule.builder import Held as InFlight
 from ..schedule.table import waiting_of
+from .compressed import residual_bytes
 from .data_parallel import owned, range_parameters
 from .declared import STATE_BYTES
+from .loss import Loss, shared_bytes
 from .memory import MOMENTS, Held, logits_bytes, recipe_of
 from .offload import of_ends, states_bytes
 from .setting import Setting
@@ -107,7 +108,7 @@ class RankBytes:
         shard = owned(contents.held, self.configuration)
         moments = self._moments(contents)
         activations, logits, passing = max(moments, key=sum) if len(moments) > 1 else moments[0]
-        buffers = passing + self._buffers + self._zero_buffers(shard)
+        buffers = passing + self._buffers + self._zero_buffers(shard) + self._residuals(contents.held)
         comes_and_goes = activations + logits + buffers
         fragments = self._keeps.fragments * comes_and_goes + self._late_gathers
         resident = self._resident(contents.held, shard)
@@ -184,18 +185,39 @@ class RankBytes:
 
     @cached_property
     def _loss(self) -> tuple[float, float]:
-        """Logits, and what passes, while the cross-entropy goes backward: before any layer does."""
-        each = self._element if self._fuses_loss else self._keeps.logit_bytes
-        logits = self._other_losses * self._softmax + self._logits(each)
-        return logits, self._ahead + self._shape_buffers
+        """Logits, and what passes, while the loss is made or goes backward: before any layer does."""
+        kept, passing = self._other_losses * self._softmax, self._ahead + self._shape_buffers
+        if self._made is not None:
+            return kept + self._made.logits_bytes, passing + self._made.product_bytes
+        return kept + self._logits(self._logit_bytes), passing
 
     @cached_property
     def _head_backward(self) -> tuple[float, float]:
         """While the output projection goes backward: the logits' gradient and that of the projection's weight, which is
         not accumulated yet."""
         own = 0.0 if self._ahead else self._logits(self._element)
-        passing = self._element * self._projection + self._ahead + self._shape_buffers
-        return self._other_losses * self._softmax + own, passing
+        made = self._element * self._projection if self._made is None else self._made.scaled_bytes
+        return self._other_losses * self._softmax + own, made + self._ahead + self._shape_buffers
+
+    @cached_property
+    def _made(self) -> Loss | None:
+        """The loss of a rank that makes gradients ahead: in chunks, or by kernel."""
+        if self._spread or (self.configuration.logits_chunks == 1 and not self._fuses_loss):
+            return None
+        return Loss(
+            element=self._element,
+            chunks=self.configuration.logits_chunks,
+            fused=self._fuses_loss,
+            logits=self._logits(1) * self.configuration.logits_chunks,
+            hidden=self._tokens * self.setting.architecture.hidden,
+            weight=self._projection,
+        )
+
+    @cached_property
+    def _logit_bytes(self) -> int:
+        """Of a logit at the fullest moment of a loss of all of them at once."""
+        shared = self._sharding.vocabulary_split > 1 and not self._spread and self.setting.framework.bundled_kernels
+        return shared_bytes(self._element) if shared else self._keeps.logit_bytes
 
     @cached_property
     def _projection(self) -> float:
@@ -214,12 +236,11 @@ class RankBytes:
 
     @cached_property
     def _ahead(self) -> float:
-        """What a loss in chunks, or by kernel, makes in the forward and keeps for the backward: gradients of the
-        projection, in fp32, and of the hidden states (`kernels/linear_cross_entropy.py`)."""
-        if self.configuration.logits_chunks == 1 and not self._fuses_loss:
-            return 0.0
-        hidden = self._element * self._tokens * self.setting.architecture.hidden
-        return hidden + (0.0 if self._spread else 4 * self._projection)
+        """What a loss makes in the forward and keeps for the backward."""
+        if self._made is not None:
+            return self._made.ahead_bytes
+        chunks = self.configuration.logits_chunks > 1  # of a spread vocabulary: gradients of hidden states
+        return self._element * self._tokens * self.setting.architecture.hidden if chunks else 0.0
 
     @cached_property
     def _fuses_loss(self) -> bool:
@@ -305,13 +326,11 @@ class RankBytes:
         2)."""
         if self.configuration.zero == 3 or self.configuration.swap_layers:
             return self._whole_bytes
-        kept = self._recipe.kept_shard * shard if self.configuration.zero else self._residuals(shard)
-        return self._whole_bytes + kept
+        return self._whole_bytes + (self._recipe.kept_shard * shard if self.configuration.zero else 0.0)
 
-    def _residuals(self, parameters: float) -> float:
+    def _residuals(self, held: Held) -> int:
         """Of compressed gradients, with their messages."""
-        ranks = self.configuration.mesh.dp * self.configuration.mesh.cp
-        return 0.0 if self.setting.job.compress == "none" or ranks == 1 else extra_bytes(round(4 * parameters), ranks)
+        return 0 if self.setting.job.compress == "none" else residual_bytes(self.configuration, held)
 
     @cached_property
     def _whole_bytes(self) -> float:

@@ -23,6 +23,7 @@ from ...clusters.any_order import AnyOrder
 from ...clusters.schema import Cluster, Device, Dtype, NodeGroup, Nvme, Origin
 from ...clusters.topology import GroupPaths, Path, Topology, domain_devices
 from ...clusters.wiring import Wiring
+from ..attention import attended
 from ..configuration import Configuration, Mesh, Module
 from ..frameworks.framework import Costs, Framework, Spread, framework
 from ..job import Job
@@ -79,6 +80,10 @@ class Setting:
     _paths: dict[tuple[int, int], GroupPaths] = field(default_factory=dict, repr=False)
     _hops: dict[tuple[int, int], tuple[Path, ...]] = field(default_factory=dict, repr=False)
     _costs: dict[tuple[Sharding, tuple[Module, ...]], ModelCosts] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.job.sharded is not None:
+            object.__setattr__(self, "architecture", attended(self.architecture, self.job.sharded))
 
     @property
     def whole(self) -> Setting:

@@ -58,6 +58,8 @@ def units_of(setting: Setting, configuration: Configuration, held: Sequence[floa
     ranks = mesh.dp * mesh.cp
     if measured is None or setting.hides_communication or ranks == 1 or not _plain(configuration):
         return None
+    if setting.job.compress != "none":  # what was measured adds gradients up as they are
+        return None
     costs = setting.at(configuration, 0).costs(configuration)
     found, start = [], 0
     for stage, count in enumerate(configuration.stage_layers):

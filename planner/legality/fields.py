@@ -16,6 +16,8 @@ _IN_PLAN = {
     "microbatches": "schedule.microbatches",
     "--seq-len": "job.seq_len",
     "--precision": "job.precision",
+    "--optimizer": "job.optimizer",
+    "--attention": "job.attention",
     "--lengths": "job.lengths",
     "--global-batch": "job.global_batch",
 }

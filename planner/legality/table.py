@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ...errors import Problem
 from ..configuration import Configuration
 from ..cost.setting import Setting
-from . import batch, dispatch, experts, layout, pipeline, runtime, sequence, shares, zero
+from . import attention, batch, dispatch, experts, layout, pipeline, runtime, sequence, shares, zero
 from .rule import Rule
 
 RULES: tuple[Rule, ...] = (
@@ -16,6 +16,7 @@ RULES: tuple[Rule, ...] = (
     *batch.RULES,
     *shares.RULES,
     *sequence.RULES,
+    *attention.RULES,
     *zero.RULES,
     *experts.RULES,
     *dispatch.RULES,

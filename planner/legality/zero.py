@@ -138,7 +138,18 @@ def _galore(setting: Setting, configuration: Configuration) -> Problem | None:
     if zero > 1:
         rule = "galore has whole gradients in every step, which ZeRO 2 and 3 never hold"
         return Problem("--pin zero", zero, rule, "zero=1")
+    if _unlike(setting, configuration):
+        rule = "replicas on unlike devices round their products with the space differently, and would drift apart"
+        return Problem("--optimizer", "galore", rule, "adamw, or devices of one kind")
     return _on_device(configuration, "galore's moments are small and stay on the device")
+
+
+def _unlike(setting: Setting, configuration: Configuration) -> bool:
+    """Whether any pipeline rank has its replicas on devices of several kinds."""
+    if not setting.is_mixed or configuration.mesh.world > setting.num_devices:
+        return False
+    seen = (setting.stage_at(configuration, rank).node_groups for rank in range(configuration.mesh.pp))
+    return any(len({group.device.name for group in groups}) > 1 for groups in seen)
 
 
 def _narrow_states(setting: Setting, configuration: Configuration) -> Problem | None:

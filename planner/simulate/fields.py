@@ -21,6 +21,7 @@ SHORT_NAMES: dict[str, tuple[str, ...]] = {
     "precision": ("job.precision",),
     "kernels": ("job.kernels",),
     "compress": ("job.compress",),
+    "attention": ("job.attention",),
     "optimizer_states": ("job.optimizer_states",),
     "device": ("cluster.node_groups[*].device",),
     "nodes": ("cluster.node_groups[*].nodes",),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from meshwright.kernels import switch
-from meshwright.kernels.cross_entropy import cross_entropy, cross_entropy_slopes
+from meshwright.kernels.cross_entropy import cross_entropy, cross_entropy_slopes, vocabulary_cross_entropy
+from meshwright.kernels.facts import cross_entropy as facts
 from meshwright.kernels.linear_cross_entropy import linear_cross_entropy
 from meshwright.kernels.terms import Share, Terms
 from meshwright.kernels.vocabulary import slopes, summarise
@@ -199,3 +203,49 @@ def test_what_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             linear_cross_entropy(hidden, weight, targets, **terms)  # type: ignore[arg-type]
+
+
+class _Moved(TorchDispatchMode):
+    """Bytes of operators that go through logits, but for views and for what looks at one logit of a token."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__()
+        self.bytes, self._least = 0, least
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view and func.name() not in ("aten::gather", "aten::scatter_add_"):
+            leaves = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
+            self.bytes += sum(x.nbytes for x in leaves if x.numel() >= self._least)
+        return result
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(torch.float32, "fp32"), (torch.bfloat16, "bf16")])
+def test_a_share_moves_what_is_declared_in_plain_pytorch(dtype: torch.dtype, name: str) -> None:
+    tokens, share = 24, 400
+    logits = torch.randn(tokens, share, dtype=dtype, requires_grad=True)
+    targets = torch.randint(0, share, (tokens,))
+    with _Moved(tokens * share) as moved:
+        vocabulary_cross_entropy(logits, targets, None, 0, share).backward()
+    sizes = {"tokens": tokens, "vocab": share}
+    declared = sum(work(sizes, name).moved_bytes for work in (facts.summarised_plain, facts.sloped_plain))
+    assert moved.bytes == declared
+
+
+def test_a_share_moves_what_is_declared_by_triton(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tensors that its two programs are given."""
+    from meshwright.kernels.fast import cross_entropy as fast
+
+    given: list[int] = []
+
+    def counted(function: Any, programs: int, arguments: tuple[Any, ...], *others: Any) -> None:
+        given.append(sum(x.nbytes for x in arguments if isinstance(x, Tensor)))
+
+    monkeypatch.setattr(fast, "launch", counted)
+    tokens, share = 24, 400
+    logits, targets = torch.randn(tokens, share, device=device), torch.zeros(tokens, dtype=torch.int64, device=device)
+    own = fast.summarise(logits, targets, 0, Terms())
+    fast.slopes_into(logits, logits, targets, own.unsqueeze(0), Share(None, 0, share), Terms(), 1.0, share)
+    sizes = {"tokens": tokens, "vocab": share}
+    exchanged = own.nbytes  # others' numbers are read, as many as this rank's from each
+    assert given == [facts.summarised(sizes, "fp32").moved_bytes, facts.sloped(sizes, "fp32").moved_bytes + exchanged]

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from training_ranks import run_training
 
 from meshwright.planner.compression import Compress, extra_bytes
+from meshwright.planner.families import architecture
 from meshwright.planner.plan import Plan, StageMemory
 from meshwright.runtime.recipe import Recipe
 from meshwright.runtime.recipe_checks import compress_problems
@@ -127,10 +128,10 @@ def test_what_is_not_compressed_is_refused() -> None:
     assert "and the plan has zero 1" in refused(make_plan(SMALL, dp=2))[0]
     assert "dp and cp are 1" in refused(make_plan(SMALL, zero=0))[0]
     plan = make_plan(SMALL, dp=2, zero=0)
-    limit = 10 + extra_bytes(4000, 2)
+    limit = 10 + extra_bytes(4 * architecture(plan.model).parameters, 2)
     for short, expected in ((0, []), (1, ["compress"])):
-        memory = {"memory": (StageMemory(gradients=4000),), "peak_memory_bytes": (10,)}
-        predicted = plan.predicted.model_copy(update={**memory, "memory_limit_bytes": limit - short})
+        held = {"memory": (StageMemory(),), "peak_memory_bytes": (10,), "memory_limit_bytes": limit - short}
+        predicted = plan.predicted.model_copy(update=held)
         problems = compress_problems(plan.model_copy(update={"predicted": predicted}), "fp8")
         assert [problem.field for problem in problems] == expected
 

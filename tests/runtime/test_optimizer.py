@@ -14,11 +14,12 @@ from harness import RankError, run_ranks
 from hypothesis import given
 from hypothesis import strategies as st
 from moe_families import MIXTRAL
-from optimizer_ranks import stepped, train_both_ways
+from optimizer_ranks import searched_apart, stepped, train_both_ways
 from plans import LLAMA, make_plan
 from training_ranks import run_training, save_then_change
 
 from meshwright.errors import InputError
+from meshwright.kernels.galore import SPACE
 from meshwright.planner.plan import Plan
 from meshwright.runtime.places import runs
 from meshwright.runtime.recipe import Recipe
@@ -77,6 +78,32 @@ def test_steps_are_the_same_bits_on_every_mesh(
     assert {expected[name].dtype for name in expected if name.endswith("exp_avg")} == {
         torch.bfloat16 if "optimizer_states" in optimizer else torch.float32
     }
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [{"dp": 2, "zero": 0}, {"dp": 2, "zero": 1}, {"dp": 4, "zero": 1, "dp_replicate": 2, "microbatch": 1}],
+    ids=["zero 0", "zero 1", "copies of zero 1"],
+)
+def test_replicas_that_decompose_differently_have_one_space(mesh: dict[str, Any], tmp_path: Path) -> None:
+    """Equal to the bit on all ranks: spaces, moments, weights. Each space is sent once when it is looked for (every
+    second step), and each replica finds some of them."""
+    plan = make_plan(SMALL, optimizer=GALORE, **mesh)
+    world = plan.configuration.mesh.world
+    run_ranks(world, searched_apart, plan, 3, tmp_path)
+    first, *others = (torch.load(tmp_path / f"{rank}.pt") for rank in range(world))
+    for other in others:
+        assert [name for name in first if not torch.equal(first[name], other[name])] == []
+    spaces = [name for name in first if name.endswith(SPACE)]
+    for rank in range(world):
+        assert torch.load(tmp_path / f"sent-{rank}.pt") == [len(spaces), 0, len(spaces)]
+    finders = {round(1e4 * _error(first[name])) for name in spaces}
+    assert len(finders) > 1
+
+
+def _error(space: torch.Tensor) -> float:
+    """How far columns are from length one: what the rank that found them added."""
+    return float((space.square().sum(0) - 1).abs().max())
 
 
 @pytest.mark.parametrize("mesh", [{"microbatch": 4}, {"tp": 2}, {"dp": 2, "zero": 3}], ids=["one", "tp2", "zero 3"])

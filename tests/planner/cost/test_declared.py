@@ -12,7 +12,7 @@ from meshwright.kernels.registry import kernel
 from meshwright.planner.configuration import Configuration, Mesh
 from meshwright.planner.cost.compute import layer_compute, module_s
 from meshwright.planner.cost.data_parallel import rank_parameters
-from meshwright.planner.cost.declared import Declared, adamw_bytes, layer_bytes
+from meshwright.planner.cost.declared import Declared, adamw_bytes, layer_bytes, loss_bytes
 from meshwright.planner.cost.footprint import footprint
 from meshwright.planner.cost.projected import projected
 from meshwright.planner.cost.setting import Setting
@@ -92,6 +92,9 @@ def test_a_step_of_adamw_moves_what_it_declares() -> None:
     assert adamw_bytes(Declared("auto", "bf16"), "fp32") == 4 + 28
     assert adamw_bytes(Declared("reference", "bf16"), "fp32") == 4 + 8 + 28
     assert adamw_bytes(Declared("auto", "bf16"), "bf16") == 4 + 20
+    plain = kernel("adamw").plain({"elements": 1}, "fp32").moved_bytes
+    assert adamw_bytes(Declared("reference", "bf16"), "fp32", galore=True) == 4 + plain + 24  # which torch's has not
+    assert adamw_bytes(Declared("reference", "bf16"), "bf16") == 4 + plain + 24 - 8
 
 
 @pytest.mark.parametrize("name", ["meshwright", "megatron-core"])
@@ -173,16 +176,37 @@ def test_a_job_has_one_optimizer() -> None:
 
 
 def test_logits_become_their_gradient_where_they_stand() -> None:
-    """Fullest at the loss: with the kernel 2 bytes a logit, the sums of both gradients beside them, plain 12."""
+    """Fullest at the loss: with the kernel 2 bytes a logit and both gradients beside them, plain 12. One chunk adds
+    nothing up, so that the weight's gradient is in 16 bits; several do, in fp32, with a product beside it."""
+    alone = replace(
+        CONFIGURATION, mesh=Mesh(), stage_layers=(1,), zero=0, microbatch=4, microbatches=8, recompute=("full",)
+    )
     found = {}
-    for choice in ("auto", "reference"):
+    for choice, chunks in (("auto", 1), ("auto", 2), ("reference", 1)):
         asked = setting(kernels=choice, precision="bf16")
-        alone = replace(CONFIGURATION, mesh=Mesh(), zero=0, microbatches=32, recompute=("full",))
-        small = replace(asked.architecture, layers=asked.architecture.layers[:1])
-        view = replace(asked, architecture=small)
-        (found[choice],) = footprint(view, replace(alone, stage_layers=(1,)))
-    logits = TOKENS * LLAMA.vocab
-    assert found["reference"].logits == 12 * logits
-    assert found["auto"].logits == 2 * logits
-    made = 2 * TOKENS * LLAMA.hidden + 4 * LLAMA.vocab * LLAMA.hidden
-    assert found["auto"].buffers >= made
+        small = replace(asked, architecture=replace(asked.architecture, layers=asked.architecture.layers[:1]))
+        (found[choice, chunks],) = footprint(small, replace(alone, logits_chunks=chunks))
+    logits, hidden, weight = 4 * TOKENS * LLAMA.vocab, 4 * TOKENS * LLAMA.hidden, LLAMA.vocab * LLAMA.hidden
+    plain, one, two = found["reference", 1], found["auto", 1], found["auto", 2]
+    assert (plain.logits, one.logits, two.logits) == (12 * logits, 2 * logits, 2 * logits / 2)
+    assert one.buffers - plain.buffers == 2 * hidden + 2 * weight
+    assert two.buffers - plain.buffers == 2 * hidden + 4 * weight + 2 * weight
+
+
+def test_shares_of_a_vocabulary_are_read_twice() -> None:
+    """By kernel: for what ranks exchange, and for the gradient, which takes their place; of a spread vocabulary the
+    second is the backward. What was made ahead is scaled in the backward of all others."""
+    tokens, columns, hidden = 4096, 32064, 4096
+    logits, made = 2 * tokens * columns, 2 * 2 * (tokens + columns) * hidden
+    of_token = 8 + 3 * 4 + 8 + 4  # targets twice, numbers and a loss
+    auto = Declared("auto", "bf16")
+    assert loss_bytes(tokens, columns, hidden, Sharding(), auto) == (2 * logits + tokens * (8 + 4), made)
+    assert loss_bytes(tokens, columns, hidden, Sharding(tp=4), auto) == (3 * logits + tokens * of_token, made)
+    first, second = loss_bytes(tokens, columns, hidden, Sharding(tp=2, spread=2), auto)
+    assert (first, second) == (logits + tokens * (8 + 12), 2 * logits + tokens * (8 + 4))
+    plain = Declared("reference", "bf16")
+    assert sum(loss_bytes(tokens, columns, hidden, Sharding(tp=4), plain)) > 10 * logits
+    shared, apart = (
+        sum(loss_bytes(tokens, columns, hidden, each, plain)) for each in (Sharding(tp=4), Sharding(tp=2, spread=2))
+    )
+    assert apart - shared == (2 + 2 * 4 + 3 * 4) * tokens * columns
