@@ -24,7 +24,7 @@ def polished(choices: Ints, parts: Ints, count: int, penalty: NDArray[np.float32
 
     `choices` is [top_k, tokens]. Only experts of equal `parents` [experts] are exchanged.
     """
-    visits = _Visits.of(choices, parts.copy(), count)
+    visits = Visited.of(choices, parts.copy(), count)
     parts = visits.parts
     for _ in range(_EXCHANGES):
         change = visits.changes() + penalised(penalty, parts, count)
@@ -39,7 +39,7 @@ def polished(choices: Ints, parts: Ints, count: int, penalty: NDArray[np.float32
 
 
 @dataclass(slots=True)
-class _Visits:
+class Visited:
     """Of some tokens and the parts of their experts; an exchange counts those tokens anew that chose one of the two."""
 
     parts: Ints
@@ -50,7 +50,7 @@ class _Visits:
     without: Counted  # [experts, parts]: tokens with the expert and nothing in the part
 
     @classmethod
-    def of(cls, choices: Ints, parts: Ints, count: int) -> _Visits:
+    def of(cls, choices: Ints, parts: Ints, count: int) -> Visited:
         tokens = choices.shape[1]
         incidence = np.zeros((tokens, len(parts)), np.float32)
         incidence[np.arange(tokens), choices] = 1.0
