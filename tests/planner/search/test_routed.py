@@ -15,6 +15,7 @@ from meshwright.clusters.catalogue import load_cluster
 from meshwright.errors import InfeasibleError, InputError
 from meshwright.planner.contingency import contingency_plan
 from meshwright.planner.cost.dispatch import Visits
+from meshwright.planner.cost.sharding import Sharding
 from meshwright.planner.cost.step import price
 from meshwright.planner.experts.generator import generate
 from meshwright.planner.experts.routing import Routing
@@ -33,6 +34,7 @@ from meshwright.planner.search.contingency import with_contingency
 from meshwright.planner.search.objective import price_as
 from meshwright.planner.search.request import Request
 from meshwright.planner.search.search import find_plan
+from meshwright.planner.search.visits import prices_of
 from meshwright.planner.simulate.simulation import simulate
 from meshwright.runtime.checks import problems
 
@@ -278,3 +280,11 @@ def test_what_is_held_for_lost_nodes_keeps_the_ep_group_that_its_routing_was_loo
     with pytest.raises(InputError, match="the plan's routing was looked at for ep=8") as caught:
         contingency_plan(ready.model_copy(update={"contingency": (edited,)}), held.lost)
     assert [problem.field for problem in caught.value.problems] == ["mesh.ep"]
+
+
+@pytest.mark.parametrize(("dispatch", "parts", "turns"), [("nodes", 1, True), ("nodes", 4, False), ("ranks", 1, False)])
+def test_placement_is_priced_with_the_links_as_the_step_uses_them(dispatch, parts, turns):
+    setting = ask(None).setting()
+    sharding = Sharding(ep=16, dispatch=dispatch, dispatch_chunks=parts)
+    found = prices_of(setting, sharding, setting.group(1, 16))
+    assert (found.dispatch, found.turns) == (dispatch, turns)
