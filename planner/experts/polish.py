@@ -40,7 +40,7 @@ def polished(choices: Ints, parts: Ints, count: int, penalty: NDArray[np.float32
 
 @dataclass(slots=True)
 class Visited:
-    """Of some tokens and the parts of their experts; an exchange counts those tokens anew that chose one of the two."""
+    """Of some tokens and the parts of their experts; an exchange counts those tokens anew that chose any of the two."""
 
     parts: Ints
     incidence: Counted  # [tokens, experts]: 1 where a token chose an expert
@@ -65,9 +65,9 @@ class Visited:
         return np.asarray((there + there.T + self.both + self.both.T) / np.float32(len(self.incidence)))
 
     def exchange(self, first: int, second: int) -> None:
-        """Only tokens with one of the two visit other parts afterwards."""
+        """Only tokens with one of the two visit other parts afterwards; with both, one may be alone where the other was."""
         here, there = int(self.parts[first]), int(self.parts[second])
-        rows = np.flatnonzero(self.incidence[:, first] != self.incidence[:, second])
+        rows = np.flatnonzero(self.incidence[:, first] + self.incidence[:, second])
         chosen, before, alone = self.incidence[rows], self.inside[rows], self.alone[rows]
         moved = chosen[:, first] - chosen[:, second]
         after = before.copy()
