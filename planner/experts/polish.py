@@ -65,7 +65,7 @@ class Visited:
         return np.asarray((there + there.T + self.both + self.both.T) / np.float32(len(self.incidence)))
 
     def exchange(self, first: int, second: int) -> None:
-        """Only tokens with one of the two visit other parts afterwards; with both, one may be alone where the other was."""
+        """Only tokens with one of the two visit other parts then; of both, one may be alone where the other was."""
         here, there = int(self.parts[first]), int(self.parts[second])
         rows = np.flatnonzero(self.incidence[:, first] + self.incidence[:, second])
         chosen, before, alone = self.incidence[rows], self.inside[rows], self.alone[rows]
