@@ -18,7 +18,7 @@ from .legality import placement_problems, problems
 from .legality.fields import in_plan
 from .lengths.predict import predict
 from .plan import Contingency, Plan, Prediction
-from .search.visits import reported_visits
+from .search.visits import reported_visits, routing_problems
 
 FIELDS = (
     "mesh",
@@ -67,6 +67,8 @@ def contingency_plan(plan: Plan, lost: str | Mapping[str, int]) -> Plan:
     wrong = problems(setting, made.configuration)
     if made.placement is not None:
         wrong += placement_problems(setting, made.configuration, made.placement)
+    if made.routing is not None:
+        wrong += routing_problems(setting, made.configuration, made.routing)
     if wrong:
         raise InputError(_SOURCE, list(map(in_plan, wrong)))
     return made.model_copy(update={"predicted": _predicted(setting, made)})

@@ -93,13 +93,14 @@ def layer_matmuls(layer: Layer, sharding: Sharding, seq_len: int) -> list[Matmul
     return found + mlp_matmuls(moe.expert, hidden, routed, sharding.etp, slots)
 
 
-def routed_s(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates) -> float:
-    """Products of a layer's routed experts on a rank with the mean load, forward."""
+def routed_s(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates) -> tuple[float, float]:
+    """Products of a layer's routed experts on a rank with the mean load, forward and for both gradients."""
     moe = layer.ffn
     assert isinstance(moe, Moe)
     slots = (moe.experts + sharding.expert_replicas) / sharding.ep
     found = mlp_matmuls(moe.expert, layer.hidden, routed_tokens(moe, sharding, seq_len), sharding.etp, slots)
-    return sum(each_in_parts_s(rates, each, sharding.dispatch_chunks)[0] for each in found)
+    times = [each_in_parts_s(rates, each, sharding.dispatch_chunks) for each in found]
+    return sum(each[0] for each in times), sum(inputs + weights for _, inputs, weights in times)
 
 
 def routed_launches_s(sharding: Sharding, rates: Rates) -> float:

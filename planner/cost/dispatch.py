@@ -16,6 +16,7 @@ from ...clusters.topology import GroupPaths
 from ..configuration import Dispatch
 from ..model import Moe
 from .communication import all_to_all_s
+from .overlap import overlaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,18 @@ def _inside_s(group: GroupPaths, own_bytes: float, rank: float) -> float:
     return copies * own_bytes / group.inner.bandwidth_bytes_per_s + group.inner.latency_s
 
 
+def in_turn(dispatch: Dispatch, parts: int, hides: bool) -> bool:
+    """Whether links inside nodes wait for those between: the built-in runtime passes tokens on when all have arrived,
+    and only another part of the microbatch is on its way meanwhile."""
+    return dispatch == "nodes" and not overlaps(parts, hides)
+
+
+def hops_s(between_s: float, inside_s: float, turns: bool) -> float:
+    """Seconds of both kinds of links: one after the other (`in_turn`), or both at once, as in dispatchers that pass on
+    what has arrived while the rest arrives."""
+    return between_s + inside_s if turns else max(between_s, inside_s)
+
+
 def dispatch_s(moe: Moe, group: GroupPaths, own_bytes: float, dispatch: Literal["copies", "distinct"]) -> float:
     """Seconds until the tokens of every rank (`own_bytes` of hidden states) are where their experts are.
 
@@ -95,7 +108,7 @@ def dispatch_s(moe: Moe, group: GroupPaths, own_bytes: float, dispatch: Literal[
     if group.outer is not None:
         copies = (group.domains - 1) * domains
         outer = copies * own_bytes / group.outer.bandwidth_bytes_per_s + group.outer.latency_s
-    return max(inner, outer)
+    return hops_s(outer, inner, turns=False)
 
 
 def imbalance(moe: Moe, ep: int, spread: float) -> float:

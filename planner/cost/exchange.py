@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...clusters.topology import GroupPaths
 from ..frameworks.framework import Experts
 from ..model import Attention, Layer, Moe
 from .communication import all_gather_s, all_reduce_s, reduce_scatter_s
-from .compute import Compute, routed_launches_s, routed_s
+from .compute import ELEMENTWISE_BACKWARD, Compute, routed_launches_s, routed_s
 from .context import Exposed, Links, blocks_of, exposed
 from .dispatch import CHOICE_BYTES, Visits, arriving, balanced, dispatch_s, imbalance, transfers_s
 from .overlap import Parts, exposed_s
@@ -109,9 +110,9 @@ def experts_s(
 ) -> tuple[float, float]:
     """Seconds of a layer's routed experts with their dispatch, forward and backward: all of its time that depends on
     how tokens are sent."""
-    products, launches, parts = _routed(layer, sharding, seq_len, rates, groups)
     forward, backward = (
-        each * (products + launches) + exposed_s(parts, each * products, rates.steal, hides) for each in (1, 2)
+        products + launches + exposed_s(parts, products, rates.steal, hides)
+        for products, launches, parts in _routed(layer, sharding, seq_len, rates, groups)
     )
     return forward, backward
 
@@ -121,21 +122,28 @@ def least_s(
 ) -> tuple[float, float]:
     """No more than `experts_s` in any number of parts, of a sharding with one part: products of a part are no faster,
     and each link is busy as long."""
-    products, launches, parts = _routed(layer, sharding, seq_len, rates, groups)
     if not hides:
         return experts_s(layer, sharding, seq_len, rates, groups, hides)
-    busy = max(2 * parts.between_s, parts.inside_s + parts.back_s)
-    forward, backward = (max(each * products, busy) + each * launches for each in (1, 2))
+    forward, backward = (
+        max(products, 2 * parts.between_s, parts.inside_s + parts.back_s) + launches
+        for products, launches, parts in _routed(layer, sharding, seq_len, rates, groups)
+    )
     return forward, backward
 
 
-def _routed(layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups) -> tuple[float, float, Parts]:
-    """Seconds of the products and launches of routed experts, forward, and what is sent for them."""
+def _routed(
+    layer: Layer, sharding: Sharding, seq_len: int, rates: Rates, groups: Groups
+) -> Iterator[tuple[float, float, Parts]]:
+    """Forward, then backward: seconds of the products and of the launches of routed experts, and what is sent for
+    them, which is the same both ways."""
     assert isinstance(layer.ffn, Moe)
     load = groups.visits.load if groups.visits else 1.0
-    products, launches = load * routed_s(layer, sharding, seq_len, rates), routed_launches_s(sharding, rates)
     tokens = sharding.tokens(seq_len) / sharding.sequence_split
-    return products, launches, _parts(layer, layer.ffn, tokens, sharding, groups, rates.element_bytes)
+    parts = _parts(layer, layer.ffn, tokens, sharding, groups, rates.element_bytes)
+    forward, backward = routed_s(layer, sharding, seq_len, rates)
+    launches = routed_launches_s(sharding, rates)
+    yield load * forward, launches, parts
+    yield load * backward, ELEMENTWISE_BACKWARD * launches, parts
 
 
 def _parts(layer: Layer, moe: Moe, tokens: float, sharding: Sharding, groups: Groups, element_bytes: int) -> Parts:

@@ -27,10 +27,15 @@ class Parts:
         return self.count * (2 * self.between_s + self.inside_s + self.back_s)
 
 
+def overlaps(count: int, hides: bool) -> bool:
+    """Whether links work beside one another and beside products: only different parts of a microbatch do."""
+    return count > 1 and hides
+
+
 def exposed_s(parts: Parts, experts_s: float, steal: float, hides: bool) -> float:
     """What transfers add to `experts_s` of all parts together: those that nothing hides, and the share of compute that
     the others take from products beside them."""
-    if parts.count == 1 or not hides:
+    if not overlaps(parts.count, hides):
         return parts.transfers_s
     exposed = whole_s(parts, experts_s) - experts_s
     return exposed + steal * min(experts_s, max(0.0, parts.transfers_s - exposed))

@@ -160,7 +160,9 @@ def _ranks(
 
 
 def _inner_binds(counts: Counts, layout: Layout, prices: Prices, ranks: Ints) -> bool:
-    """Whether copies inside nodes take longer than those between nodes."""
+    """Whether copies inside nodes decide: they take longer than those between nodes, or wait for them."""
+    if prices.turns:
+        return True
     targets = ranks[counts.choices[:, :: -(-counts.tokens // _TRIAL_TOKENS)]]
     traffic = traffic_of(targets, layout.node_of_rank[targets], layout)
     return inside_nodes_s(traffic.ranks, layout, prices) > between_nodes_s(traffic.nodes, layout, prices)

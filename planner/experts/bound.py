@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cost.dispatch import hops_s
 from . import group_bound
 from .counts import Counts
 from .fractional_bound import fractional_visits
@@ -77,24 +78,23 @@ def _copies_s(counts: Counts, layout: Layout, prices: Prices, busiest: float) ->
 def _visits_s(counts: Counts, layout: Layout, prices: Prices, pairs_inside: float | None, proof: Proof) -> float:
     """What comes into all links, over their number: the busiest takes at least that."""
     share = float(layout.share.max())
-    nodes = 0.0
+    nodes = between_s = 0.0
     if group_bound.applies(layout):
         nodes, between_s = group_bound.least_between_nodes(counts, layout, prices)
-        if prices.dispatch == "nodes":
-            return between_s
     elif layout.nodes > 1:
         nodes = least_visits(counts, node_sizes(layout), layout.replicas, pairs_inside, proof)
+        between_s = nodes * (1 - share) * prices.outer_s / layout.ranks
     if prices.dispatch == "nodes":
         inner = _rank_visits(counts, layout, prices, proof) * (1 - 1 / min(layout.ranks_per_node))
-        return max(nodes * (1 - share) * prices.outer_s, inner * prices.inner_s) / layout.ranks
+        return hops_s(between_s, inner * prices.inner_s / layout.ranks, prices.turns)
     ranks = max(nodes, _rank_visits(counts, layout, prices, proof))
     inner = max(0.0, float(layout.share.min()) - 1 / layout.ranks)
     return ranks * max((1 - share) * prices.outer_s, inner * prices.inner_s) / layout.ranks
 
 
 def _rank_visits(counts: Counts, layout: Layout, prices: Prices, proof: Proof) -> float:
-    """Ranks that a token visits at least; where links between nodes decide, by their slots alone."""
-    if layout.ranks > 1 and (layout.nodes == 1 or prices.dispatch == "ranks"):
+    """Ranks that a token visits at least; where links between nodes alone decide, by their slots."""
+    if layout.ranks > 1 and (layout.nodes == 1 or prices.dispatch == "ranks" or prices.turns):
         return least_visits(counts, np.asarray(layout.slots), layout.replicas, None, proof)
     return -(-counts.top_k // max(layout.slots))
 

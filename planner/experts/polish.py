@@ -24,7 +24,7 @@ def polished(choices: Ints, parts: Ints, count: int, penalty: NDArray[np.float32
 
     `choices` is [top_k, tokens]. Only experts of equal `parents` [experts] are exchanged.
     """
-    visits = _Visits.of(choices, parts.copy(), count)
+    visits = Visited.of(choices, parts.copy(), count)
     parts = visits.parts
     for _ in range(_EXCHANGES):
         change = visits.changes() + penalised(penalty, parts, count)
@@ -39,8 +39,8 @@ def polished(choices: Ints, parts: Ints, count: int, penalty: NDArray[np.float32
 
 
 @dataclass(slots=True)
-class _Visits:
-    """Of some tokens and the parts of their experts; an exchange counts those tokens anew that chose one of the two."""
+class Visited:
+    """Of some tokens and the parts of their experts; an exchange counts those tokens anew that chose any of the two."""
 
     parts: Ints
     incidence: Counted  # [tokens, experts]: 1 where a token chose an expert
@@ -50,7 +50,7 @@ class _Visits:
     without: Counted  # [experts, parts]: tokens with the expert and nothing in the part
 
     @classmethod
-    def of(cls, choices: Ints, parts: Ints, count: int) -> _Visits:
+    def of(cls, choices: Ints, parts: Ints, count: int) -> Visited:
         tokens = choices.shape[1]
         incidence = np.zeros((tokens, len(parts)), np.float32)
         incidence[np.arange(tokens), choices] = 1.0
@@ -65,9 +65,9 @@ class _Visits:
         return np.asarray((there + there.T + self.both + self.both.T) / np.float32(len(self.incidence)))
 
     def exchange(self, first: int, second: int) -> None:
-        """Only tokens with one of the two visit other parts afterwards."""
+        """Only tokens with one of the two visit other parts then; of both, one may be alone where the other was."""
         here, there = int(self.parts[first]), int(self.parts[second])
-        rows = np.flatnonzero(self.incidence[:, first] != self.incidence[:, second])
+        rows = np.flatnonzero(self.incidence[:, first] + self.incidence[:, second])
         chosen, before, alone = self.incidence[rows], self.inside[rows], self.alone[rows]
         moved = chosen[:, first] - chosen[:, second]
         after = before.copy()

@@ -9,16 +9,15 @@ the backward.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from ...clusters.topology import GroupPaths
+from ..configuration import Dispatch
+from ..cost.dispatch import hops_s
 from ..model import Layer
 from .layout import Layout
 from .trace import Floats
-
-Dispatch = Literal["copies", "ranks", "nodes"]
 
 _TRANSFERS = 4  # dispatch and combine, forward and backward
 _PASSES = 3  # forward, and the gradients of inputs and of weights
@@ -35,6 +34,7 @@ class Prices:
     latency_s: float = _TRANSFERS * 3.7e-6  # of all transfers
     tokens_per_rank: int = 4096
     dispatch: Dispatch = "nodes"
+    turns: bool = False  # "nodes" pass on when all has arrived (cost/dispatch.py: in_turn), not while it arrives
 
     @classmethod
     def of(
@@ -45,6 +45,7 @@ class Prices:
         element_bytes: int,
         tokens_per_rank: int,
         dispatch: Dispatch = "nodes",
+        turns: bool = False,
     ) -> Prices:
         """Of a model's layer on the links of an expert-parallel group; `flops` is what a grouped product sustains."""
         if layer.moe is None:
@@ -52,9 +53,10 @@ class Prices:
         each = _TRANSFERS * layer.hidden * element_bytes
         inner = each / group.inner.bandwidth_bytes_per_s if group.inner else 0.0
         outer = each / group.outer.bandwidth_bytes_per_s if group.outer else 0.0
-        latency = max((path.latency_s for path in (group.inner, group.outer) if path), default=0.0)
+        inner_latency, outer_latency = (path.latency_s if path else 0.0 for path in (group.inner, group.outer))
+        latency = hops_s(outer_latency, inner_latency, turns)
         one = _PASSES * 2 * layer.moe.expert.matmul_parameters(layer.hidden) / flops
-        return cls(one, inner, outer, _TRANSFERS * latency, tokens_per_rank, dispatch)
+        return cls(one, inner, outer, _TRANSFERS * latency, tokens_per_rank, dispatch, turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +80,15 @@ def latency_s(layout: Layout, prices: Prices) -> float:
 
 
 def exchange_s(traffic: Traffic, layout: Layout, prices: Prices) -> float:
-    """Transfers at the pace of the busiest link, a token of the group. Both kinds of links work at once.
+    """Transfers at the pace of the busiest link, a token of the group.
 
-    "copies" go straight to a rank, one for each expert; "ranks" one for each rank that a token visits; "nodes" one for
-    each node, to its rank of equal place there, which passes it on to each rank inside that the token visits.
+    "copies" go straight to a rank, one for each expert; "ranks" one for each rank that a token visits; both kinds of
+    links work at once. "nodes": one for each node, to its rank of equal place there, which passes it on to each rank
+    inside that the token visits, at once or in turn.
     """
     if prices.dispatch == "nodes":
-        return max(between_nodes_s(traffic.nodes, layout, prices), inside_nodes_s(traffic.ranks, layout, prices))
+        between_s = between_nodes_s(traffic.nodes, layout, prices)
+        return hops_s(between_s, inside_nodes_s(traffic.ranks, layout, prices), prices.turns)
     arrive = traffic.load if prices.dispatch == "copies" else traffic.ranks
     share = layout.share[layout.node_of_rank]
     own = np.bincount(layout.node_of_rank, arrive)[layout.node_of_rank]

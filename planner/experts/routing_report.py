@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .metrics import Metrics
 
 
-class Routed(Frozen):
+class Outcome(Frozen):
     """What one placement does with the tokens that were held out; means over layers."""
 
     load: float = Field(gt=0)  # rows of the busiest rank over the mean
@@ -21,7 +21,7 @@ class Routed(Frozen):
     layer_time_s: float = Field(gt=0)  # of a microbatch through a layer's experts and dispatch, forward and backward
 
     @classmethod
-    def of(cls, metrics: Metrics) -> Routed:
+    def of(cls, metrics: Metrics) -> Outcome:
         means = metrics.means()
         each_s = means["time_s"] / len(metrics.time_s)
         return cls(
@@ -48,8 +48,8 @@ class RoutingReport(Frozen):
     load: float = Field(ge=1)
     rank_share: float = Field(gt=0, le=1)
     node_share: float = Field(gt=0, le=1)
-    contiguous: Routed
-    placed: Routed
+    contiguous: Outcome
+    placed: Outcome
     bound_s: float | None = Field(default=None, ge=0)
     gap: float | None = Field(default=None, ge=0)
 

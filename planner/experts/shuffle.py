@@ -36,7 +36,7 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True)
-class Copies:
+class Sent:
     """A token and layer, to other ranks, one for each that it visits: where tokens are split in order, by the forecast,
     and by what each really visits, which no forecast knows."""
 
@@ -83,7 +83,7 @@ def split(share: Floats) -> Ints:
     return part
 
 
-def measure(trace: Trace, ids: Ints, rank_of: Ints, groups: Groups, seq_len: int, by: Forecast) -> Copies:
+def measure(trace: Trace, ids: Ints, rank_of: Ints, groups: Groups, seq_len: int, by: Forecast) -> Sent:
     """Of tokens that nothing was fitted to, in sequences of `seq_len` that go to the groups in turn; a rest that makes
     no sequence is left out."""
     ranks, expected = sum(map(len, groups)), by.of(ids)
@@ -94,7 +94,7 @@ def measure(trace: Trace, ids: Ints, rank_of: Ints, groups: Groups, seq_len: int
         there, in_order = visits[cut][:, group], np.arange(seq_len) * len(group) // seq_len
         for way, part in enumerate((in_order, split(expected[cut][:, group]), split(there))):
             stay[way] += there[np.arange(seq_len), part].sum()
-    return Copies(*((visits[:whole].sum() - stay) / whole).tolist())
+    return Sent(*((visits[:whole].sum() - stay) / whole).tolist())
 
 
 def _share(trace: Trace, rank_of: Ints, ranks: int) -> Floats:

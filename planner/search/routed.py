@@ -17,7 +17,7 @@ from ..cost.dispatch import Visits
 from ..cost.setting import Setting, VisitsOf
 from ..cost.sharding import Sharding, sharding_of
 from ..experts.planned import ExpertPlacement
-from ..experts.routing_report import Routed, RoutingReport
+from ..experts.routing_report import Outcome, RoutingReport
 from ..legality import is_legal
 from ..plan import Plan
 from .bound import holds
@@ -132,8 +132,8 @@ def _report(routing: Routing, group: Group, placed: Fitted) -> RoutingReport:
         load=placed.load,
         rank_share=placed.rank,
         node_share=placed.node,
-        contiguous=Routed.of(placed.contiguous),
-        placed=Routed.of(placed.placed),
+        contiguous=Outcome.of(placed.contiguous),
+        placed=Outcome.of(placed.placed),
         bound_s=None if found is None else found.bound_s / routing.fit.num_layers,
         gap=None if found is None else found.gap,
     )

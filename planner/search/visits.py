@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ...clusters.paths import GroupPaths
 from ...errors import Problem
 from ..configuration import Configuration
-from ..cost.dispatch import Visits
+from ..cost.dispatch import Visits, in_turn
 from ..cost.setting import Setting, VisitsOf
 from ..cost.sharding import Sharding
 
@@ -46,7 +46,8 @@ def prices_of(setting: Setting, sharding: Sharding, group: GroupPaths) -> Prices
     rows = tokens * moe.top_k * group.size / moe.experts
     each = 2 * rows * layer.hidden * moe.expert.width / sharding.etp
     flops = rates.peak_flops * rates.matmul_fraction(each) * rates.experts
-    return Prices.of(layer, group, flops, setting.element_bytes, tokens, sharding.dispatch)
+    turns = in_turn(sharding.dispatch, sharding.dispatch_chunks, setting.hides_communication)
+    return Prices.of(layer, group, flops, setting.element_bytes, tokens, sharding.dispatch, turns)
 
 
 def reported_visits(report: RoutingReport | None) -> VisitsOf | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from math import comb
 
@@ -14,10 +15,15 @@ from meshwright.planner.cost.dispatch import (
     arriving,
     balanced,
     dispatch_s,
+    hops_s,
     imbalance,
+    in_turn,
     transfers_s,
     visited_share,
 )
+from meshwright.planner.experts.layout import layout
+from meshwright.planner.experts.prices import Prices, Traffic, exchange_s
+from meshwright.planner.families import architecture, load_model
 from meshwright.planner.model import Mlp, Moe
 from meshwright.planner.published.recipe import NATURAL_SPREAD
 
@@ -67,6 +73,29 @@ def test_sends_a_token_once_to_each_domain_and_rank(domains: int) -> None:
     group = GroupPaths(ranks, domains, NVLINK if local > 1 else None, NETWORK if domains > 1 else None)
     expected = max(outer / NETWORK.bandwidth_bytes_per_s, inner / NVLINK.bandwidth_bytes_per_s)
     assert dispatch_s(moe, group, token_bytes, "distinct") == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_placement_prices_the_links_of_nodes_as_the_step_does(parts: int) -> None:
+    """In one part a token is passed on after it has come; in several both links have work. Dispatchers of others pass
+    on meanwhile. A placement asks for four transfers: there and back, forward and backward."""
+    made, layer = layout(16, [4, 4]), architecture(load_model("olmoe-1b-7b")).layers[0]
+    moe, group, tokens = replace(layer.moe, experts=16), GroupPaths(8, 2, NVLINK, NETWORK), 512
+    even, turns = balanced(moe, group), in_turn("nodes", parts, True)
+    own_bytes = tokens * layer.hidden * 2
+    hops = transfers_s(moe, group, own_bytes, "nodes", even)
+    prices = Prices.of(layer, group, 1e15, 2, tokens, "nodes", turns)
+    traffic = Traffic(np.full(8, moe.top_k / 8), np.full(8, even.rank), np.full(2, even.node))
+    found = tokens * made.ranks * exchange_s(traffic, made, prices)
+    assert found == pytest.approx(4 * hops_s(*hops, turns), rel=1e-12)
+    expected = sum(hops) if parts == 1 else max(hops)
+    assert found == pytest.approx(4 * expected, rel=1e-12)
+    assert dispatch_s(moe, group, own_bytes, "distinct") == pytest.approx(max(hops), rel=1e-12)
+
+
+def test_what_is_sent_straight_waits_for_nothing() -> None:
+    assert not any(in_turn(kind, parts, True) for kind in ("copies", "ranks") for parts in (1, 4))
+    assert in_turn("nodes", 4, False)  # on a processor
 
 
 def test_copies_are_an_all_to_all_of_every_copy() -> None:

@@ -11,8 +11,18 @@ import pytest
 from meshwright.clusters.devices import device_mapping
 from meshwright.clusters.schema import Calibration, Device
 from meshwright.clusters.shapes import KINDS, Overlap, Shapes
-from meshwright.planner.cost.compute import embedding_compute, head_compute, layer_compute, layer_matmuls, module_s
+from meshwright.clusters.topology import GroupPaths
+from meshwright.planner.cost.compute import (
+    embedding_compute,
+    head_compute,
+    layer_compute,
+    layer_matmuls,
+    module_s,
+    routed_launches_s,
+)
+from meshwright.planner.cost.context import Links
 from meshwright.planner.cost.core import core_s
+from meshwright.planner.cost.exchange import Groups, experts_s, least_s
 from meshwright.planner.cost.kernels import Matmul, forward_s, matmul_s, products_s
 from meshwright.planner.cost.operations import by_rates
 from meshwright.planner.cost.passes import layer_passes_s, optimizer_s
@@ -81,6 +91,21 @@ def test_in_fp8_attention_and_head_ask_the_16_bit_times_and_products_do_not():
     assert products_s(found, Matmul(512, 512, 512)) == products_s(plain, Matmul(512, 512, 512))
     assert core_s(LAYER.attention, ONE, SEQ_LEN, found) != core_s(LAYER.attention, ONE, SEQ_LEN, plain)
     assert layer_passes_s(LAYER, ONE, SEQ_LEN, found).kernels == LAYER.norms
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_ways_to_send_tokens_are_compared_by_the_backward_that_a_step_has(parts):
+    """Gradients of experts take five times what the forward does here, not twice."""
+    layer, sharding = architecture(load_model("olmoe-1b-7b")).layers[0], replace(ONE, dispatch_chunks=parts)
+    alone = GroupPaths(1, 1, None, None)
+    found = rates("matmul")
+    forward, backward = layer_compute(layer, sharding, SEQ_LEN, found, 1.0).experts_s
+    assert backward / forward == pytest.approx(5, rel=0.01)
+    launches = routed_launches_s(sharding, found)
+    groups = Groups(alone, Links(alone, alone, alone), alone, alone)
+    seen = experts_s(layer, sharding, SEQ_LEN, found, groups, True)
+    assert seen == pytest.approx((forward + launches, backward + 2 * launches))
+    assert least_s(layer, sharding, SEQ_LEN, found, groups, True) == pytest.approx(seen)
 
 
 def test_a_layer_goes_back_by_input_and_weight():

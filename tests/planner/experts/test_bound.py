@@ -17,11 +17,10 @@ from meshwright.planner.experts.fractional_bound import fractional_visits
 from meshwright.planner.experts.generator import generate
 from meshwright.planner.experts.layout import Layout, layout
 from meshwright.planner.experts.metrics import layer_metrics, visits_of
-from meshwright.planner.experts.prices import Prices
 from meshwright.planner.experts.replicas import targets_of
 
 from .conftest import drawn
-from .test_place import arrangements, optimum
+from .test_place import WAYS, arrangements, optimum
 
 KINDS = ("popular", "uniform", "generated", "clusters", "one token", "noisy clusters")
 
@@ -84,7 +83,7 @@ def with_copies(experts: int, made: Layout) -> Iterator[list[tuple[int, ...]]]:
     shape=st.sampled_from(
         [([1, 1], 4, 2, 2), ([1, 1], 5, 1, 3), ([1, 1], 5, 3, 2), ([1, 1, 1], 4, 2, 3), ([2, 1], 4, 2, 2)]
     ),
-    dispatch=st.sampled_from(["nodes", "ranks", "copies"]),
+    dispatch=st.sampled_from(sorted(WAYS)),
     split=st.sampled_from(["nearest", "even"]),
 )
 def test_no_placement_with_replicas_is_under_the_bound(
@@ -92,7 +91,7 @@ def test_no_placement_with_replicas_is_under_the_bound(
 ) -> None:
     ranks_per_node, experts, replicas, top_k = shape
     choices = routed(kind, seed, experts, top_k)
-    made, prices = layout(experts, ranks_per_node, replicas, split=split), Prices(dispatch=dispatch)
+    made, prices = layout(experts, ranks_per_node, replicas, split=split), WAYS[dispatch]
     counts = counted(choices, experts, 4096)
     found = [layer_metrics(targets_of(each, choices, made), made, prices, 4096) for each in with_copies(experts, made)]
     for proof in ("quick", "thorough"):
@@ -110,14 +109,14 @@ def test_no_placement_with_replicas_is_under_the_bound(
     shape=st.sampled_from(
         [([1, 1], 6, 2), ([1, 1, 1], 6, 3), ([2, 1], 6, 4), ([2, 2], 8, 2), ([2], 6, 3), ([3], 6, 2)]
     ),
-    dispatch=st.sampled_from(["copies", "ranks", "nodes"]),
+    dispatch=st.sampled_from(sorted(WAYS)),
 )
 def test_no_placement_is_under_the_thorough_bound(
     seed: int, kind: str, shape: tuple[list[int], int, int], dispatch: str
 ) -> None:
     ranks_per_node, experts, top_k = shape
     choices = routed(kind, seed, experts, top_k)
-    made, prices = layout(experts, ranks_per_node), Prices(dispatch=dispatch)
+    made, prices = layout(experts, ranks_per_node), WAYS[dispatch]
     found = layer_bound_s(counted(choices, experts, 4096), made, prices, None, "thorough")
     assert found <= optimum(np.ascontiguousarray(choices.T), made, prices) * (1 + 1e-9)
 

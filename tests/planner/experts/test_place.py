@@ -24,6 +24,13 @@ from meshwright.planner.experts.swaps import improved
 
 from .conftest import drawn
 
+WAYS = {
+    "copies": Prices(dispatch="copies"),
+    "ranks": Prices(dispatch="ranks"),
+    "nodes": Prices(dispatch="nodes"),
+    "nodes in turn": Prices(dispatch="nodes", turns=True),
+}
+
 
 def every_placement(made: Layout) -> Iterator[np.ndarray]:
     """Ranks [experts] of every way to fill the slots."""
@@ -44,10 +51,10 @@ def optimum(choices: np.ndarray, made: Layout, prices: Prices) -> float:
     return min(layer_metrics(ranks[choices.T], made, prices, 4096)["time_s"] for ranks in every_placement(made))
 
 
-@pytest.mark.parametrize("dispatch", ["copies", "ranks", "nodes"])
+@pytest.mark.parametrize("dispatch", WAYS)
 @pytest.mark.parametrize("ranks_per_node", [[2, 2], [1, 1], [3], [2, 1]])
 def test_few_experts_are_placed_best_and_the_proof_says_so(dispatch: str, ranks_per_node: list[int]) -> None:
-    prices = Prices(dispatch=dispatch)
+    prices = WAYS[dispatch]
     ranks = sum(ranks_per_node)
     experts = {2: 6, 3: 6, 4: 8}[ranks]
     choices = drawn(np.random.default_rng(3), 400, 2, experts, 3)
@@ -63,13 +70,13 @@ def test_few_experts_are_placed_best_and_the_proof_says_so(dispatch: str, ranks_
 @given(
     seed=st.integers(0, 10_000),
     shape=st.sampled_from([([1, 1], 6, 2), ([1, 1, 1], 6, 3), ([2, 1], 6, 4), ([2, 2], 8, 2), ([1, 1, 1], 6, 2)]),
-    dispatch=st.sampled_from(["copies", "ranks", "nodes"]),
+    dispatch=st.sampled_from(sorted(WAYS)),
 )
 def test_no_placement_is_under_the_bound(seed: int, shape: tuple[list[int], int, int], dispatch: str) -> None:
     ranks_per_node, experts, top_k = shape
     random = np.random.default_rng(seed)
     choices = drawn(random, int(random.integers(1, 60)), 1, experts, top_k)[:, 0]
-    made, prices = layout(experts, ranks_per_node), Prices(dispatch=dispatch)
+    made, prices = layout(experts, ranks_per_node), WAYS[dispatch]
     counts = counted(np.ascontiguousarray(choices.T), experts, 4096)
     assert layer_bound_s(counts, made, prices) <= optimum(choices, made, prices) * (1 + 1e-9)
 

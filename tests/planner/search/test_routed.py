@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 from meshwright.cli import app, main
 from meshwright.clusters.catalogue import load_cluster
 from meshwright.errors import InfeasibleError, InputError
+from meshwright.planner.contingency import contingency_plan
 from meshwright.planner.cost.dispatch import Visits
+from meshwright.planner.cost.sharding import Sharding
 from meshwright.planner.cost.step import price
 from meshwright.planner.experts.generator import generate
 from meshwright.planner.experts.routing import Routing
@@ -28,9 +30,11 @@ from meshwright.planner.pins import parse_pins
 from meshwright.planner.plan import Plan, load_plan
 from meshwright.planner.search import routed
 from meshwright.planner.search.choose import choose
+from meshwright.planner.search.contingency import with_contingency
 from meshwright.planner.search.objective import price_as
 from meshwright.planner.search.request import Request
 from meshwright.planner.search.search import find_plan
+from meshwright.planner.search.visits import prices_of
 from meshwright.planner.simulate.simulation import simulate
 from meshwright.runtime.checks import problems
 
@@ -263,3 +267,24 @@ def test_a_run_s_folder_is_read_by_its_routing(trace, tmp_path):
     found = json.loads(done.stdout)
     assert found["routing"]["held_out"] == "by time"
     assert len(found["placement"]["slots"]) == 16
+
+
+def test_what_is_held_for_lost_nodes_keeps_the_ep_group_that_its_routing_was_looked_at_for(trace):
+    """A plan file is edited by hand too: experts over other ranks would silently be priced as if routing were even."""
+    request = replace(ask(trace, "ep=8", "dispatch=ranks", "dispatch_chunks=1", "expert_replicas=0"), top=0)
+    ready = with_contingency(request, find_plan(request), 1)
+    held = ready.contingency[0]
+    assert contingency_plan(ready, held.lost).routing.ep == 8
+    mesh = (ready.model_dump(mode="json") | held.fields)["mesh"] | {"ep": 4}
+    edited = held.model_copy(update={"fields": held.fields | {"mesh": mesh}})
+    with pytest.raises(InputError, match="the plan's routing was looked at for ep=8") as caught:
+        contingency_plan(ready.model_copy(update={"contingency": (edited,)}), held.lost)
+    assert [problem.field for problem in caught.value.problems] == ["mesh.ep"]
+
+
+@pytest.mark.parametrize(("dispatch", "parts", "turns"), [("nodes", 1, True), ("nodes", 4, False), ("ranks", 1, False)])
+def test_placement_is_priced_with_the_links_as_the_step_uses_them(dispatch, parts, turns):
+    setting = ask(None).setting()
+    sharding = Sharding(ep=16, dispatch=dispatch, dispatch_chunks=parts)
+    found = prices_of(setting, sharding, setting.group(1, 16))
+    assert (found.dispatch, found.turns) == (dispatch, turns)
