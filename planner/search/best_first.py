@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 from ..configuration import Configuration, Mesh
 from ..cost.setting import Setting
-from ..cost.step import step_s
+from ..cost.step import steps_s
 from .objective import Priced, ValueOf, price_as
 from .request import Progress
 from .splits import MOST_SPLITS, is_bounded
@@ -140,7 +140,8 @@ class Search:
         if configuration in known:
             return
         self._seen.add(configuration)
-        if not always and self._value_of(configuration, step_s(self._setting, configuration)) >= self.best:
+        steps = () if always else steps_s(self._setting, configuration)
+        if any(self._value_of(configuration, each) >= self.best for each in steps):
             return  # played once; a price plays it again for its parts
         result = price_as(self._setting, configuration, self._value_of)
         self.priced.append(result)

@@ -34,6 +34,8 @@ from typing import NamedTuple
 from ..schedule import Schedule
 from ..schedule.passes import KINDS
 from ..schedule.program import GROUPS, PASS, slots
+from .card_use import transfers_meet
+from .carded import Seconds, play_carded, shares_cards
 from .data_stream import Collective, DataStreams
 from .shared import play_shared
 from .timeline import Span, Timeline, spans_of
@@ -128,6 +130,13 @@ def play(schedule: Schedule, work: Work) -> Played:
     size = slots(schedule)
     if any(pace > 1 for pace in work.pace) and not work.hides and not schedule.spread:
         return _play_shared(schedule, work, size)
+    if shares_cards(schedule, work):
+        return _play_carded(schedule, work, size)
+    return _play(schedule, work, size)
+
+
+def _play(schedule: Schedule, work: Work, size: int) -> Played:
+    """Where nothing meets on a card."""
     starts, ends, arrivals = [0.0] * size, [0.0] * size, [_ALWAYS_THERE] * size
     free = [0.0] * schedule.ranks
     hops = _hops(schedule, work)
@@ -161,6 +170,19 @@ def _play_shared(schedule: Schedule, work: Work, size: int) -> Played:
     shared = play_shared(schedule, work, _seconds(schedule, work), _hops(schedule, work), size)
     done = _reduced_late(work, list(shared.free_s), shared.log)
     return Played(shared.starts_s, shared.ends_s, shared.arrivals_s, shared.log, done, [])
+
+
+def _play_carded(schedule: Schedule, work: Work, size: int) -> Played:
+    """Most transfers meet nothing: the order of time is found only where some do."""
+    hops = _hops(schedule, work)
+    if not DataStreams(schedule, work).turns and not work.late_reduce_s:
+        played = _play(schedule, work, size)
+        if not transfers_meet(schedule, work, played.arrivals_s, hops):
+            return played
+    seconds = Seconds(_seconds(schedule, work), *_sent(schedule, work), hops)
+    found = play_carded(schedule, work, seconds, size)
+    passed = [Passed(*each) for each in found.passed]
+    return Played(found.starts_s, found.ends_s, found.arrivals_s, found.log, found.done_s, passed)
 
 
 def _done_s(work: Work, free: list[float], data: DataStreams) -> list[float]:
