@@ -27,7 +27,7 @@ def one_purpose(given: Mapping[str, Any]) -> None:
     purposes = [name for name in ("--diff", "--from-run", "--from-log") if name in written]
     if not purposes:
         needed = {"--cluster": "--from-log runs.csv", "RUN": "--from-run RUN"}
-        needed |= {} if "--model" in written else {name: "--model MODEL" for name in ("--seq-len", "--global-batch")}
+        needed |= {} if "--model" in written else dict.fromkeys(("--seq-len", "--global-batch"), "--model MODEL")
         wrong = [Problem(name, given[name], f"goes with {fix}", fix) for name, fix in needed.items() if name in written]
         if wrong:
             raise InputError("command line", wrong)

@@ -74,7 +74,7 @@ def read_run(path: Path) -> Run:
     if not path.is_dir():
         raise InputError.single(str(path), "run folder", None, "is not a folder", "the --run of a meshwright launch")
     plan = load_plan(path / "plan.yaml")
-    steps = _timed(_steps(path / "metrics.jsonl", plan), _launches(path / "events.jsonl"))
+    steps = _timed(*_steps(path / "metrics.jsonl", plan), _launches(path / "events.jsonl"))
     if not steps.count:
         rule = "holds no step that was measured under plan.yaml as it is now"
         raise InputError.single(str(path), "metrics.jsonl", None, rule, "let it train a few steps first")
@@ -102,25 +102,30 @@ def _is_of(plan: Plan, told: Mapping[str, Any]) -> bool:
     return predicted is None or predicted == plan.predicted.step_time_s
 
 
-def _steps(path: Path, plan: Plan) -> list[tuple[int, float]]:
-    """The logged steps of a plan: their numbers, and the mean seconds of the steps since the line before. Raises
-    InputError with every line that is none, but for the last: a run that died may have left half of it."""
+def _steps(path: Path, plan: Plan) -> tuple[list[tuple[int, float]], int]:
+    """The logged steps of a plan: their numbers, and the mean seconds of the steps since the line before; and the last
+    step of another plan before them. Raises InputError with every line that is none, but for the last: a run that died
+    may have left half of it."""
     if not path.exists():
         raise InputError.single(str(path), "metrics.jsonl", None, "is not there", "a folder that a run has trained in")
-    found, problems, lines = [], list[Problem](), path.read_text(errors="replace").splitlines()
+    found, before, problems = [], 0, list[Problem]()
+    lines = path.read_text(errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
             told = json.loads(line)
             seconds, step = told["step_time_s"], told.get("step", number)
             if not _is_number(seconds) or seconds <= 0 or not _is_number(step):
                 raise ValueError
-            found += [(int(step), float(seconds))] if _is_of(plan, told) else []
+            if _is_of(plan, told):
+                found.append((int(step), float(seconds)))
+            else:
+                found, before = [], int(step)
         except (AttributeError, ValueError, KeyError, TypeError):
             if number < len(lines):
                 problems.append(Problem(f"metrics.jsonl line {number}", line[:40], "holds no step_time_s above 0"))
     if problems:
         raise InputError(str(path), problems)
-    return found
+    return found, before
 
 
 def _launches(path: Path) -> set[int]:
@@ -135,11 +140,12 @@ def _launches(path: Path) -> set[int]:
     return found
 
 
-def _timed(lines: Sequence[tuple[int, float]], launches: Collection[int]) -> _Steps:
-    """A line counts as often as it has steps, and not at all where one of them was warming up."""
+def _timed(lines: Sequence[tuple[int, float]], first: int, launches: Collection[int]) -> _Steps:
+    """A line counts as often as it has steps, and not at all where one of them was warming up. `first`: what stands
+    before the lines."""
     if not lines:
         return _Steps([], 0, 0)
-    first = lines[0][0] - 1
+    first = max(first, *(each for each in launches if each < lines[0][0]))
     starts = sorted({first, *(each for each in launches if first <= each < lines[-1][0])})
     timed_s, count, before = list[float](), 0, first
     for step, seconds in lines:

@@ -13,9 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from .card import Cards, Clock, Event, Flow
 from .card_use import CardUse
-from .data_stream import DataStreams
-
-_ROUNDING = 1e-12
+from .data_stream import Collective, DataStreams
 
 
 @dataclass(slots=True)
@@ -30,7 +28,6 @@ class Stream:
     idle: Event
     _queue: deque[int] = field(default_factory=deque)  # places in the log; the first is waited for, or on its way
     _flow: Flow | None = None
-    _end_s: float = 0.0  # of the flow, as far as `data` knows
 
     @property
     def is_busy(self) -> bool:
@@ -47,15 +44,18 @@ class Stream:
             self._first(now_s)
 
     def tell(self) -> None:
-        """Let an action that is about to begin know how late collectives are by now."""
-        if self._flow is not None:
-            self._ends_at(self._flow.end_s)
-
-    def _ends_at(self, end_s: float) -> None:
-        late_s = end_s - self._end_s
-        if abs(late_s) > _ROUNDING * end_s:
-            self.data.delay(self.rank, self._end_s, late_s)
-            self._end_s = end_s
+        """Let an action that is about to begin know when what is on its way, and what follows that, will be over."""
+        if self._flow is None:
+            return
+        end_s, log = self._flow.end_s, self.data.log
+        for number, place in enumerate(self._queue):
+            planned = log[place]
+            if number:
+                begin_s = max(end_s, planned.start_s)
+                end_s = begin_s + self._seconds(planned, begin_s)
+            if planned.slot is None:
+                self.data.gathered(planned.stage, self.rank, end_s)
+        self.data.free_s[self.rank] = end_s
 
     def _first(self, now_s: float) -> None:
         start_s = self.data.log[self._queue[0]].start_s
@@ -64,21 +64,22 @@ class Stream:
         else:
             self._begin(None, now_s)
 
+    def _seconds(self, planned: Collective, begin_s: float) -> float:
+        """As long as its compute takes from there on, and no less than it takes at its own pace."""
+        return max(self.data.seconds_of(planned), planned.end_s - begin_s)
+
     def _begin(self, _: object, now_s: float) -> None:
         planned = self.data.log[self._queue[0]]
-        busy_s = self.data.seconds_of(planned)
-        seconds = max(busy_s, planned.end_s - now_s)
-        takes = self.use.of_data(self.rank, min(1.0, busy_s / seconds))
-        self._flow, self._end_s = Flow(seconds, takes, self._done, now_s), planned.end_s
+        seconds = self._seconds(planned, now_s)
+        takes = self.use.of_data(self.rank, min(1.0, self.data.seconds_of(planned) / seconds))
+        self._flow = Flow(seconds, takes, self._done, now_s)
         self.cards.begin(self._flow, now_s)
 
     def _done(self, begin_s: float, now_s: float) -> None:
-        place = self._queue.popleft()
-        self._ends_at(now_s)
-        self._flow = None
-        planned = self.data.log[place]
-        if now_s > planned.end_s:
-            self.data.log[place] = replace(planned, start_s=begin_s, end_s=now_s)
+        self.tell()
+        place, self._flow = self._queue.popleft(), None
+        if now_s > self.data.log[place].end_s:
+            self.data.log[place] = replace(self.data.log[place], start_s=begin_s, end_s=now_s)
         if self._queue:
             self._first(now_s)
         else:

@@ -8,7 +8,6 @@ from ..schedule import BACKWARD, FIRST_FORWARD, FORWARD, GRADIENT, HALF, LAST_BA
 from .beside import Ran, gathered_and_reduced, gathered_before, gathered_beside, reduced_beside, slowed
 from .work import Work
 
-_ROUNDING = 1e-12
 Interval = tuple[float, float, float]
 """When an action begins and ends, and when its rank is free again."""
 
@@ -34,7 +33,7 @@ class DataStreams:
     def __init__(self, schedule: Schedule, work: Work):
         nothing = (0.0,) * schedule.stages
         slow = work.slow.data or (1.0,) * schedule.ranks
-        self._places = ranks = schedule.places
+        ranks = schedule.places
         self.gather_s = [each * slow[rank] for each, rank in zip(work.gather_s or nothing, ranks, strict=True)]
         self.reduce_s = [each * slow[rank] for each, rank in zip(work.reduce_s or nothing, ranks, strict=True)]
         self.pieces = work.pieces or (1,) * schedule.stages
@@ -53,15 +52,9 @@ class DataStreams:
         stage, name = collective.stage, collective.name
         return ("gather" in name) * self.gather_s[stage] + ("reduce" in name) * self.reduce_s[stage]
 
-    def delay(self, rank: int, planned_s: float, late_s: float) -> None:
-        """What was to end at `planned_s` on a rank ends so much later, and so will all that follows it."""
-        planned_s *= 1 - _ROUNDING
-        self.free_s[rank] += late_s
-        if self._until_s[rank] >= planned_s:
-            self._until_s[rank] += late_s
-        for stage, holder in enumerate(self._places):
-            if holder == rank and self._gathered_s[stage] >= planned_s:
-                self._gathered_s[stage] += late_s
+    def gathered(self, stage: int, rank: int, end_s: float) -> None:
+        """The weights of a stage that are gathered ahead are there at another time; the last of a rank's comes last."""
+        self._gathered_s[stage] = self._until_s[rank] = end_s
 
     def _turns(self) -> int:
         if not any(self.gather_s) and not any(self.reduce_s):

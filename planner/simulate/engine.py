@@ -6,6 +6,8 @@ What is modelled, exactly:
   backward in two halves sends its result after the first, the input gradient.
 - Pipeline transfers. A link to another rank carries one transfer at a time in each direction, in the order in
   which they become ready, and leaves both ranks free.
+- Network cards (`Work.cards`). What goes over a rank's card at the same time and in the same direction shares it, from
+  or to both neighbours and with the rank's collectives: `carded.py`. What never meets takes what it takes alone.
 - Data parallelism. One stream a rank: collectives in order, one at a time, layer by layer beside the compute of an
   action (`beside.py` has the exact ends). ZeRO 0 and 1: a rank gathers its stages from the start of the step, in the
   order of their first forwards, and reduces each beside the last backward (or weight gradient) of it. ZeRO 2 reduces in
@@ -17,11 +19,13 @@ What is modelled, exactly:
 - Late reductions (frameworks that do not overlap them) follow a rank's last backward.
 - Passes of a spread vocabulary. A rank computes them in their places (`schedule/passes.py`); what they need from other
   ranks, and what these need of them, is on its way for some time that nothing else shares.
-- Ranks that share cores (`pace`): `shared.py`, where one that computes while others wait is faster.
+- Ranks that share cores (`pace`): `shared.py`, where one that computes while others wait is faster. They are workers of
+  one machine: cards are not shared there.
 - After the pipeline. The sum of tied embeddings follows the reductions of the first and the last rank. The norm of all
   gradients is a barrier; then each rank runs its optimizer, then its offload transfers. The step ends with the last.
 
-Deterministic: one pass over the schedule's own executable order, so that no event queue is needed.
+Deterministic: one pass over the schedule's own executable order, so that no event queue is needed; where cards are
+shared, events in the order of time, of equal times in the order in which they were found.
 """
 
 from __future__ import annotations
