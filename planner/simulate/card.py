@@ -49,10 +49,9 @@ class Flow:
         self.left_s, self.takes, self.done, self.thing = seconds, takes, done, thing
         self.pace, self.since_s, self.turn = 0.0, 0.0, 0
 
-    @property
-    def end_s(self) -> float:
-        """When it is there if nothing comes or goes."""
-        return self.since_s + max(0.0, self.left_s) / self.pace
+    def end_s(self, now_s: float) -> float:
+        """When it is there if it has all that it takes from now on."""
+        return now_s + max(0.0, self.left_s - self.pace * (now_s - self.since_s))
 
 
 Direction = list[tuple[Flow, float]]

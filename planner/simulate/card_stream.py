@@ -43,11 +43,12 @@ class Stream:
         if self._queue and not was_busy:
             self._first(now_s)
 
-    def tell(self) -> None:
-        """Let an action that is about to begin know when what is on its way, and what follows that, will be over."""
+    def tell(self, now_s: float) -> None:
+        """Let an action that is about to begin know when what is on its way, and what follows that, will be over, if no
+        other traffic makes it later still: transfers are short."""
         if self._flow is None:
             return
-        end_s, log = self._flow.end_s, self.data.log
+        end_s, log = self._flow.end_s(now_s), self.data.log
         for number, place in enumerate(self._queue):
             planned = log[place]
             if number:
@@ -76,7 +77,7 @@ class Stream:
         self.cards.begin(self._flow, now_s)
 
     def _done(self, begin_s: float, now_s: float) -> None:
-        self.tell()
+        self.tell(now_s)
         place, self._flow = self._queue.popleft(), None
         if now_s > self.data.log[place].end_s:
             self.data.log[place] = replace(self.data.log[place], start_s=begin_s, end_s=now_s)

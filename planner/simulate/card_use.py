@@ -49,6 +49,8 @@ def transfers_meet(schedule: Schedule, work: Work, arrivals_s: Sequence[float], 
     """Whether two transfers want one direction of a card at once, by when each would arrive if none shared it."""
     use = card_use(schedule, work)
     steps = [(step.slot, step.link) for step in schedule.program if use.of_link[step.link] and hops[step.link]]
+    if not steps:
+        return False
     slots, links = (np.array(each, dtype=np.intp) for each in zip(*steps, strict=True))
     ends = np.asarray(arrivals_s)[slots]
     begins = ends - np.asarray(hops)[links]

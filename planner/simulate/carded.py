@@ -137,7 +137,7 @@ class _Player:
         else:
             if step.turn & self._turns:
                 stage, known = step.group % self._stages, len(self._found.log)
-                self._streams[rank].tell()
+                self._streams[rank].tell(now_s)
                 begin_s, end_s, _ = self._data.act(step.turn, step.slot, stage, rank, seconds, now_s, now_s)
                 self._streams[rank].follow(known, now_s)
             self._found.starts_s[step.slot] = begin_s

@@ -158,6 +158,22 @@ def test_a_rank_in_the_middle_sends_both_ways_at_its_own_pace() -> None:
     assert found.makespan_s > makespan(one_forward_one_backward(3, 4), replace(work, cards=None))
 
 
+def test_a_border_that_nothing_crosses() -> None:
+    """Cards are taken only between the last rank and the first, where 1F1B sends nothing."""
+    cards = CardShares(borders=((0.0, 0.0), (1.0, 1.0)))
+    work = Work((1.0, 1.0), (1.0, 1.0), 0.5)
+    assert makespan(gpipe(2, 3), replace(work, cards=cards)) == makespan(gpipe(2, 3), work)
+
+
+def test_short_traffic_does_not_make_a_long_gather_look_slow_for_good() -> None:
+    """Rank 1 gathers for 10 s; two messages of 0.1 s cross it one behind the other, the second still on its way when the
+    forward begins that waits for the weights."""
+    work = Work((1.0, 1.0), (1.0, 1.0), 0.1, gather_s=(0.0, 10.0), pieces=(1, 1), cards=all_of_it(2, 1.0))
+    work = replace(work, forward_s=(0.05, 1.0))
+    begins = {str(span.action): span.start_s for span in run(gpipe(2, 4), work).of("compute")}
+    assert 10.0 < begins["F s1 m0"] <= 10.0 + 4 * 0.1
+
+
 @pytest.mark.parametrize("cards", [CardShares(borders=((1.0, 1.1),) * 2), CardShares(data=(-0.1, 0.0))])
 def test_shares_are_shares(cards: CardShares) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
