@@ -166,7 +166,7 @@ def test_a_border_that_nothing_crosses() -> None:
 
 
 def test_short_traffic_does_not_make_a_long_gather_look_slow_for_good() -> None:
-    """Rank 1 gathers for 10 s; two messages of 0.1 s cross it one behind the other, the second still on its way when the
+    """Rank 1 gathers for 10 s; messages of 0.1 s cross it one behind the other, the second still on its way when the
     forward begins that waits for the weights."""
     work = Work((1.0, 1.0), (1.0, 1.0), 0.1, gather_s=(0.0, 10.0), pieces=(1, 1), cards=all_of_it(2, 1.0))
     work = replace(work, forward_s=(0.05, 1.0))
