@@ -17,6 +17,9 @@ import torch
 from .links_group import Group
 from .links_shapes import Ranks, rounds, without_dead
 
+_TRIES = 4
+"""How often gloo tries to connect, each time for as long as an operation may take."""
+
 
 class Alone(Exception):
     """The others went on without this worker, or nobody answers."""
@@ -31,10 +34,10 @@ class Peers:
         self._meetings = 0
         self._all = self._whole()
 
-    def group(self, name: str, ranks: Ranks) -> Group:
+    def group(self, name: str, ranks: Ranks, limit_s: float | None = None) -> Group:
         """A new group of some of them; only they call this, and `name` stands for no other group of these ranks."""
         name = f"{self._meetings}/{name}/{'-'.join(map(str, ranks))}"
-        return Group(self.store, name, ranks, self.rank, self.device, self.limit_s)
+        return Group(self.store, name, ranks, self.rank, self.device, limit_s or self.limit_s)
 
     def together(self) -> None:
         """Return when all are here. Raises RuntimeError where somebody is not."""
@@ -78,7 +81,7 @@ class Peers:
 
     def _reaches(self, name: str, own: Ranks) -> bool:
         try:
-            self.group(name, own).together()
+            self.group(name, own, self.limit_s / _TRIES).together()
         except RuntimeError:
             return False
         return True
@@ -87,7 +90,7 @@ class Peers:
         """What all of them write under a name, in their order. Raises RuntimeError where somebody does not."""
         self.store.set(self._key(name, self.rank), own)
         keys = [self._key(name, rank) for rank in ranks]
-        self.store.wait(keys, timedelta(seconds=4 * self.limit_s))
+        self.store.wait(keys, timedelta(seconds=8 * self.limit_s))
         return [self.store.get(key).decode() for key in keys]
 
     def only(self, ranks: Sequence[int]) -> None:
