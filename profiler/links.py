@@ -148,12 +148,23 @@ def _pairs(
     """`typical`: the median where the pairs of a round share a path."""
     ask = partial(measure_pairs, turn.peers, what, tournament, budget_s, typical)
     found = turn(what, ask, {"pairs": [], "dead": {}})
-    for pair, why in found["dead"].items():
-        a, b = map(int, pair.split("-"))
-        turn.seen.dead.append([a, b])
-        turn.seen.notes.append(f"the link between workers {a} and {b}: {why}")
+    _note_dead(turn.seen, found["dead"])
     rows: list[list[float]] = found["pairs"]
-    return rows
+    if not found.get("again"):
+        return rows
+    left = [tuple(pair for pair in pairs if set(pair) <= set(turn.peers.ranks)) for pairs in tournament]
+    what += " again"
+    found = turn(what, partial(measure_pairs, turn.peers, what, left, budget_s, typical), {"pairs": [], "dead": {}})
+    _note_dead(turn.seen, found["dead"])
+    newer = {tuple(row[:2]) for row in found["pairs"]}
+    return [*(row for row in rows if tuple(row[:2]) not in newer), *found["pairs"]]
+
+
+def _note_dead(seen: Seen, dead: dict[str, str]) -> None:
+    for pair, why in dead.items():
+        a, b = map(int, pair.split("-"))
+        seen.dead.append([a, b])
+        seen.notes.append(f"the link between workers {a} and {b}: {why}")
 
 
 def _hosts(seen: Seen, peers: Peers) -> list[Ranks]:

@@ -41,10 +41,34 @@ def measure_pairs(
 ) -> dict[str, Any]:
     """`pairs` of which this worker is the first (rows of `Pair`), and those that do not answer with what the library
     says, `dead`: {"0-3": ...}. All pairs of a round are busy at once, so that each gets what it has while others use
-    theirs. Raises RuntimeError where a worker does not come back.
+    theirs. Raises Interrupted with what there is by then where a worker does not come back.
     """
     found: list[list[float]] = []
     dead: dict[str, str] = {}
+    try:
+        _measure_all(peers, name, tournament, budget_s, typical, found, dead)
+    except RuntimeError as error:
+        raise Interrupted(first_line(error), {"pairs": found, "dead": dead, "again": True}) from error
+    return {"pairs": found, "dead": dead}
+
+
+class Interrupted(RuntimeError):
+    """A worker is gone; `rows`: what `measure_pairs` has until then, and that it is to be measured again."""
+
+    def __init__(self, words: str, rows: dict[str, Any]) -> None:
+        super().__init__(words)
+        self.rows = rows
+
+
+def _measure_all(
+    peers: Peers,
+    name: str,
+    tournament: Sequence[Sequence[tuple[int, int]]],
+    budget_s: float,
+    typical: Typical,
+    found: list[list[float]],
+    dead: dict[str, str],
+) -> None:
     for number, pairs in enumerate(tournament):
         own = next((pair for pair in pairs if peers.rank in pair), None)
         peers.together()
@@ -58,7 +82,6 @@ def measure_pairs(
         if peers.rank == pair.a:
             found.append(pair.row())
     peers.together()
-    return {"pairs": found, "dead": dead}
 
 
 def _measured(peers: Peers, own: tuple[int, int], name: str, budget_s: float, typical: Typical) -> Pair:
