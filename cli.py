@@ -44,6 +44,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command(epilog="Example: meshwright profile --budget 60s --out this-machine.yaml")
 def profile(
+    context: typer.Context,
     runs: options.MoreRuns = None,
     workers: options.Workers = None,
     budget: options.Budget = "20s",
@@ -61,9 +62,7 @@ def profile(
     """Measure this machine (all nodes under torchrun) and write a cluster file; or compare two; or learn from runs."""
     from . import profile_verb, profiling
 
-    given: dict[str, Any] = {"--workers": workers is not None, "--model": model, "--folder": folder, "--diff": diff}
-    given |= {"--out": out, "--from-run": from_run, "--from-log": from_log, "--cluster": cluster, "RUN": runs}
-    profiling.one_purpose(given)
+    profiling.one_purpose(options.written(context))
     if diff:
         shown: profile_verb.Shown | None = profile_verb.compare(*diff)
     elif from_run or from_log:
@@ -224,17 +223,14 @@ def _one_subject(context: typer.Context) -> None:
     """PLAN or --against, and beside the latter nothing that is about a plan. Raises InputError."""
     from .errors import Problem
 
-    params = {param.name or "": param for param in context.command.params}
-    sources = {name: context.get_parameter_source(name) for name in params}
-    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-    if not given & {"plan", "against"}:
+    given = options.written(context)
+    if not given.keys() & {"PLAN", "--against"}:
         rule, fix = "is required", "a plan file, or --against with a CSV file of measured runs"
         raise InputError.single("command line", "PLAN", None, rule, fix)
-    foreign = [name for name in params if name in given - {"against", "picture", "report", "json"}]
-    if "against" in given and foreign:
+    foreign = [name for name in given if name not in ("--against", "--picture", "--report", "--json")]
+    if "--against" in given and foreign:
         rule = "is about one plan, and --against is about every run of its file"
-        names = ["PLAN" if name == "plan" else params[name].opts[0] for name in foreign]
-        raise InputError("command line", [Problem(name, None, rule, "leave it out") for name in names])
+        raise InputError("command line", [Problem(name, None, rule, "leave it out") for name in foreign])
 
 
 def _compare(runs: Path, picture: Path | None, report: Path | None, json: bool) -> None:

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+
+def written(context: typer.Context) -> dict[str, Any]:
+    """What was given on the command line, defaults left out: by option, or by the name of an argument (`RUN`)."""
+    found = {}
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            name = param.opts[0] if param.param_type_name == "option" else (param.name or "").upper().removesuffix("S")
+            found[name] = context.params.get(param.name or "")
+    return found
 
 
 class PrecisionOption(StrEnum):

@@ -21,12 +21,13 @@ INTERRUPTED = "interrupted"
 def one_purpose(given: Mapping[str, Any]) -> None:
     """Raises InputError where options of measuring, comparing and learning stand beside each other.
 
-    `given`: options as written, with what they hold; those that were not given are None or empty.
+    `given`: options as written, with what they hold.
     """
-    written = [name for name, value in given.items() if value]
+    written = list(given)
     purposes = [name for name in ("--diff", "--from-run", "--from-log") if name in written]
     if not purposes:
         needed = {"--cluster": "--from-log runs.csv", "RUN": "--from-run RUN"}
+        needed |= {} if "--model" in written else dict.fromkeys(("--seq-len", "--global-batch"), "--model MODEL")
         wrong = [Problem(name, given[name], f"goes with {fix}", fix) for name, fix in needed.items() if name in written]
         if wrong:
             raise InputError("command line", wrong)

@@ -112,6 +112,11 @@ class Mapped:
         pairs = {(where[a], where[b]): (a, b) for a, b in _border(stage_ranks, stage, there)}
         return worst(self.point_to_point(a, b) for a, b in pairs.values())
 
+    def card(self, ranks: range) -> Path | None:
+        """The slowest card of those of these ranks' nodes."""
+        networks = (self.wiring.nodes[node].network for node in sorted(set(self.nodes[ranks.start : ranks.stop])))
+        return _worst_of(networks)
+
     @cached_property
     def _is_alike_inside_nodes(self) -> bool:
         """Whether it does not matter which of a node's devices a rank has."""

@@ -137,6 +137,15 @@ class Topology:
         link = self._link_path(here.group, there.group, self._pairs(here.group, there.group, abs(a - b)))
         return worst([self._network(here.group), self._network(there.group), link])
 
+    def card(self, ranks: range) -> Path | None:
+        """What the slowest of these ranks sends at once over its part of its node's cards; None without any."""
+        self._inside(ranks.start, ranks.stop - 1)
+        if self._mapped is not None:
+            return self._mapped.card(ranks)
+        first, last = (bisect_right(self._first, rank) - 1 for rank in (ranks.start, ranks.stop - 1))
+        cards = [path for path in self._outer[first : last + 1] if path is not None]
+        return worst(cards) if cards else None
+
     def used(self, devices: int) -> list[tuple[NodeGroup, int]]:
         """How many of the first `devices` ranks lie on each run of devices of one node group."""
         runs = zip(self.sites, pairwise(self.edges), strict=True)

@@ -6,6 +6,7 @@ left out from then on: what it measured stays in its own records.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import timedelta
 from time import monotonic
@@ -14,7 +15,10 @@ from typing import Any
 import torch
 
 from .links_group import Group
-from .links_shapes import Ranks
+from .links_shapes import Ranks, rounds, without_dead
+
+_TRIES = 4
+"""How often gloo tries to connect, each time for as long as an operation may take."""
 
 
 class Alone(Exception):
@@ -30,10 +34,10 @@ class Peers:
         self._meetings = 0
         self._all = self._whole()
 
-    def group(self, name: str, ranks: Ranks) -> Group:
+    def group(self, name: str, ranks: Ranks, limit_s: float | None = None) -> Group:
         """A new group of some of them; only they call this, and `name` stands for no other group of these ranks."""
         name = f"{self._meetings}/{name}/{'-'.join(map(str, ranks))}"
-        return Group(self.store, name, ranks, self.rank, self.device, self.limit_s)
+        return Group(self.store, name, ranks, self.rank, self.device, limit_s or self.limit_s)
 
     def together(self) -> None:
         """Return when all are here. Raises RuntimeError where somebody is not."""
@@ -50,7 +54,8 @@ class Peers:
         return {rank: self.store.get(self._key(name, rank)).decode() for rank in self.ranks}
 
     def meet(self) -> Ranks:
-        """After something failed: who is still here, by the word of the first that is. Raises Alone."""
+        """After something failed: who is still here, by the word of the first that is, and reaches all others that are.
+        Raises Alone."""
         self._meetings += 1
         self.store.set(self._key("here", self.rank), "")
         until_s = monotonic() + 4 * self.limit_s  # all may be as late as the longest operation
@@ -59,8 +64,34 @@ class Peers:
             self.store.set(self._key("go", 0), ",".join(map(str, here)))
         if not self._waits(self._key("go", 0), until_s + 4 * self.limit_s):
             raise Alone("nobody else answers")
-        self._go_on(tuple(map(int, self.store.get(self._key("go", 0)).decode().split(","))))
+        said = tuple(map(int, self.store.get(self._key("go", 0)).decode().split(",")))
+        self._go_on(self._joined(said) if self.rank in said else said)
         return self.ranks
+
+    def _joined(self, here: Ranks) -> Ranks:
+        """Those of which every two reach each other: a link may be gone between two that are both here."""
+        dead = []
+        for number, pairs in enumerate(rounds(here)):
+            own = next((pair for pair in pairs if self.rank in pair), None)
+            if own is not None and not self._reaches(f"try {number}", own):
+                dead.append(own)
+            self._written(f"tried {number}", here, "")
+        told = self._written("dead", here, json.dumps(dead))
+        return tuple(without_dead(here, [(a, b) for text in told for a, b in json.loads(text)]))
+
+    def _reaches(self, name: str, own: Ranks) -> bool:
+        try:
+            self.group(name, own, self.limit_s / _TRIES).together()
+        except RuntimeError:
+            return False
+        return True
+
+    def _written(self, name: str, ranks: Ranks, own: str) -> list[str]:
+        """What all of them write under a name, in their order. Raises RuntimeError where somebody does not."""
+        self.store.set(self._key(name, self.rank), own)
+        keys = [self._key(name, rank) for rank in ranks]
+        self.store.wait(keys, timedelta(seconds=8 * self.limit_s))
+        return [self.store.get(key).decode() for key in keys]
 
     def only(self, ranks: Sequence[int]) -> None:
         """Go on with some of them, on which all agree. Raises Alone."""

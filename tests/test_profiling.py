@@ -47,6 +47,11 @@ def test_two_files_are_compared(tmp_path):
         ({"--from-run": ["a"], "RUN": ["b"]}, []),
         ({"--from-log": "l", "RUN": ["b"]}, ["RUN"]),
         ({"RUN": ["b"]}, ["RUN"]),
+        ({"--diff": ("a", "b"), "--budget": "20s", "--seq-len": 4096}, ["--budget", "--seq-len"]),
+        ({"--from-run": ["r"], "--global-batch": 256}, ["--global-batch"]),
+        ({"--from-log": "l", "--budget": "20s"}, ["--budget"]),
+        ({"--seq-len": 64, "--global-batch": 8}, ["--seq-len", "--global-batch"]),
+        ({"--seq-len": 64, "--global-batch": 8, "--model": "m", "--budget": "20s"}, []),
     ],
 )
 def test_one_purpose_at_a_time(given, names):
@@ -101,3 +106,10 @@ def test_exit_codes_and_json_of_wrong_input(tmp_path):
     done = profile("--workers", 0, "--json")
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"]["problems"][0]["field"] == "--workers"
+
+
+def test_options_that_say_what_the_default_says_are_refused_too(tmp_path):
+    """What counts is what stands on the command line."""
+    done = profile("--from-run", tmp_path, "--budget", "20s", "--workers", 0, "--json")
+    assert done.returncode == 2
+    assert [each["field"] for each in json.loads(done.stdout)["error"]["problems"]] == ["--workers", "--budget"]

@@ -19,7 +19,7 @@ from ..simulate.engine import play
 from ..simulate.work import Work
 from .replica import replicas
 from .setting import Setting
-from .step import work_of
+from .step import bare_work_of
 
 _ROUNDING = 1 - 1e-12
 """Sums are in another order than the interpreter's."""
@@ -28,7 +28,7 @@ _PLAYED = 3
 
 def lower_bound_s(setting: Setting, configuration: Configuration) -> float:
     """Seconds that the step takes at least: never more than `price` says."""
-    return max(work_bound_s(asked, work_of(seen, asked)) for seen, asked in replicas(setting, configuration))
+    return max(work_bound_s(asked, bare_work_of(seen, asked)) for seen, asked in replicas(setting, configuration))
 
 
 def work_bound_s(configuration: Configuration, work: Work) -> float:

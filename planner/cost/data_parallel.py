@@ -164,7 +164,7 @@ def _collectives_s(setting: Setting, configuration: Configuration, held: Held, l
     gather = _over_data(setting, configuration, held, element, all_gather_s, layers) if zero else 0.0
     collective = reduce_scatter_s if zero else all_reduce_s
     if setting.job.compress == "none":
-        reduction = _over_data(setting, configuration, held, _wire_bytes(setting), collective, layers)
+        reduction = _over_data(setting, configuration, held, wire_bytes(setting), collective, layers)
     else:
         reduction = compressed.beside_s(setting, configuration, held, layers)
     link = 0.0
@@ -179,7 +179,7 @@ def _copies_s(setting: Setting, configuration: Configuration, held: Held) -> flo
     if copies == 1 or configuration.zero == 0:
         return 0.0
     between = setting.group(configuration.mesh.tp * size, copies)
-    return all_reduce_s(between, _wire_bytes(setting) * held.dense / size) * setting.execution.network
+    return all_reduce_s(between, wire_bytes(setting) * held.dense / size) * setting.execution.network
 
 
 def _with_compressed(
@@ -215,7 +215,7 @@ def replicas_s(setting: Setting, configuration: Configuration, expert: float) ->
     return point_to_point_s(path, sent / shared) * setting.execution.network
 
 
-def _wire_bytes(setting: Setting) -> int:
+def wire_bytes(setting: Setting) -> int:
     """Of a gradient on its way: whole in fp32, else as the framework sends it, or else accumulates it."""
     framework = setting.framework
     if setting.job.precision == "fp32":

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
+from ...clusters.topology import Path
 from ..configuration import Configuration, Recompute
 from ..simulate.work import Work
 from .balance import counts_s
@@ -197,12 +198,16 @@ def borders(setting: Setting, configuration: Configuration) -> tuple[float, ...]
 
 
 def _transfers_s(setting: Setting, configuration: Configuration) -> list[float]:
-    mesh, sharding = configuration.mesh, sharding_of(configuration)
+    mesh = configuration.mesh
     if mesh.pp == 1:
         return []
+    paths = setting.borders(mesh.dp * mesh.cp * mesh.tp, mesh.pp)
+    return [border_s(setting, configuration, path) for path in paths]
+
+
+def border_s(setting: Setting, configuration: Configuration, path: Path) -> float:
+    """One microbatch's activations over the path of a border."""
+    mesh, sharding = configuration.mesh, sharding_of(configuration)
     inner = ALONE if configuration.sp else setting.group(1, mesh.tp)
     tokens, hidden = sharding.tokens(setting.job.seq_len), setting.architecture.hidden
-    return [
-        pipeline_transfer_s(path, tokens, hidden, setting.element_bytes, mesh.tp, inner)
-        for path in setting.borders(mesh.dp * mesh.cp * mesh.tp, mesh.pp)
-    ]
+    return pipeline_transfer_s(path, tokens, hidden, setting.element_bytes, mesh.tp, inner)

@@ -7,7 +7,7 @@ The event interpreter plays the whole step over the schedule itself; `bound.py` 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from ..configuration import Configuration, Module
@@ -15,10 +15,12 @@ from ..frameworks.framework import Spread
 from ..model import Layer, Mlp, Moe
 from ..plan import Breakdown, Prediction
 from ..schedule import build
+from ..simulate.carded import shares_cards
 from ..simulate.engine import StepTime, busy_s, step_time, total_s
 from ..simulate.work import Slowness, Work
 from .balance import counts_s
 from .blocks import ModelCosts
+from .cards import card_shares
 from .data_parallel import with_data_parallelism
 from .footprint import Peak, fits_host, peaks, worst_routing_bytes
 from .replica import Replica, replicas
@@ -31,12 +33,31 @@ MEASURED = Spread(low=0.9, high=1.25)
 
 def work_of(setting: Setting, configuration: Configuration) -> Work:
     """Everything that a step of a configuration asks of its ranks."""
+    return with_cards(setting, configuration, bare_work_of(setting, configuration))
+
+
+def with_cards(setting: Setting, configuration: Configuration, work: Work) -> Work:
+    """The same work, with what it takes of network cards."""
+    return replace(work, cards=card_shares(setting, configuration))
+
+
+def bare_work_of(setting: Setting, configuration: Configuration) -> Work:
+    """The same, if nothing shared a card: no step takes less."""
     return with_data_parallelism(setting, configuration, stage_times(setting, configuration))
 
 
 def step_s(setting: Setting, configuration: Configuration) -> float:
     """Seconds of a step alone."""
     return max(total_s(build(asked), work_of(seen, asked)) for seen, asked in replicas(setting, configuration))
+
+
+def steps_s(setting: Setting, configuration: Configuration, bare: Work) -> Iterator[float]:
+    """Seconds of a step whose bare work is known, behind what it takes if nothing shares a card, where that is another:
+    it is no more, and played in a tenth of the time."""
+    schedule, work = build(configuration), with_cards(setting, configuration, bare)
+    if shares_cards(schedule, work):
+        yield total_s(schedule, bare)
+    yield total_s(schedule, work)
 
 
 def slowest_replica(setting: Setting, configuration: Configuration) -> Replica:

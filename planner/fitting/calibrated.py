@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...clusters.schema import Cluster
@@ -15,7 +15,8 @@ from .rows import Found
 @dataclass(frozen=True, slots=True)
 class Calibrated:
     """Where nothing moved `why` says so; then `cluster` is as it was, but for an earlier adjustment that these runs, if
-    enough to tell, do not ask for: `dropped`. `used` names the runs in the order of `fit`."""
+    enough to tell, do not ask for: `dropped`. `used` names the runs in the order of `fit`; `steps`: how many steps of
+    them there are, and were timed, where that is known."""
 
     cluster: Cluster
     dropped: bool
@@ -23,6 +24,7 @@ class Calibrated:
     used: tuple[str, ...]
     refused: Mapping[str, str]
     fit: Fit
+    steps: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def moved(self) -> dict[str, float]:
@@ -42,7 +44,7 @@ def calibrate(found: Found, *, source: str, date: str) -> Calibrated:
     earlier, told = found.cluster.adjustment, made.adjustment is not None or made.is_judged
     cluster = found.cluster.model_copy(update={"adjustment": made.adjustment if told else earlier})
     dropped = earlier is not None and cluster.adjustment is None
-    return Calibrated(cluster, dropped, found.framework, names, found.refused, made)
+    return Calibrated(cluster, dropped, found.framework, names, found.refused, made, found.steps)
 
 
 def calibrated_json(found: Calibrated) -> dict[str, Any]:
@@ -56,10 +58,17 @@ def calibrated_json(found: Calibrated) -> dict[str, Any]:
         "why_nothing_moved": found.why or None,
         "earlier_adjustment_dropped": found.dropped,
         "errors": parts.errors,
-        "rows": [{"run": run, **dict(zip(names, map(float, values), strict=True))} for run, *values in columns],
+        "rows": [
+            {"run": run, **dict(zip(names, map(float, values), strict=True)), **_counts(found, run)}
+            for run, *values in columns
+        ],
         "refused": dict(found.refused),
         "cluster": found.cluster.model_dump(mode="json", by_alias=True),
     }
+
+
+def _counts(found: Calibrated, run: str) -> dict[str, int]:
+    return dict(zip(("steps", "timed_steps"), found.steps.get(run, ()), strict=False))
 
 
 def calibrated_lines(found: Calibrated) -> list[str]:
@@ -67,6 +76,10 @@ def calibrated_lines(found: Calibrated) -> list[str]:
     errors = found.fit.errors
     lines = [f"{len(found.used)} runs of {found.framework} on {found.cluster.name}, {len(found.refused)} refused"]
     lines += [f"  refused {run}: {why}" for run, why in found.refused.items()]
+    lines += [
+        f"  {run}: {timed} of {steps} steps timed; the first of every launch warm up"
+        for run, (steps, timed) in found.steps.items()
+    ]
     if found.why:
         what = "the earlier adjustment is left out" if found.dropped else "nothing changed"
         return [*lines, f"{what}: {found.why} (median error without one {errors['before']:.1%})"]

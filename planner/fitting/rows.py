@@ -17,12 +17,14 @@ from .observation import Observation
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What can be fitted: runs of one cluster and framework; `refused` says why each other one cannot."""
+    """What can be fitted: runs of one cluster and framework; `refused` says why each other one cannot, `steps` how many
+    a run has and how many of them were timed, where that is known."""
 
     cluster: Cluster
     framework: str
     observations: tuple[Observation, ...]
     refused: Mapping[str, str] = field(default_factory=dict)
+    steps: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def read_log(path: Path, cluster: Cluster | None = None) -> Found:

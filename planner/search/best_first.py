@@ -147,7 +147,8 @@ class Search:
         if configuration in known:
             return
         self._seen.add(configuration)
-        if not always and self._value_of(configuration, self._tree.step_s(configuration)) >= self.best:
+        steps = () if always else self._tree.steps_s(configuration)
+        if any(self._value_of(configuration, each) >= self.best for each in steps):
             return  # played once; a price plays it again for its parts
         result = price_as(self._setting, configuration, self._value_of)
         self.priced.append(result)

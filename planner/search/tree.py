@@ -23,11 +23,9 @@ from ..cost.bound import work_bound_s
 from ..cost.rank_bytes import RankBytes
 from ..cost.setting import Setting
 from ..cost.sharding import Sharding, sharding_of
-from ..cost.step import work_of
+from ..cost.step import bare_work_of, steps_s
 from ..legality import is_legal, runtime_problems
 from ..pins import Pins
-from ..schedule.table import build
-from ..simulate.engine import total_s
 from ..simulate.work import Work
 from .bottleneck import TOLERANCE, Bottleneck, crowded_s
 from .bound import Balancer, fits_devices, holds
@@ -274,7 +272,7 @@ class Tree:
     def whole(self, configuration: Configuration, at_least_s: float = 0.0, limit_s: float = 0.0) -> Node:
         """With the bound of a configuration of which nothing is open; it may be priced where that is below the
         limit."""
-        work = work_of(self.setting, configuration)
+        work = bare_work_of(self.setting, configuration)
         bound_s = max(at_least_s, work_bound_s(configuration, work))
         if bound_s < limit_s:
             self._works[configuration] = work
@@ -304,7 +302,7 @@ class Tree:
             if made is not None and self._legal(made):
                 yield self.whole(made, node.bound_s, limit_s)
 
-    def step_s(self, configuration: Configuration) -> float:
-        """Seconds of a step of something whole."""
-        work = self._works.pop(configuration, None) or work_of(self.setting, configuration)
-        return total_s(build(configuration), work)
+    def steps_s(self, configuration: Configuration) -> Iterator[float]:
+        """Seconds of a step of something whole, behind what it takes at least, where that is another."""
+        work = self._works.pop(configuration, None) or bare_work_of(self.setting, configuration)
+        return steps_s(self.setting, configuration, work)

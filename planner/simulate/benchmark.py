@@ -1,18 +1,21 @@
 """How fast steps are simulated on this machine: `python -m meshwright.planner.simulate.benchmark`.
 
 Prints, for some schedules of about 10,000 actions (a forward or backward of one microbatch through one virtual stage),
-the seconds that the schedule takes to make, once, those that playing a whole step takes, and actions per second.
+the seconds that the schedule takes to make, once, those that playing a whole step takes, and actions per second;
+then what it takes with compute that collectives slow, with a timeline, and where transfers and collectives share cards:
+as the step of a plan (`cards`), and played in the order of time once (`meets`).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from ..schedule import Schedule, gpipe, interleaved, one_forward_one_backward, zero_bubble_v
-from .engine import run, step_time
-from .work import Work
+from .engine import run, step_time, total_s
+from .work import CardShares, Work
 
 REPEATS = 5
 CASES: dict[str, Callable[[], Schedule]] = {
@@ -26,16 +29,20 @@ CASES: dict[str, Callable[[], Schedule]] = {
 
 def main() -> None:
     """Print the table."""
-    print(f"{'schedule':42} {'actions':>8} {'make':>9} {'step':>9} {'actions/s':>11} {'steal':>9} {'timeline':>9}")
+    columns = "".join(f" {name:>9}" for name in ("steal", "timeline", "cards", "meets"))
+    print(f"{'schedule':42} {'actions':>8} {'make':>9} {'step':>9} {'actions/s':>11}{columns}")
     for name, make in CASES.items():
         made_s = _best(partial(_made, make))
         schedule = make()
         seconds = _best(partial(step_time, schedule, _work(schedule)))
         steals = _best(partial(step_time, schedule, _work(schedule, steal=0.1)))
         drawn = _best(partial(run, schedule, _work(schedule)))
+        cards = CardShares(borders=((1.0, 1.0),) * schedule.ranks, data=(1.0,) * schedule.ranks)
+        carded = _best(partial(step_time, schedule, replace(_work(schedule), cards=cards)))
+        meets = _best(partial(total_s, schedule, replace(_work(schedule), cards=cards)))
         actions = len(schedule.program)
-        times = [f"{1e3 * each:6.1f} ms" for each in (made_s, seconds, steals, drawn)]
-        print(f"{name:42} {actions:8,} {times[0]} {times[1]} {actions / seconds:11,.0f} {times[2]} {times[3]}")
+        times = [f"{1e3 * each:6.1f} ms" for each in (made_s, seconds, steals, drawn, carded, meets)]
+        print(f"{name:42} {actions:8,} {times[0]} {times[1]} {actions / seconds:11,.0f} {' '.join(times[2:])}")
 
 
 def _work(schedule: Schedule, steal: float = 0.0) -> Work:

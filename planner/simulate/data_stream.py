@@ -47,6 +47,15 @@ class DataStreams:
             self._gather_ahead(schedule)
         self._until_s = list(self.free_s)
 
+    def seconds_of(self, collective: Collective) -> float:
+        """What it takes where nothing paces it."""
+        stage, name = collective.stage, collective.name
+        return ("gather" in name) * self.gather_s[stage] + ("reduce" in name) * self.reduce_s[stage]
+
+    def gathered(self, stage: int, rank: int, end_s: float) -> None:
+        """The weights of a stage that are gathered ahead are there at another time; the last of a rank's comes last."""
+        self._gathered_s[stage] = self._until_s[rank] = end_s
+
     def _turns(self) -> int:
         if not any(self.gather_s) and not any(self.reduce_s):
             return 0

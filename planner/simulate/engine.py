@@ -6,6 +6,8 @@ What is modelled, exactly:
   backward in two halves sends its result after the first, the input gradient.
 - Pipeline transfers. A link to another rank carries one transfer at a time in each direction, in the order in
   which they become ready, and leaves both ranks free.
+- Network cards (`Work.cards`). What goes over a rank's card at the same time and in the same direction shares it, from
+  or to both neighbours and with the rank's collectives: `carded.py`. What never meets takes what it takes alone.
 - Data parallelism. One stream a rank: collectives in order, one at a time, layer by layer beside the compute of an
   action (`beside.py` has the exact ends). ZeRO 0 and 1: a rank gathers its stages from the start of the step, in the
   order of their first forwards, and reduces each beside the last backward (or weight gradient) of it. ZeRO 2 reduces in
@@ -17,11 +19,13 @@ What is modelled, exactly:
 - Late reductions (frameworks that do not overlap them) follow a rank's last backward.
 - Passes of a spread vocabulary. A rank computes them in their places (`schedule/passes.py`); what they need from other
   ranks, and what these need of them, is on its way for some time that nothing else shares.
-- Ranks that share cores (`pace`): `shared.py`, where one that computes while others wait is faster.
+- Ranks that share cores (`pace`): `shared.py`, where one that computes while others wait is faster. They are workers of
+  one machine: cards are not shared there.
 - After the pipeline. The sum of tied embeddings follows the reductions of the first and the last rank. The norm of all
   gradients is a barrier; then each rank runs its optimizer, then its offload transfers. The step ends with the last.
 
-Deterministic: one pass over the schedule's own executable order, so that no event queue is needed.
+Deterministic: one pass over the schedule's own executable order, so that no event queue is needed; where cards are
+shared, events in the order of time, of equal times in the order in which they were found.
 """
 
 from __future__ import annotations
@@ -34,6 +38,8 @@ from typing import NamedTuple
 from ..schedule import Schedule
 from ..schedule.passes import KINDS
 from ..schedule.program import GROUPS, PASS, slots
+from .card_use import transfers_meet
+from .carded import Seconds, play_carded, shares_cards
 from .data_stream import Collective, DataStreams
 from .shared import play_shared
 from .timeline import Span, Timeline, spans_of
@@ -128,6 +134,13 @@ def play(schedule: Schedule, work: Work) -> Played:
     size = slots(schedule)
     if any(pace != 1 for pace in work.pace) and not work.hides and not schedule.spread:
         return _play_shared(schedule, work, size)
+    if shares_cards(schedule, work):
+        return _play_carded(schedule, work, size)
+    return _play(schedule, work, size)
+
+
+def _play(schedule: Schedule, work: Work, size: int) -> Played:
+    """Where nothing meets on a card."""
     starts, ends, arrivals = [0.0] * size, [0.0] * size, [_ALWAYS_THERE] * size
     free = [0.0] * schedule.ranks
     hops = _hops(schedule, work)
@@ -161,6 +174,19 @@ def _play_shared(schedule: Schedule, work: Work, size: int) -> Played:
     shared = play_shared(schedule, work, _seconds(schedule, work), _hops(schedule, work), size)
     done = _reduced_late(work, list(shared.free_s), shared.log)
     return Played(shared.starts_s, shared.ends_s, shared.arrivals_s, shared.log, done, [])
+
+
+def _play_carded(schedule: Schedule, work: Work, size: int) -> Played:
+    """Most transfers meet nothing: the order of time is found only where some do."""
+    hops = _hops(schedule, work)
+    if not DataStreams(schedule, work).turns and not work.late_reduce_s:
+        played = _play(schedule, work, size)
+        if not transfers_meet(schedule, work, played.arrivals_s, hops):
+            return played
+    seconds = Seconds(_seconds(schedule, work), *_sent(schedule, work), hops)
+    found = play_carded(schedule, work, seconds, size)
+    passed = [Passed(*each) for each in found.passed]
+    return Played(found.starts_s, found.ends_s, found.arrivals_s, found.log, found.done_s, passed)
 
 
 def _done_s(work: Work, free: list[float], data: DataStreams) -> list[float]:

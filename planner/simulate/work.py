@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from ..schedule import Schedule
 
@@ -61,6 +61,19 @@ class Passes:
         return replace(self, cast_s=0.0, reduce_s=0.0, exchange_s=0.0)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardShares:
+    """What traffic takes, while it is alone, of the network cards that a pipeline rank's devices have: 1.0 is all that
+    they send, or receive, at once; 0.0 passes them by (NVLink).
+
+    `borders[r]`: a transfer between rank r and rank r + 1 (the last: and rank 0), of the cards of the one and of the
+    other; `data[r]`: the data-parallel collectives of rank r.
+    """
+
+    borders: tuple[tuple[float, float], ...] = ()
+    data: tuple[float, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """Seconds of one step, by virtual stage where not said otherwise; an empty tuple costs nothing.
@@ -77,6 +90,7 @@ class Work:
     `optimizer_s`, `offload_s`, `regather_s`, `late_reduce_s`: by rank. `regather_s` gathers updated parameters after
     the optimizer, `late_reduce_s` reduces gradients after a rank's last backward, for frameworks that do not do so
     beside compute.
+    `cards`: what of this goes over network cards, and shares them where it meets; None: nothing does.
     `pace[k - 1]`: how much faster a rank computes while k ranks do, where ranks share cores, than these seconds say.
     """
 
@@ -100,6 +114,7 @@ class Work:
     passes: Passes | None = None
     borders: tuple[float, ...] = ()
     pace: tuple[float, ...] = ()
+    cards: CardShares | None = None
 
 
 def check(schedule: Schedule, work: Work) -> None:
@@ -116,13 +131,17 @@ def check(schedule: Schedule, work: Work) -> None:
     by_rank |= {"slow.ranks": work.slow.ranks, "slow.links": work.slow.links, "slow.data": work.slow.data}
     _check_lengths(by_stage, schedule.stages, "stages")
     _check_lengths(by_rank, schedule.ranks, "ranks")
+    if work.cards:
+        _check_lengths({"cards.borders": work.cards.borders, "cards.data": work.cards.data}, schedule.ranks, "ranks")
     if any(few < more for few, more in pairwise(work.pace)) or any(pace <= 0 for pace in work.pace):
         raise ValueError("no rank computes slower while fewer do, and none not at all")
+    if work.cards and not all(0 <= share <= 1 for share in (*work.cards.data, *chain(*work.cards.borders))):
+        raise ValueError("what is taken of a card must be between 0 and 1")
     if not 0 <= work.steal < 1:
         raise ValueError(f"steal must be at least 0 and below 1, not {work.steal}")
 
 
-def _check_lengths(given: Mapping[str, Sequence[float]], count: int, of: str) -> None:
+def _check_lengths(given: Mapping[str, Sequence[object]], count: int, of: str) -> None:
     for name, values in given.items():
         if len(values) not in (0, count):
             raise ValueError(f"{name} must have one value for each of {count} {of}, not {len(values)}")

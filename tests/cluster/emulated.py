@@ -31,10 +31,11 @@ class EmulatedPeers(Peers):
 
     scenario: Scenario
 
-    def group(self, name: str, ranks: tuple[int, ...]) -> Group:
+    def group(self, name: str, ranks: tuple[int, ...], limit_s: float | None = None) -> Group:
         """A new group over the emulated network."""
         name = f"{self._meetings}/{name}/{'-'.join(map(str, ranks))}"
-        return EmulatedGroup(self.scenario, self.store, name, ranks, self.rank, self.device, self.limit_s)
+        limit_s = limit_s or self.limit_s
+        return EmulatedGroup(self.scenario, self.store, name, ranks, self.rank, self.device, limit_s)
 
 
 class EmulatedGroup(Group):

@@ -50,10 +50,12 @@ def _one_rack(hosts: int) -> tuple[tuple[int, ...], ...]:
     return (tuple(range(hosts)),)
 
 
+_EIGHT = (100.0, 100.0, 100.0, 25.0, 100.0, 100.0, 100.0, 100.0)
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario("two racks, slow cross-link", (200.0,) * 4, ((0, 2), (1, 3)), uplink_mbit=80, pins=("dp=2",)),
     Scenario("one slow host", (200, 50, 200, 200), _one_rack(4), slow_host=1),
     Scenario("one slow link", (200.0,) * 4, _one_rack(4), slow_link=(1, 2), slow_mbit=40, pins=("dp=4",)),
     Scenario("two groups of cards", (60, 60, 200, 200), _one_rack(4), groups=((0, 1), (2, 3)), pins=("dp=2",)),
+    Scenario("eight hosts, one of them slow", _EIGHT, _one_rack(8), slow_host=3, pins=("dp=2",)),
 )
 """Rates that two cores carry with little of their time: what is measured is the network, not the machine."""

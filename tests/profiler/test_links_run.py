@@ -67,10 +67,10 @@ def test_a_worker_that_dies_takes_nothing_with_it(tmp_path, monkeypatch, at):
 def test_a_pair_that_does_not_answer_is_a_note_and_no_more(tmp_path, monkeypatch):
     group = Peers.group
 
-    def cut(peers, name, ranks):
+    def cut(peers, name, ranks, limit_s=None):
         if ranks == (1, 3):
             raise RuntimeError("Timed out waiting 1500ms for recv operation")
-        return group(peers, name, ranks)
+        return group(peers, name, ranks, limit_s)
 
     monkeypatch.setattr(Peers, "group", cut)
     seen = seen_by(tmp_path, 4, lambda peers: links.see(peers, 0.1, host="here"))

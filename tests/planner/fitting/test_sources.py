@@ -214,6 +214,57 @@ def test_a_run_that_went_on_under_another_plan_is_of_that_one(plan: Plan, tmp_pa
     assert [problem.field for problem in error.value.problems] == ["metrics.jsonl line 6", "metrics.jsonl line 7"]
 
 
+def launched(path: Path, plan: Plan, *launches: tuple[int, list[float]], every: int = 1) -> Path:
+    """A run of several launches: from which step, and seconds of each of its steps; every so many steps are a line."""
+    folder(path, plan, [])
+    lines, events = [], []
+    for start, times in launches:
+        events += [{"event": "resumed", "resumed_step": start}] if start else []
+        for first in range(0, len(times), every):
+            own = times[first : first + every]
+            lines.append({"step": start + first + len(own), "step_time_s": sum(own) / len(own)})
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events) + '{"event": "tor')
+    return path
+
+
+def test_the_first_steps_of_every_launch_are_left_out(plan: Plan, tmp_path: Path) -> None:
+    """Whatever the last one measured: it was too short to say."""
+    path = launched(tmp_path / "a", plan, (0, [9.0] * 5 + [0.2] * 15), (20, [9.0, 9.0]))
+    (path / "result.json").write_text(json.dumps({"steps": 22, "measured_step_time_s": 9.0}))
+    assert (read_run(path).measured_s, read_run(path).steps, read_run(path).timed_steps) == (0.2, 22, 15)
+    often = launched(tmp_path / "b", plan, *((start, [9.0] * 5 + [0.2] * 2) for start in (0, 7, 14)))
+    assert (read_run(often).measured_s, read_run(often).timed_steps) == (0.2, 6)
+    found = read_runs([path, often])
+    assert found.steps == {str(path): (22, 15), str(often): (21, 6)}
+    lines = calibrated_lines(calibrate(found, source="test", date="2026-11-22"))
+    assert f"  {often}: 6 of 21 steps timed; the first of every launch warm up" in lines
+
+
+def test_a_line_of_many_steps_counts_where_none_of_them_warmed_up(plan: Plan, tmp_path: Path) -> None:
+    path = launched(tmp_path / "a", plan, (0, [9.0] * 5 + [0.2] * 15), (20, [9.0] * 5 + [0.4] * 15), every=10)
+    assert (read_run(path).steps, read_run(path).timed_steps) == (40, 20)
+    assert read_run(path).measured_s == pytest.approx(0.3)
+
+
+def test_a_run_with_too_few_steps_is_refused(plan: Plan, tmp_path: Path) -> None:
+    short = launched(tmp_path / "a", plan, (0, [0.1] * 9))
+    (short / "result.json").write_text(json.dumps({"steps": 9, "measured_step_time_s": 0.1}))
+    again = launched(tmp_path / "b", plan, (0, [0.1] * 6), (6, [0.1] * 6))
+    with pytest.raises(InputError) as error:
+        read_runs([short, again])
+    told = [(each.value, each.rule.split("which ")[1]) for each in error.value.problems]
+    assert told == [(9, "leaves 4"), (12, "leaves 2")]
+    assert error.value.exit_code == 2
+
+
+def test_runs_that_did_what_no_price_has_are_refused(plan: Plan, tmp_path: Path) -> None:
+    plain, other = (folder(tmp_path / name, plan, [0.1] * 12) for name in ("plain", "other"))
+    found = read_runs([plain, other], lambda path, _: "is odd" if path == other else "")
+    assert found.refused == {str(other): "is odd"}
+    assert list(found.steps) == [str(plain)]
+
+
 def test_the_plan_of_a_folder_predicts_what_its_lines_say(plan: Plan, tmp_path: Path) -> None:
     """To the last bit: a run compares them."""
     plan.save(tmp_path / "plan.yaml")
