@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from . import __version__, options
+from . import __version__, garbage, options
 from .errors import InputError, MeshwrightError
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def profile(
 
 
 @app.command(epilog="Example: meshwright plan llama-3.1-70b dgx-h100:8 --seq-len 8192 --global-batch 512")
+@garbage.seldom_collected()
 def plan(
     model: options.Model,
     cluster: options.Cluster = None,
@@ -137,8 +138,7 @@ def _plan(request: Request, contingency: int, explain: bool, out: Path | None, j
     from .planner.contract import plan_json
     from .planner.search.choose import choose
 
-    warned = warnings(request.cluster, runs_here=False)
-    warn(warned)
+    warn(warned := warnings(request.cluster, runs_here=False))
     if explain:
         from .planner.search.explanation import check_explainable, explanation
 

@@ -17,9 +17,9 @@ from .errors import InputError, Problem, did_you_mean
 
 
 class Frozen(BaseModel):
-    """A value read from or written to a file."""
+    """A value read from or written to a file. Validators are built where they are used first: a command needs few."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False, defer_build=True)
 
     @field_validator("*", mode="before")
     @classmethod

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, MeshwrightError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def stdout() -> Console:
     """For results. A pipe has no width of its own: give tables room there."""
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    return _console(width=None if sys.stdout.isatty() else 120)
 
 
 def stderr() -> Console:
     """For progress and errors, so that results can be piped."""
-    return Console(stderr=True, width=None if sys.stderr.isatty() else 120, highlight=False)
+    return _console(stderr=True, width=None if sys.stderr.isatty() else 120)
+
+
+def _console(**how: Any) -> Console:
+    """Imported where something is printed: an object for a program is not."""
+    from rich.console import Console
+
+    return Console(**how, highlight=False)
 
 
 def warn(words: Sequence[str]) -> None:

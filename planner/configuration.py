@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from .schedule.placement import Placement, stages_of
-from .schedule.table import placement_of
+from .schedule.placement import Placement
+from .schedule.table import placement_of, stages_by_rank
 
 ScheduleName = str
 """One of `schedule.names()`, or "custom"."""
@@ -103,7 +103,7 @@ class Configuration:
 
     def stages_of(self, pp_rank: int) -> Sequence[int]:
         """Virtual stages that run on one pipeline rank, ascending."""
-        return stages_of(self.placement, pp_rank)
+        return stages_by_rank(self.schedule, self.mesh.pp, self.vpp, self.actions)[pp_rank]
 
     def rank_of(self, stage: int) -> int:
         """The pipeline rank of a virtual stage."""

@@ -270,15 +270,15 @@ def _after_s(
     if configuration.swap_layers:
         ends = owned(of_ends(seen[0].costs(configuration)), configuration)
         return (_adamw_s(seen[0], ends),), (adamw_s(seen[0], states[0] - ends),)
-    optimizers = tuple(
-        _adamw_s(view, (1 - configuration.offload) * each, _is_sharded(configuration))
-        for view, each in zip(seen, states, strict=True)
-    )
-    offloads = (
-        update_s(view, configuration, configuration.offload * each, beside)
-        for view, each, beside in zip(seen, states, optimizers, strict=True)
-    )
-    return optimizers, tuple(offloads)
+    asked = list(zip(seen, states, strict=True))  # of few different sizes
+    known = {each: _updates_s(each[0], configuration, each[1]) for each in set(asked)}
+    return tuple(known[each][0] for each in asked), tuple(known[each][1] for each in asked)
+
+
+def _updates_s(setting: Setting, configuration: Configuration, states: float) -> tuple[float, float]:
+    """Seconds of the optimizer, and of what it takes longer on the host, of so many states."""
+    own_s = _adamw_s(setting, (1 - configuration.offload) * states, _is_sharded(configuration))
+    return own_s, update_s(setting, configuration, configuration.offload * states, own_s)
 
 
 def _adamw_s(setting: Setting, parameters: float, sharded: bool = True) -> float:
@@ -343,5 +343,4 @@ def rank_after_s(setting: Setting, configuration: Configuration, states: float) 
     """Seconds of optimizer and offload on a rank that owns the states of so many parameters."""
     if setting.job.galore is not None:
         return _adamw_s(setting, 0.0)  # at the least: matrices take less than AdamW's
-    optimizer = _adamw_s(setting, (1 - configuration.offload) * states, _is_sharded(configuration))
-    return optimizer + update_s(setting, configuration, configuration.offload * states, optimizer)
+    return sum(_updates_s(setting, configuration, states))

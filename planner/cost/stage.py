@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
 
 from ..configuration import Configuration, Recompute
 from ..simulate.work import Work
@@ -77,32 +79,43 @@ class StageSeconds:
         self._backward_s = sum(block.backward_s("none") for block in ends)
         self._waits_s = sum(block.exchange.forward_s for block in ends)
         self._waits_back_s = sum(block.exchange.backward_s for block in ends)
-        self._setting, (self._rings, self._latency_s) = setting, _rings(setting, configuration)
-        self._configuration = configuration
+        self._setting, self._configuration = setting, configuration
+        self._host, (self._rings, self._latency_s) = _Host.of(setting), _rings(setting, configuration)
         self._again = 2 if choice == "full" else 1  # the host issues the forward once more
+        routes = (layer.moe is not None for layer in setting.architecture.layers)
+        self._routed = list(accumulate(routes, initial=0)) if setting.has_experts else None
 
     def of(self, start: int, stop: int) -> tuple[float, float, float, float]:
         """Forward, backward, and the halves of the latter, of layers start..stop-1."""
         return next(self.growing(start, stop))
 
-    def growing(self, start: int, first: int) -> Iterator[tuple[float, float, float, float]]:
-        """The same of layers start..first-1, then of one more, and so on to the last layer."""
+    def growing(self, start: int, first: int, halves: bool = True) -> Iterator[tuple[float, float, float, float]]:
+        """The same of layers start..first-1, then of one more, and so on to the last layer. The first half only where
+        `halves` are asked for."""
         forwards, backwards, exposed, exposed_back, weights, splits = self._sums
-        again, rings, latency_s, setting = self._again, self._rings, self._latency_s, self._setting
+        again, rings, latency_s, routed = self._again, self._rings, self._latency_s, self._routed
+        ends_s, chunks_s, ends_back_s = self._forward_s, self._chunks_s, self._backward_s
+        host, alone_s, counted_s, input_s = self._host, 0.0, 0.0, 0.0
         for stop in range(first, len(forwards)):
-            host_s, alone_s = _host_s(setting, start, stop), _waits_s(setting, start, stop)
-            rings_s, counted_s = (stop - start) * rings * latency_s, self._counted_s(start, stop)
-            forward_s = forwards[stop] - forwards[start] + self._forward_s + self._chunks_s + counted_s
-            backward_s = backwards[stop] - backwards[start] + self._backward_s
+            host_s = (stop - start) * host.graphs * host.layer_s + host.microbatch_s
+            if routed:
+                with_experts = routed[stop] - routed[start]
+                host_s, alone_s = host.with_experts_s(stop - start, with_experts), with_experts * host.waits_s
+                counted_s = self._counted_s(start, stop)
+            rings_s = (stop - start) * rings * latency_s
+            forward_s = forwards[stop] - forwards[start] + ends_s + chunks_s + counted_s
+            backward_s = backwards[stop] - backwards[start] + ends_back_s
             waits_s = counted_s + exposed[stop] - exposed[start] + self._waits_s
             back_s = exposed_back[stop] - exposed_back[start] + self._waits_back_s
             weight_s, extra_s = weights[stop] - weights[start], (again - 1) * alone_s
             host_back_s, rings_back_s = again * host_s, again * rings_s
+            if halves:
+                own_s = backward_s - weight_s + splits[stop] - splits[start]
+                input_s = _issued(own_s, back_s, host_back_s, rings_back_s) + extra_s
             yield (
                 _issued(forward_s, waits_s, host_s, rings_s) + alone_s,
                 _issued(backward_s, back_s, host_back_s, rings_back_s) + extra_s,
-                _issued(backward_s - weight_s + splits[stop] - splits[start], back_s, host_back_s, rings_back_s)
-                + extra_s,
+                input_s,
                 weight_s,
             )
 
@@ -120,27 +133,30 @@ def _issued(device_s: float, waits_s: float, host_s: float, rings_s: float) -> f
     return max(busy_s, host_s + rings_s)
 
 
-def _host_s(setting: Setting, start: int, stop: int) -> float:
-    """Seconds that the host takes to issue one direction of a microbatch through a stage."""
-    costs, graphs = setting.execution, setting.framework.graphs
-    layers_s = (stop - start) * graphs.layer * costs.host_layer_s
-    return layers_s + _routed(setting, start, stop) * graphs.moe * costs.host_moe_s + costs.host_microbatch_s
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """What the host takes to issue one direction of a microbatch: of a layer, where graphs leave this share of it, and
+    of the whole stage; `experts_s` more of a layer with experts. In each of these the device has nothing to do for
+    `waits_s` because the host waited for it, forward, in repeated ones too."""
 
+    graphs: float
+    layer_s: float
+    microbatch_s: float
+    expert_graphs: float
+    experts_s: float
+    waits_s: float
 
-def _waits_s(setting: Setting, start: int, stop: int) -> float:
-    """Seconds of a forward, repeated ones too, in which the device has nothing to do because the host waited for it in
-    every layer."""
-    if not setting.framework.experts.synchronises:
-        return 0.0
-    moe_s = setting.framework.graphs.moe * setting.execution.host_moe_s
-    return _routed(setting, start, stop) * moe_s
+    @classmethod
+    def of(cls, setting: Setting) -> _Host:
+        costs, graphs = setting.execution, setting.framework.graphs
+        waits_s = graphs.moe * costs.host_moe_s if setting.framework.experts.synchronises else 0.0
+        own = graphs.layer, costs.host_layer_s, costs.host_microbatch_s
+        return cls(*own, graphs.moe, costs.host_moe_s, waits_s)
 
-
-def _routed(setting: Setting, start: int, stop: int) -> int:
-    """Layers with experts."""
-    if not setting.has_experts:
-        return 0
-    return sum(layer.moe is not None for layer in setting.architecture.layers[start:stop])
+    def with_experts_s(self, layers: int, with_experts: int) -> float:
+        """To issue one direction of a stage."""
+        layers_s = layers * self.graphs * self.layer_s
+        return layers_s + with_experts * self.expert_graphs * self.experts_s + self.microbatch_s
 
 
 def _rings(setting: Setting, configuration: Configuration) -> tuple[int, float]:

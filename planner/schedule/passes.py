@@ -30,6 +30,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from .action import SECONDS, Action
@@ -71,6 +73,10 @@ class Played(NamedTuple):
     end: int
 
 
+_PASS, _PLAYED = partial(tuple.__new__, Pass), partial(tuple.__new__, Played)
+"""Without a call of Python's own: there are tens of thousands."""
+
+
 def drawn(schedule: Schedule) -> Schedule:
     """The same schedule with every forward before the last DRAWN backwards that it stood behind; with fewer, where that
     would never end."""
@@ -87,49 +93,57 @@ def drawn(schedule: Schedule) -> Schedule:
 
 def _drawn(row: tuple[Action, ...]) -> tuple[Action, ...]:
     """Each forward one backward earlier."""
-    forwards, found, backwards = [each for each in row if each.kind == "F"], list[Action](), 0
-    before = _backwards_before(row)
+    forwards, before, backwards = list[Action](), list[int](), 0
     for action in row:
-        if action.kind != "F":
-            while forwards and before[0] - 1 <= backwards:
-                found.append(forwards.pop(0))
-                before.pop(0)
+        if action[0] == "F":
+            forwards.append(action)
+            before.append(backwards)
+        else:
+            backwards += 1
+    found, taken, backwards = list[Action](), 0, 0
+    for action in row:
+        if action[0] != "F":
+            while taken < len(forwards) and before[taken] - 1 <= backwards:
+                found.append(forwards[taken])
+                taken += 1
             backwards += 1
             found.append(action)
-    return (*found, *forwards)
-
-
-def _backwards_before(row: tuple[Action, ...]) -> list[int]:
-    """For each forward, how many backwards stand before it."""
-    counts, backwards = [], 0
-    for action in row:
-        if action.kind == "F":
-            counts.append(backwards)
-        backwards += action.kind != "F"
-    return counts
+    return (*found, *forwards[taken:])
 
 
 def played(schedule: Schedule) -> list[Played]:
     """All actions and passes of a schedule, in the order of time. Raises DeadlockError for actions that never end."""
     found = [
-        Played(Pass(what, microbatch, rank) if microbatch >= 0 else what, begin, end)  # type: ignore[arg-type]
+        _PLAYED((_PASS((what, microbatch, rank)) if microbatch >= 0 else what, begin, end))
         for rank, what, microbatch, begin, end in _Play(schedule).run()
     ]
-    begin = {each.step: each.begin for each in found if isinstance(each.step, Action)}
-    end = {each.step: each.end for each in found if isinstance(each.step, Action)}
-    for action in list(begin):
-        if action.stage == 0 and action.kind != "W":
-            at = max(0, begin[action] - AHEAD) if action.kind == "F" else end[action] + BEHIND
+    ends = [each for each in found if isinstance(each.step, Action) and each.step.stage == 0]
+    for action, begin, end in ends:
+        if action.kind != "W":
+            at = max(0, begin - AHEAD) if action.kind == "F" else end + BEHIND
             kind: PassKind = "E" if action.kind == "F" else "T"
-            found += [Played(Pass(kind, action.microbatch, rank), at, at) for rank in range(schedule.ranks)]
-    return sorted(found, key=lambda each: (each.begin, each.end))
+            found += [_PLAYED((_PASS((kind, action.microbatch, rank)), at, at)) for rank in range(schedule.ranks)]
+    return sorted(found, key=itemgetter(1, 2))
 
 
-Option = tuple[int, int, int, Action | PassKind | None]
-"""What a rank could do next: from when on, how urgent it is, on which rank, and what."""
+class _Step(NamedTuple):
+    """An action with what the play asks about it, results being numbered: forwards stage by stage, then backwards (B or
+    I), then G, and last one that is always there."""
+
+    action: Action
+    ticks: int
+    needed: int  # the result of another rank, or of G
+    made: int  # its own; -1: none that anybody needs
+    wakes: int  # the rank that may go on with it; -1: none, as all may
+
+
+Option = tuple[int, int, int, _Step | None]
+"""What a rank could do next: from when on, how urgent it is, on which rank, and what; None: the pass that is as
+urgent."""
 NEVER = 1 << 62
-URGENCY: dict[PassKind, int] = {"G": 0, "S": 1}
+PASSES: tuple[PassKind, ...] = ("G", "S")
 """Of two passes that a rank could take, the first; actions come after both."""
+G, S, ACTION = 0, 1, 2
 
 
 class _Play:
@@ -137,14 +151,15 @@ class _Play:
 
     def __init__(self, schedule: Schedule):
         self.schedule, self.last = schedule, schedule.stages - 1
-        ranks = schedule.ranks
+        ranks, results = schedule.ranks, (2 * schedule.stages + 1) * schedule.microbatches
+        self.rows = [[_step(schedule, action) for action in row] for row in schedule.actions]
         self.free, self.place = [0] * ranks, [0] * ranks
-        self.ends: dict[tuple[str, int, int], int] = {}
+        self.ends: list[int | None] = [None] * results + [0]
         self.losses: list[int] = []  # microbatches whose hidden states are there, in that order
-        self.ready: dict[PassKind, list[int]] = {"S": [], "G": []}  # since when every rank can take each loss
-        self.taken: dict[PassKind, list[int]] = {"S": [0] * ranks, "G": [0] * ranks}
-        self.left: dict[PassKind, list[int]] = {"S": [], "G": []}  # ranks that have not taken each loss yet
-        self.next: list[Option] = [(NEVER, 0, rank, None) for rank in range(ranks)]
+        self.ready: tuple[list[int], list[int]] = [], []  # of G and S, since when every rank can take each loss
+        self.taken = [0] * ranks, [0] * ranks
+        self.left: tuple[list[int], list[int]] = [], []  # ranks that have not taken each loss yet
+        self.next: list[Option] = [(NEVER, ACTION, rank, None) for rank in range(ranks)]
 
     def run(self) -> Iterator[tuple[int, Action | PassKind, int, int, int]]:
         """Play until nothing is left: on which rank, which action or pass, of which microbatch (-1: an action says so
@@ -152,81 +167,86 @@ class _Play:
         for rank in range(self.schedule.ranks):
             self._look(rank)
         while True:
-            begin, _, rank, step = min(self.next)
-            if step is None:
+            begin, urgency, rank, step = min(self.next)
+            if begin == NEVER:
                 break
-            if isinstance(step, str):
-                end = self.free[rank] = begin + TICKS[step]
-                microbatch = self._passed(rank, step, end)
+            what: Action | PassKind
+            if step is None:
+                what, microbatch = PASSES[urgency], self.losses[self.taken[urgency][rank]]
+                end = self.free[rank] = begin + TICKS[what]
+                self._passed(rank, urgency, end)
             else:
-                end, microbatch = begin + TICKS[step.kind], -1
+                what, microbatch, end = step.action, -1, begin + step.ticks
                 self.free[rank] = end
                 self._acted(rank, step, end)
             self._look(rank)
-            yield rank, step, microbatch, begin, end
-        if any(place < len(row) for place, row in zip(self.place, self.schedule.actions, strict=True)):
+            yield rank, what, microbatch, begin, end
+        if any(place < len(row) for place, row in zip(self.place, self.rows, strict=True)):
             raise DeadlockError(self.schedule, [])
 
     def _look(self, rank: int) -> None:
         """Find what a rank could do next."""
-        row, place, free = self.schedule.actions[rank], self.place[rank], self.free[rank]
-        best: Option = NEVER, 0, rank, None
-        needed = self._needed(row[place]) if place < len(row) else None
-        if needed is not None:
-            best = max(needed, free), 2, rank, row[place]
-        for kind, urgency in URGENCY.items():
-            number, ready = self.taken[kind][rank], self.ready[kind]
+        row, place, free = self.rows[rank], self.place[rank], self.free[rank]
+        best: Option = NEVER, ACTION, rank, None
+        if place < len(row):
+            step = row[place]
+            needed = self.ends[step.needed]
+            if needed is not None:
+                best = needed if needed > free else free, ACTION, rank, step
+        for urgency in (G, S):
+            number, ready = self.taken[urgency][rank], self.ready[urgency]
             if number < len(ready):
-                best = min(best, (max(ready[number], free), urgency, rank, kind))
+                since = ready[number]
+                best = min(best, (since if since > free else free, urgency, rank, None))
         self.next[rank] = best
 
-    def _offer(self, kind: PassKind, ready: int) -> None:
+    def _offer(self, urgency: int, ready: int) -> None:
         """Let every rank that has taken all before take one pass more."""
-        number = len(self.ready[kind])
-        self.ready[kind].append(ready)
-        for rank, taken in enumerate(self.taken[kind]):
+        number = len(self.ready[urgency])
+        self.ready[urgency].append(ready)
+        for rank, taken in enumerate(self.taken[urgency]):
             if taken == number:
-                self.next[rank] = min(self.next[rank], (max(ready, self.free[rank]), URGENCY[kind], rank, kind))
+                self.next[rank] = min(self.next[rank], (max(ready, self.free[rank]), urgency, rank, None))
 
-    def _needed(self, action: Action) -> int | None:
-        """Since when an action has what it needs; None: it has not yet."""
-        kind, stage, microbatch = action
-        if kind == "F":
-            return self.ends.get(("F", stage - 1, microbatch)) if stage else 0
-        if kind == "W":
-            return self.ends.get(("B", stage, microbatch))
-        if stage < self.last:
-            return self.ends.get(("B", stage + 1, microbatch))
-        return self.ends.get(("G", stage, microbatch))
-
-    def _acted(self, rank: int, action: Action, end: int) -> None:
-        kind, stage, microbatch = action
+    def _acted(self, rank: int, step: _Step, end: int) -> None:
         self.place[rank] += 1
-        if kind == "W":
+        if step.made < 0:
             return
-        self.ends["F" if kind == "F" else "B", stage, microbatch] = end
-        ahead = stage + 1 if kind == "F" else stage - 1
-        if 0 <= ahead <= self.last:
-            self._look(self.schedule.rank_of(ahead))
-        elif kind == "F":
-            self.losses.append(microbatch)
-            for each in self.left.values():
+        self.ends[step.made] = end
+        if step.wakes >= 0:
+            self._look(step.wakes)
+        elif step.action.kind == "F":
+            self.losses.append(step.action.microbatch)
+            for each in self.left:
                 each.append(self.schedule.ranks)
-            self._offer("S", end + LATE)
+            self._offer(S, end + LATE)
 
-    def _passed(self, rank: int, kind: PassKind, end: int) -> int:
+    def _passed(self, rank: int, urgency: int, end: int) -> None:
         """The last rank to take a pass, which ends last, lets what follows begin."""
-        number = self.taken[kind][rank]
-        self.taken[kind][rank] += 1
-        self.left[kind][number] -= 1
-        microbatch = self.losses[number]
-        if not self.left[kind][number]:
-            if kind == "S":
-                self._offer("G", end + LATE)
-            else:
-                self.ends["G", self.last, microbatch] = end
-                self._look(self.schedule.rank_of(self.last))
-        return microbatch
+        number = self.taken[urgency][rank]
+        self.taken[urgency][rank] += 1
+        self.left[urgency][number] -= 1
+        if self.left[urgency][number]:
+            return
+        if urgency == S:
+            self._offer(G, end + LATE)
+        else:
+            self.ends[2 * self.schedule.stages * self.schedule.microbatches + self.losses[number]] = end
+            self._look(self.schedule.rank_of(self.last))
+
+
+def _step(schedule: Schedule, action: Action) -> _Step:
+    kind, stage, microbatch = action
+    count, stages, last = schedule.microbatches, schedule.stages, schedule.stages - 1
+    forward, always = stage * count + microbatch, (2 * stages + 1) * count
+    backward, gradients = stages * count + forward, 2 * stages * count + microbatch
+    if kind == "W":
+        return _Step(action, TICKS[kind], backward, -1, -1)
+    if kind == "F":
+        wakes = schedule.places[stage + 1] if stage < last else -1
+        return _Step(action, TICKS[kind], forward - count if stage else always, forward, wakes)
+    wakes = schedule.places[stage - 1] if stage else -1
+    return _Step(action, TICKS[kind], backward + count if stage < last else gradients, backward, wakes)
 
 
 def logits_waiting(schedule: Schedule) -> int:
@@ -234,5 +254,5 @@ def logits_waiting(schedule: Schedule) -> int:
     play, most = _Play(schedule), 1
     for rank, step, *_ in play.run():
         if step == "S":
-            most = max(most, play.taken["S"][rank] - play.taken["G"][rank])
+            most = max(most, play.taken[S][rank] - play.taken[G][rank])
     return most

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from .action import Action
@@ -14,6 +15,8 @@ FORWARD, BACKWARD, FIRST_FORWARD, LAST_BACKWARD, GRADIENT, HALF, PASS = 1, 2, 4,
 """What an action is to its stage, as bits: an interpreter asks in one test what it must do beside computing. B, I and W
 are BACKWARD; B and W leave GRADIENTs of weights, the last of a stage LAST_BACKWARD; I and W are each a HALF. PASSes
 belong to no stage (`passes.py`)."""
+
+BACKWARDS = {"B": BACKWARD | GRADIENT, "I": BACKWARD | HALF, "W": BACKWARD | HALF | GRADIENT}
 
 PASSES = 4
 """Kinds of passes; each microbatch has a slot of each."""
@@ -33,6 +36,9 @@ class Instruction(NamedTuple):
     link: int
     turn: int  # bits of FORWARD to HALF
 
+
+made = partial(tuple.__new__, Instruction)
+"""Without a call of Python's own: there are tens of thousands."""
 
 Link = tuple[int, int]
 """Sending and receiving rank."""
@@ -59,24 +65,36 @@ def slots(schedule: Schedule) -> int:
 
 def program_of(schedule: Schedule) -> Iterator[Instruction]:
     """The instructions of a schedule, in its executable order."""
-    count, stages = schedule.microbatches, schedule.stages
-    nothing = slots(schedule) - 1
-    firsts = {action.stage: action for action in reversed(schedule.order) if action.kind == "F"}
-    lasts = {action.stage: action for action in schedule.order if action.kind in "BW"}
-    forwards, backwards = (_ways(schedule, ahead) for ahead in (1, -1))
-    for action in schedule.order:
+    order = schedule.order
+    return map(Instructions(schedule).of, order)
+
+
+class Instructions:
+    """What every action of a complete schedule is as numbers."""
+
+    def __init__(self, schedule: Schedule):
+        self._count, self._stages, self._ranks = schedule.microbatches, schedule.stages, schedule.ranks
+        self._places, self._nothing = schedule.places, slots(schedule) - 1
+        self._ways = tuple(_ways(schedule, ahead) for ahead in (1, -1))
+        own = [[action for row in schedule.actions for action in row if action.kind in kinds] for kinds in ("F", "BW")]
+        self._firsts = {action.stage: action for action in reversed(own[0])}
+        self._lasts = {action.stage: action for action in own[1]}
+
+    def of(self, action: Action) -> Instruction:
+        """One of them."""
         kind, stage, microbatch = action
-        slot, rank = stage * count + microbatch, schedule.places[stage]
-        group = GROUPS.index(kind) * stages + stage
-        turn = _turn(action, firsts[stage], lasts[stage])
+        count, stages, rank = self._count, self._stages, self._places[stage]
+        slot, nothing, group = stage * count + microbatch, self._nothing, GROUPS.index(kind) * stages + stage
         if kind == "F":
-            yield Instruction(slot, slot - count if stage else nothing, group, rank, forwards[stage], turn)
-        elif kind == "W":
-            yield Instruction(slot + 2 * stages * count, nothing, group, rank, 2 * schedule.ranks + rank, turn)
-        else:
-            slot += stages * count
-            needed = slot + count if stage < stages - 1 else nothing
-            yield Instruction(slot, needed, group, rank, backwards[stage], turn)
+            turn = FORWARD | (FIRST_FORWARD if action == self._firsts[stage] else 0)
+            needed = slot - count if stage else nothing
+            return made((slot, needed, group, rank, self._ways[0][stage], turn))
+        turn = BACKWARDS[kind] | (LAST_BACKWARD if action == self._lasts.get(stage) else 0)
+        slot += stages * count
+        if kind == "W":
+            return made((slot + stages * count, nothing, group, rank, 2 * self._ranks + rank, turn))
+        needed = slot + count if stage < stages - 1 else nothing
+        return made((slot, needed, group, rank, self._ways[1][stage], turn))
 
 
 def _ways(schedule: Schedule, ahead: int) -> list[int]:
@@ -93,11 +111,3 @@ def _ways(schedule: Schedule, ahead: int) -> list[int]:
         else:
             found.append(schedule.links.index((here, schedule.places[there])))
     return found
-
-
-def _turn(action: Action, first: Action, last: Action) -> int:
-    if action.kind == "F":
-        return FORWARD | (FIRST_FORWARD if action == first else 0)
-    whole = 0 if action.kind == "B" else HALF
-    gradient = 0 if action.kind == "I" else GRADIENT
-    return BACKWARD | whole | gradient | (LAST_BACKWARD if action == last else 0)

@@ -14,7 +14,7 @@ from .csv_file import read_cells
 from .greedy import limited
 from .name import CUSTOM
 from .passes import drawn, logits_waiting
-from .placement import Placement
+from .placement import Placement, stages_of
 from .schedule import Schedule
 
 if TYPE_CHECKING:
@@ -48,11 +48,19 @@ def make(name: str, ranks: int, microbatches: int, chunks: int = 1) -> Schedule:
     return builder.make(ranks, microbatches, chunks)
 
 
+@lru_cache(maxsize=1024)
 def placement_of(name: str, ranks: int, chunks: int, actions: tuple[str, ...] = ()) -> Placement:
     """Which rank holds which stage under a schedule by name, or under the actions of a custom one."""
     if name == CUSTOM:
         return custom(actions).places
     return table()[name].place(ranks, ranks * chunks)
+
+
+@lru_cache(maxsize=1024)
+def stages_by_rank(name: str, ranks: int, chunks: int, actions: tuple[str, ...] = ()) -> tuple[tuple[int, ...], ...]:
+    """The virtual stages of each rank, ascending."""
+    places = placement_of(name, ranks, chunks, actions)
+    return tuple(stages_of(places, rank) for rank in range(ranks))
 
 
 @lru_cache(maxsize=16)

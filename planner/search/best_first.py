@@ -14,13 +14,12 @@ from collections.abc import Iterable, Iterator
 
 from ..configuration import Configuration, Mesh
 from ..cost.setting import Setting
-from ..cost.step import step_s
 from .objective import Priced, ValueOf, price_as
 from .request import Progress
 from .splits import MOST_SPLITS, is_bounded
 from .tree import Level, Node, Tree
 
-PRECISION = 1e-7
+PRECISION = 1e-9
 LIKELY = 24
 """Ways to share out a microbatch that are looked at for a first price, and of each mesh for a runner-up."""
 
@@ -34,6 +33,7 @@ class Search:
         self._setting, self._tree, self._value_of, self._gap, self._progress = setting, tree, value_of, gap, progress
         self._heap: list[tuple[float, int, Node]] = []
         self._ajar: list[tuple[float, Node]] = []
+        self._limits: dict[tuple[int, float], float] = {}
         self._seen: set[Configuration] = set()
         self._roots: list[Node] = []
         self._order = 0
@@ -114,11 +114,18 @@ class Search:
         self._push(self._tree.open(node, self._limit_s(node)))
 
     def _limit_s(self, node: Node) -> float:
-        """Seconds of a step at which the value of a branch is no longer below the cutoff: by bisection, as values only
-        grow with seconds."""
-        low, high = node.bound_s, 2 * node.bound_s
+        """Seconds of a step at which the value of a branch is no longer below the cutoff: the same for all branches
+        that use as many devices."""
         if math.isinf(self.cutoff):
             return math.inf
+        key = node.configuration.mesh.world, self.cutoff
+        if key not in self._limits:
+            self._limits[key] = self._reaching(node)
+        return self._limits[key]
+
+    def _reaching(self, node: Node) -> float:
+        """By bisection, as values only grow with seconds."""
+        low, high = node.bound_s, 2 * node.bound_s
         while self._value_of(node.configuration, high) < self.cutoff:
             low, high = high, 2 * high
         while high - low > PRECISION * high:
@@ -140,7 +147,7 @@ class Search:
         if configuration in known:
             return
         self._seen.add(configuration)
-        if not always and self._value_of(configuration, step_s(self._setting, configuration)) >= self.best:
+        if not always and self._value_of(configuration, self._tree.step_s(configuration)) >= self.best:
             return  # played once; a price plays it again for its parts
         result = price_as(self._setting, configuration, self._value_of)
         self.priced.append(result)

@@ -96,15 +96,22 @@ class Bottleneck:
         return self._filled(rank, start, limit_s) is not None
 
     def _filled(self, first: int, start: int, limit_s: float) -> list[tuple[int, Recompute]] | None:
-        ranks, found = self.ranks, list[tuple[int, Recompute]]()
+        ranks, found, each = self.ranks, list[tuple[int, Recompute]](), self._at_most(limit_s)
         for rank in range(first, ranks.count):
             left = ranks.count - rank - 1
+            if start + (left + 1) * each < ranks.layers:
+                return None
             layers, choice = self.take(rank, start, ranks.layers - start - left, limit_s)
             if layers < 1:
                 return None
             found.append((layers, choice))
             start += layers
         return found if start == ranks.layers else None
+
+    def _at_most(self, limit_s: float) -> int:
+        """Layers that no rank with one stage can have more of, by its time alone; all, where layers differ."""
+        ranks = self.ranks
+        return ranks.layers if len(ranks.kinds) > 1 else ranks.bare(limit_s / self.microbatches / _ROUNDING)
 
     def take(
         self,
@@ -118,7 +125,7 @@ class Bottleneck:
     ) -> tuple[int, Recompute]:
         """The most layers that a rank can take from `start` on, and the fastest choice with which it can; of one kind
         alone, where `among` says so. Fewer than `needed` are as good as none."""
-        among, late_s = among or self.ranks, self.ranks.late_s
+        among, late_s = among or self.ranks, self.ranks.waits.late_s
         best, chosen = 0, among.choices[0]
         before_s, after_s = self._beside_s(rank, start) if self.ranks.plain else self._besides_s[rank]
         spare_s = (limit_s - before_s - after_s) / self.microbatches
@@ -137,7 +144,7 @@ class Bottleneck:
     def _late_s(self, among: Ranks, rank: int, start: int, layers: int, choice: Recompute) -> float:
         """Until the gradients of a rank are whole where all of them are reduced late."""
         busy_s = self.microbatches * among.busy_s(rank, start, choice, layers)
-        return self._beside_s(rank, start)[0] + busy_s + self.ranks.late_s * layers
+        return self._beside_s(rank, start)[0] + busy_s + self.ranks.waits.late_s * layers
 
     def _before(self, rank: int, start: int) -> int:
         """Layers that stand before a rank's first stage, at the least."""
@@ -156,7 +163,7 @@ class Bottleneck:
         """Before a rank's first microbatch, and after its last one until the gradients of all before it are whole."""
         ranks = self.ranks
         forward_s, backward_s = ranks.lead_s(rank, self._before(rank, start))
-        gather_s, reduce_s = ranks.piece_s
+        gather_s, reduce_s = ranks.waits.gather_s, ranks.waits.reduce_s
         return max(forward_s, gather_s), reduce_s + (backward_s if ranks.whole else 0.0)
 
 

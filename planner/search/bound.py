@@ -47,13 +47,17 @@ class Balancer:
 
 
 def holds(setting: Setting, configuration: Configuration) -> bool:
-    """Whether every device holds its part, and every host what is offloaded to it. Ranks likely to be fullest are
-    looked at first."""
+    """Whether every device holds its part, and every host what is offloaded to it."""
+    return fits_devices(setting, configuration) and fits_host(setting, configuration)
+
+
+def fits_devices(setting: Setting, configuration: Configuration) -> bool:
+    """Whether every device holds its part. Ranks likely to be fullest are looked at first."""
     ranks = configuration.mesh.pp
     order = dict.fromkeys((0, ranks - 1, *range(ranks)))
     if resident_bytes(setting, configuration, 0) > setting.at(configuration, 0).memory_limit_bytes:
         return False
-    return all(rank_peak(setting, configuration, rank).fits for rank in order) and fits_host(setting, configuration)
+    return all(rank_peak(setting, configuration, rank).fits for rank in order)
 
 
 def bounded(setting: Setting, configuration: Configuration) -> Bounded:

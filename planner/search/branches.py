@@ -26,6 +26,7 @@ from .space import (
     lightest,
     listed_recipes,
     listed_shares,
+    logits_chunks,
     recomputations,
     recomputed,
 )
@@ -118,7 +119,10 @@ class Listed:
         shared = replace(
             shared, recompute_operations=light_operations(self.setting, pins) or shared.recompute_operations
         )
-        light = lightest(self.setting, replace(pins, offload=pins.offload or 0.0), shared)
+        chunks = logits_chunks(self.setting, pins, shared)
+        light = lightest(
+            self.setting, replace(pins, offload=pins.offload or 0.0), replace(shared, logits_chunks=chunks)
+        )
         seconds = crowded_s(Ranks(self.setting, shared, recomputations(pins), None, light))
         return seconds if seconds == float("inf") else self.value_of(shared, seconds)
 

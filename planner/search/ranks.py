@@ -7,26 +7,18 @@ less. Where layers differ, ranks with several stages are asked about layers of o
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from functools import cached_property
 
 from ..configuration import Configuration, Recompute
 from ..cost.blocks import ModelCosts
-from ..cost.data_parallel import layer_collectives_s, owned, rank_after_s
-from ..cost.memory import Held as Parameters
 from ..cost.setting import Setting
-from ..cost.spread import passes_of
-from ..cost.stage import StageSeconds, transfer_s
+from ..cost.stage import transfer_s
 from ..schedule import CUSTOM
 from ..schedule.table import splits
 from .rooms import Rooms
-
-Seconds = list[float]
-"""By number of layers; they never fall, and those of no layers at all are below any limit."""
-Known = dict[tuple[int, bool, bool, Recompute, bool], Seconds]
-"""Of ranks that are alike: first stage's kind (or minus how many stages), with embedding, with head, recomputation,
-halves of backwards."""
+from .tables import Seconds, Tables
+from .waits import Waits, waits_of
 
 
 class Ranks:
@@ -38,11 +30,13 @@ class Ranks:
         setting: Setting,
         recipe: Configuration,
         choices: tuple[Recompute, ...],
-        known: Known | None = None,
-        lightest: Configuration | None = None,
+        tables: Tables | None = None,
+        lightest: tuple[Configuration, ...] = (),
+        waits: Waits | None = None,
     ):
         self.setting, self.recipe = setting, recipe
-        self.lightest = lightest or recipe  # what memory is asked of
+        self.lightest = lightest or (recipe,)  # what memory is asked of: there is room where one of them has it
+        self._waits = waits  # where these ranks stand for several recipes
         self.costs = setting.costs(recipe)
         self.choices = _saving(self.costs, choices)
         self.count, self.places = recipe.mesh.pp, recipe.placement
@@ -52,7 +46,7 @@ class Ranks:
         self.halves = splits(recipe)
         self.whole = not self.halves and recipe.schedule != CUSTOM
         self._alike = setting.architecture.alike
-        self._known: Known = {} if known is None else known  # of recipes that share out a microbatch alike
+        self.tables = tables or Tables(setting, recipe)  # of recipes that share out a microbatch alike
         self._seconds: dict[tuple[int, int, Recompute], Seconds] = {}
 
     @cached_property
@@ -60,29 +54,9 @@ class Ranks:
         return transfer_s(self.setting, self.recipe)
 
     @cached_property
-    def piece_s(self) -> tuple[float, float]:
-        """The least time in which the weights of a layer are gathered and its gradients reduced, where nothing hides
-        either."""
-        kinds = self.costs.kinds
-        found = [layer_collectives_s(self.setting, self.recipe, block.held) for block in kinds]
-        overlaps = self.recipe.zero != 1 or self.setting.framework.overlaps_gather
-        return min(gather for gather, _ in found) if overlaps else 0.0, min(reduction for _, reduction in found)
-
-    @cached_property
-    def late_s(self) -> float:
-        """Of the reductions of a layer, where they all follow the last backward."""
-        late = self.recipe.zero < 2 and not self.setting.framework.overlaps_reduce
-        return self.piece_s[1] if late else 0.0
-
-    @cached_property
-    def after_s(self) -> float:
-        """Optimizer and offload of a rank that owns no more than the mean."""
-        if self.recipe.swap_layers:
-            return 0.0
-        costs = self.costs
-        ends = costs.embedding.held + costs.head.held
-        mean = Parameters((costs.dense[-1] + ends.dense) / self.count, (costs.expert[-1] + ends.expert) / self.count)
-        return rank_after_s(self.setting, self.recipe, owned(mean, self.recipe))
+    def waits(self) -> Waits:
+        """For data parallelism and the optimizer, at the least."""
+        return self._waits or waits_of(self.setting, self.recipe)
 
     @cached_property
     def firsts(self) -> list[int]:
@@ -92,6 +66,11 @@ class Ranks:
     def in_time(self, rank: int, start: int, choice: Recompute, spare_s: float) -> int:
         """The most layers from `start` on with which one microbatch through all stages of a rank takes no longer."""
         return bisect_right(self.seconds(rank, start, choice), spare_s) - 1
+
+    def bare(self, spare_s: float) -> int:
+        """The same from the first layer on, of one stage without ends."""
+        seconds = self.tables.of_one_stage(0, (False, False), self.choices[0], self.halves)
+        return bisect_right(seconds, spare_s) - 1
 
     def busy_s(self, rank: int, start: int, choice: Recompute, layers: int) -> float:
         """Seconds of one microbatch through all stages of a rank that has so many layers."""
@@ -111,47 +90,15 @@ class Ranks:
 
     def _seconds_like(self, rank: int, start: int, choice: Recompute) -> Seconds:
         """Of all ranks that are alike."""
-        first, last, chunks = self.firsts[rank] == 0, self.places[-1] == rank, self.chunks(rank)
+        ends, chunks = (self.firsts[rank] == 0, self.places[-1] == rank), self.chunks(rank)
         if self.plain:
-            return self._of_one_stage(start, first, last, choice)
-        key = -chunks, first, last, choice, self.halves
-        if key not in self._known:
-            self._known[key] = self._of_several(first, last, choice, chunks)
-        return self._known[key]
+            return self.tables.of_one_stage(start, ends, choice, self.halves)
+        return self.tables.of_several(chunks, self.most, ends, choice, self.halves)
 
-    def _of_one_stage(self, start: int, first: bool, last: bool, choice: Recompute) -> Seconds:
-        """Layers in one stage, one after another from `start` on."""
-        key = start, first, last, choice, self.halves
-        if key not in self._known:
-            ends = ([self.costs.embedding] if first else []) + ([self.costs.head] if last else [])
-            stages = StageSeconds(self.setting, self.recipe, choice, ends).growing(start, start + 1)
-            self._known[key] = [-math.inf, *(self._least_s(*stage) + self.passes_s for stage in stages)]
-        return self._known[key]
-
-    def _least_s(self, forward: float, backward: float, inputs: float, weights: float) -> float:
-        """Of a forward and a backward, whole or in halves."""
-        return forward + (min(backward, inputs + weights) if self.halves else backward)
-
-    def _of_several(self, first: bool, last: bool, choice: Recompute, chunks: int) -> Seconds:
-        """Layers spread evenly over stages, and what ends add at the least: seconds of a stage are convex in its
-        layers."""
-        passes_s, bare, ends_s = self.passes_s, self._of_one_stage(0, False, False, choice), 0.0
-        for here in ((True, False),) * first + ((False, True),) * last:
-            whole = self._of_one_stage(0, *here, choice)
-            ends_s += max(0.0, min(whole[few] - bare[few] for few in range(1, self.most + 1)))
-        each_s = [0.0, *(seconds - passes_s for seconds in bare[1:])]
-        found = [-math.inf]
-        for layers in range(1, self.layers + 1):
-            few, more = divmod(layers, chunks)
-            large_s = more * each_s[few + 1] if more else 0.0
-            found.append(large_s + (chunks - more) * each_s[few] + ends_s + passes_s)
-        return found
-
-    @cached_property
+    @property
     def passes_s(self) -> float:
         """Of a spread vocabulary, before the backward of each microbatch."""
-        passes = passes_of(self.setting, self.recipe) if self.costs.shares else None
-        return 0.0 if passes is None else passes.logits_s + passes.gradients_s
+        return self.tables.passes_s
 
     def chunks(self, rank: int) -> int:
         """Virtual stages of a rank."""
@@ -164,7 +111,11 @@ class Ranks:
     @cached_property
     def least_s(self) -> float:
         """One microbatch through everything, on all ranks together: device time alone."""
-        return self.costs.alone_s[self.choices[0]] + self.count * self.passes_s
+        return self.least_of(self.choices[0])
+
+    def least_of(self, choice: Recompute) -> float:
+        """The same where all ranks recompute alike."""
+        return self.costs.alone_s[choice] + self.count * self.passes_s
 
     @cached_property
     def forward_share(self) -> float:
@@ -193,7 +144,7 @@ class Ranks:
 
     @cached_property
     def _rooms(self) -> Rooms:
-        return Rooms(self.setting, self.lightest)
+        return Rooms(self.setting, *self.lightest)
 
     def with_room(self, rank: int, start: int, layers: int, choice: Recompute, needed: int = 0) -> int:
         """The most of so many layers from `start` on that a rank can hold; fewer than `needed` are as good as none."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ...clusters.schema import Cluster
 from ...errors import InputError, Problem
 from ..cost.risk import GREATEST, LEAST, Risk
 from ..cost.setting import Setting, VisitsOf
-from ..experts.routing import Routing
 from ..families import architecture
 from ..frameworks.framework import DEFAULT, framework
 from ..goal import Goal, Objective
@@ -20,6 +20,9 @@ from ..plan import ModelSpec
 from .objective import Measure
 from .resources import MEMORY
 from .visits import sampled_visits
+
+if TYPE_CHECKING:
+    from ..experts.routing import Routing
 
 Progress = Callable[[int, int], None]
 """Is told how much is done, and of how much."""

@@ -15,12 +15,14 @@ Found = tuple[list[int], list[int]]
 
 
 class Rooms:
-    """The pipeline ranks of a recipe, whose stages share out layers evenly. More layers never need less, nor do more
+    """The pipeline ranks of a recipe, whose stages share out layers evenly; there is room where it has room, or one of
+    the `others`, which differ from it in what neither schedule nor mesh say. More layers never need less, nor do more
     microbatches: a rank between the ends has room for what the one before it has room for, if it holds no more of as
     many stages."""
 
-    def __init__(self, setting: Setting, recipe: Configuration):
-        self._setting, self._recipe, self._bytes = setting, recipe, RankBytes(setting, recipe)
+    def __init__(self, setting: Setting, recipe: Configuration, *others: Configuration):
+        self._setting, self._recipe = setting, recipe
+        self._bytes = [RankBytes(setting, each) for each in (recipe, *others)]
         self._layers = len(setting.architecture.layers)
         self._ranks: list[_Rank] = []
         self._found: dict[tuple[int, Recompute], Found] = {}
@@ -78,8 +80,9 @@ class Rooms:
     def _try(self, rank: int, start: int, layers: int, choice: Recompute) -> None:
         """Ask whether so many layers fit."""
         of = self._ranks[rank]
-        contents = self._bytes.contents(rank, of.layers(start, layers), choice, of.held)
-        fits = self._bytes.total(contents) <= self._setting.memory_limit_bytes
+        ranges, limit = of.layers(start, layers), self._setting.memory_limit_bytes
+        contents = self._bytes[0].contents(rank, ranges, choice, of.held)  # which are the same of all
+        fits = any(each.total(contents) <= limit for each in self._bytes)
         self._bounds(start, choice)[0 if fits else 1][rank] = layers
 
 

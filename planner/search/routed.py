@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ...clusters.paths import GroupPaths
 from ...errors import InfeasibleError
@@ -16,7 +17,6 @@ from ..cost.dispatch import Visits
 from ..cost.setting import Setting, VisitsOf
 from ..cost.sharding import Sharding, sharding_of
 from ..experts.planned import ExpertPlacement
-from ..experts.routing import Fitted, Group, Routing
 from ..experts.routing_report import Outcome, RoutingReport
 from ..legality import is_legal
 from ..plan import Plan
@@ -25,6 +25,9 @@ from .objective import Priced, price_as
 from .ordered import Searched
 from .request import Request
 from .visits import prices_of, sampled_visits, visits_of
+
+if TYPE_CHECKING:
+    from ..experts.routing import Fitted, Group, Routing
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,8 @@ def settled(request: Request, found: Searched) -> Settled:
 
 def _of_one(request: Request, routing: Routing, found: Searched, best: Priced) -> Settled:
     """One configuration with its experts placed; where all ranks have all of them it stays as it is."""
+    from ..experts.routing import Group
+
     setting = found.setting
     if best.configuration.mesh.ep == 1:
         return Settled(request, replace(found, ranked=(best,)), None, None)

@@ -304,12 +304,16 @@ OFFLOADS = (0.5, 1.0)
 """Fractions of the optimizer states that are tried off the device where memory binds."""
 
 
+def offloads(pins: Pins, recipe: Configuration) -> tuple[float, ...]:
+    """A recipe's own fraction, and those that are tried beside it."""
+    return (recipe.offload, *OFFLOADS) if pins.offload is None and not pins.swap_layers else (recipe.offload,)
+
+
 def reliefs(setting: Setting, pins: Pins, recipe: Configuration) -> Iterator[Configuration]:
     """The same recipe with less memory: the loss in chunks, where that is worthwhile, and a part of the optimizer
     states on the host."""
     chunks = pins.logits_chunks or logits_chunks(setting, pins, recipe)
-    free = pins.offload is None and not pins.swap_layers
-    for fraction in (recipe.offload, *OFFLOADS) if free else (recipe.offload,):
+    for fraction in offloads(pins, recipe):
         if (chunks, fraction) != (recipe.logits_chunks, recipe.offload):
             yield replace(recipe, logits_chunks=chunks, offload=fraction)
 
@@ -322,12 +326,11 @@ def _zero(setting: Setting, pins: Pins, mesh: Mesh) -> list[int]:
     return [zero for zero in setting.framework.zero if zero < 2 or mesh.pp == 1]
 
 
-def lightest(setting: Setting, pins: Pins, shared: Configuration) -> Configuration:
-    """A recipe of which a rank without ends needs no more than any rank with as many layers does in any recipe of a
-    share: it holds one microbatch at a time, and what can be sharded or leave the device is."""
+def lightest(setting: Setting, pins: Pins, shared: Configuration) -> tuple[Configuration, ...]:
+    """Recipes of which in one at least a rank without ends needs no more than any rank with as many layers does in any
+    recipe of a share: it holds one microbatch at a time, and what can be sharded or leave the device is."""
     pp = max(3, shared.mesh.pp)  # of which rank 1 has no ends
-    free = pins.offload is None and not pins.swap_layers
-    return replace(
+    alone = replace(
         shared,
         mesh=replace(shared.mesh, pp=pp),
         stage_layers=(0,) * pp,
@@ -336,11 +339,24 @@ def lightest(setting: Setting, pins: Pins, shared: Configuration) -> Configurati
         vpp=1,
         in_flight=(),
         actions=(),
-        zero=max(_zero(setting, pins, shared.mesh)),
-        dp_replicate=pins.dp_replicate or 1,
-        logits_chunks=logits_chunks(setting, pins, shared),
-        offload=1.0 if free else shared.offload,
     )
+    return relieved(setting, pins, alone)
+
+
+def relieved(setting: Setting, pins: Pins, recipe: Configuration) -> tuple[Configuration, ...]:
+    """Of all with the same schedule, in a pipeline, the recipes in one of which each rank needs least memory: what can
+    be sharded or leave the device is. In fp32 a shard of the weights stands beside them, which may be more than what is
+    saved; and a loss in chunks may need less, or more, as it keeps gradients of the projection."""
+    stages, copies = _zero(setting, pins, recipe.mesh), pins.dp_replicate or 1
+    zeros = stages if setting.job.precision == "fp32" else [max(stages)]
+    light = replace(recipe, dp_replicate=copies, offload=max(offloads(pins, recipe)))
+    return tuple(each for zero in zeros for each in in_chunks(setting, pins, replace(light, zero=zero)))
+
+
+def in_chunks(setting: Setting, pins: Pins, recipe: Configuration) -> tuple[Configuration, ...]:
+    """A recipe as it is, and where that is worthwhile with its loss in chunks."""
+    chunks = logits_chunks(setting, pins, recipe)
+    return (recipe,) if chunks == recipe.logits_chunks else (recipe, replace(recipe, logits_chunks=chunks))
 
 
 def recomputations(pins: Pins) -> tuple[Recompute, ...]:

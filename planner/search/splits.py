@@ -18,11 +18,12 @@ from .bound import Balancer
 
 def promising(setting: Setting, balancer: Balancer, bottleneck: Bottleneck, least_s: float) -> Iterator[Configuration]:
     """Splits that balance the stages, in one way or another, each with the fastest recomputation that fits."""
-    seen = set()
+    seen, ranks = set(), bottleneck.ranks
+    held = RankBytes(setting, ranks.recipe)
     for split in _splits(balancer, bottleneck, least_s):
         if split not in seen:
             seen.add(split)
-            found = with_room(setting, replace(bottleneck.ranks.recipe, stage_layers=split), bottleneck.ranks.choices)
+            found = with_room(setting, replace(ranks.recipe, stage_layers=split), ranks.choices, held)
             if found is not None:
                 yield found
 
@@ -74,9 +75,12 @@ def _by_rounds(recipe: Configuration, layers: int) -> Iterator[tuple[int, ...]]:
             yield tuple(counts)
 
 
-def with_room(setting: Setting, configuration: Configuration, choices: tuple[Recompute, ...]) -> Configuration | None:
-    """With what each rank must recompute to fit, the fastest first; None where it does not fit so either."""
-    rooms, found = _Rooms(setting, configuration), list[Recompute]()
+def with_room(
+    setting: Setting, configuration: Configuration, choices: tuple[Recompute, ...], held: RankBytes | None = None
+) -> Configuration | None:
+    """With what each rank must recompute to fit, the fastest first; None where it does not fit so either. `held`: bytes
+    of its recipe, where somebody has them."""
+    rooms, found = _Rooms(setting, configuration, held or RankBytes(setting, configuration)), list[Recompute]()
     for each in choices:
         rooms.probe(each)
     for rank in range(configuration.mesh.pp):
@@ -93,13 +97,12 @@ class _Rooms:
     layers, one that never holds more than one that fits is not asked about, nor one that never holds less than one that
     does not."""
 
-    def __init__(self, setting: Setting, configuration: Configuration):
-        self._setting, self._configuration = setting, configuration
+    def __init__(self, setting: Setting, configuration: Configuration, held: RankBytes):
+        self._setting, self._configuration, self._bytes = setting, configuration, held
         self._ends = configuration.placement[0], configuration.placement[-1]
         self._layers = _layers_of_ranks(setting, configuration)
         self._fit: dict[tuple[Recompute, tuple[int, ...]], list[Held]] = {}
         self._unfit: dict[tuple[Recompute, tuple[int, ...]], list[Held]] = {}
-        self._bytes = RankBytes(setting, configuration)
 
     def fits(self, rank: int, choice: Recompute) -> bool:
         if rank in self._ends:

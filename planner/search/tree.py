@@ -2,7 +2,8 @@
 
     share      a mesh and how one microbatch is shared out over it; all that is below computes that much
     roomy      the same, and recomputes what ranks have no room for even if they hold one microbatch at a time
-    recipe     with its schedule, ZeRO stage, copies, chunks of the loss and offloading: what ranks wait for comes to it
+    schedule   with its schedule: what ranks wait for, and have room for, if each has whatever suits it best of the rest
+    recipe     with its ZeRO stage, copies, chunks of the loss and offloading: what ranks wait for comes to it
     limited    the same, once it is known what ranks have room for: the least bottleneck over all splits and choices
     whole      with its split and what each rank recomputes; this can be priced
 
@@ -15,19 +16,37 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from itertools import groupby
 
 from ..configuration import Configuration, Recompute
-from ..cost.bound import lower_bound_s
+from ..cost.bound import work_bound_s
+from ..cost.rank_bytes import RankBytes
 from ..cost.setting import Setting
 from ..cost.sharding import Sharding, sharding_of
+from ..cost.step import work_of
 from ..legality import is_legal, runtime_problems
 from ..pins import Pins
+from ..schedule.table import build
+from ..simulate.engine import total_s
+from ..simulate.work import Work
 from .bottleneck import TOLERANCE, Bottleneck, crowded_s
-from .bound import Balancer, holds
-from .ranks import Known, Ranks
-from .space import count_recipes, lightest, recipes, recomputations, reliefs, shares
+from .bound import Balancer, fits_devices, holds
+from .ranks import Ranks
+from .space import (
+    count_recipes,
+    in_chunks,
+    lightest,
+    offloads,
+    recipes,
+    recomputations,
+    reliefs,
+    relieved,
+    shares,
+)
 from .splits import MOST_SPLITS, every_split, is_bounded, promising, with_room
 from .spread import spread_share
+from .tables import Tables
+from .waits import Waits, least
 
 BINDING = 3 * TOLERANCE
 """Memory binds where ranks that have only so much room take longer by this part."""
@@ -36,21 +55,24 @@ BINDING = 3 * TOLERANCE
 class Level(IntEnum):
     SHARE = 0
     ROOMY = 1
-    RECIPE = 2
-    LIMITED = 3
-    UNCHECKED = 4  # whole, without a pipeline, and perhaps without room
-    WHOLE = 5
+    SCHEDULE = 2
+    RECIPE = 3
+    LIMITED = 4
+    UNCHECKED = 5  # whole, without a pipeline, and perhaps without room
+    WHOLE = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
     """A branch: its configuration is decided as far as its level says, the rest of it is any. `bound_s`: no step of
-    anything below takes less. `ranks`: of a recipe, what is known of them so far."""
+    anything below takes less. `ranks`: of a recipe, or of all `recipes` with a schedule, what is known of them so
+    far."""
 
     configuration: Configuration
     bound_s: float
     level: Level
     ranks: Ranks | None = None
+    recipes: tuple[Configuration, ...] = ()
 
 
 class Tree:
@@ -61,7 +83,10 @@ class Tree:
         self.setting, self.pins, self.runnable = setting, pins, runnable
         self.balancer, self.choices = Balancer(setting), recomputations(pins)
         self.candidates = self.bounded = 0
-        self._known: dict[tuple[Sharding, int, int], Known] = {}
+        self._tables: dict[tuple[Sharding, int, int], Tables] = {}
+        self._crowded: dict[Configuration, float] = {}
+        self._likely: dict[Configuration, Node | None] = {}
+        self._works: dict[Configuration, Work] = {}
 
     def roots(self) -> Iterator[Node]:
         """Every way to share out a microbatch that has anything legal below."""
@@ -80,6 +105,7 @@ class Tree:
         branches = {
             Level.SHARE: self._roomy,
             Level.ROOMY: self._recipes,
+            Level.SCHEDULE: self._together,
             Level.RECIPE: self._limited,
             Level.LIMITED: self._splits,
             Level.UNCHECKED: self._checked,
@@ -89,9 +115,14 @@ class Tree:
     def likely(self, root: Node) -> Node | None:
         """Of the balanced configurations of a root with 1F1B or ZB-V and the most sharding that both have, the one
         whose bound is least; None where neither fits."""
-        listed = [each for each in recipes(self.setting, self.pins, root.configuration) if each.dp_replicate == 1]
+        if root.configuration not in self._likely:
+            self._likely[root.configuration] = self._likely_of(root.configuration)
+        return self._likely[root.configuration]
+
+    def _likely_of(self, shared: Configuration) -> Node | None:
+        listed = [each for each in recipes(self.setting, self.pins, shared) if each.dp_replicate == 1]
         best: dict[str, Configuration] = {}
-        for recipe in listed or [root.configuration]:
+        for recipe in listed or [shared]:
             if recipe.zero <= 1 and (recipe.schedule in ("1f1b", "zb-v") or not best):
                 best[recipe.schedule] = recipe
         found = (self._balanced(recipe) for recipe in best.values())
@@ -101,9 +132,16 @@ class Tree:
         made = with_room(self.setting, self.balancer.balanced(recipe), self._choices(recipe))
         return self.whole(made) if made is not None and self._legal(made) else None
 
-    def _node(self, configuration: Configuration, bound_s: float, level: Level, ranks: Ranks | None = None) -> Node:
+    def _node(
+        self,
+        configuration: Configuration,
+        bound_s: float,
+        level: Level,
+        ranks: Ranks | None = None,
+        recipes: tuple[Configuration, ...] = (),
+    ) -> Node:
         self.bounded += 1
-        return Node(configuration, bound_s, level, ranks)
+        return Node(configuration, bound_s, level, ranks, recipes)
 
     def _any_legal(self, shared: Configuration) -> bool:
         return self._legal(shared) or any(self._legal(each) for each in recipes(self.setting, self.pins, shared))
@@ -117,9 +155,11 @@ class Tree:
         ranks = self._ranks(shared)
         return shared.microbatches * ranks.least_s / ranks.count * (1 - 1e-11)
 
-    def _ranks(self, recipe: Configuration, light: Configuration | None = None) -> Ranks:
+    def _ranks(self, recipe: Configuration, light: tuple[Configuration, ...] = (), waits: Waits | None = None) -> Ranks:
         key = sharding_of(recipe), recipe.mesh.pp, recipe.logits_chunks
-        return Ranks(self.setting, recipe, self.choices, self._known.setdefault(key, {}), light)
+        if key not in self._tables:
+            self._tables[key] = Tables(self.setting, recipe)
+        return Ranks(self.setting, recipe, self.choices, self._tables[key], light, waits)
 
     def _ranks_of(self, node: Node) -> Ranks:
         return node.ranks or self._ranks(node.configuration)
@@ -130,36 +170,70 @@ class Tree:
         if shared.mesh.pp == 1:
             yield replace(node, level=Level.ROOMY)
             return
-        light = lightest(self.setting, self.pins, shared)
-        bound_s = max(node.bound_s, crowded_s(self._ranks(shared, light)))
+        if shared not in self._crowded:
+            light = lightest(self.setting, self.pins, shared)
+            self._crowded[shared] = crowded_s(self._ranks(shared, light))
+        bound_s = max(node.bound_s, self._crowded[shared])
         if bound_s < math.inf:
             yield self._node(shared, bound_s, Level.ROOMY)
 
     def _recipes(self, node: Node, limit_s: float) -> Iterator[Node]:
-        for recipe in recipes(self.setting, self.pins, node.configuration):
-            if self._legal(recipe):
-                yield self._recipe(recipe, node.bound_s)
+        """In a pipeline those with the same schedule together."""
+        shared = node.configuration
+        listed = [each for each in recipes(self.setting, self.pins, shared) if self._legal(each)]
+        if shared.mesh.pp == 1:
+            yield from (self._recipe(recipe, node.bound_s) for recipe in listed)
+            return
+        waits: Waits | None = None
+        for _, alike in groupby(listed, key=lambda each: (each.schedule, each.vpp)):
+            waits = waits or least(self.setting, listed, offloads(self.pins, shared))
+            yield self._scheduled(tuple(alike), waits, node.bound_s)
+
+    def _scheduled(self, alike: tuple[Configuration, ...], waits: Waits, at_least_s: float) -> Node:
+        """Recipes with one schedule, before any is looked at alone: they wait as long as whichever waits least, with
+        the room of whichever needs least."""
+        first = alike[0]
+        ranks = self._ranks(first, relieved(self.setting, self.pins, first), waits)
+        bound_s = Bottleneck(ranks, limited=False).relaxed_s() + waits.after_s
+        return self._node(first, max(at_least_s, bound_s), Level.SCHEDULE, ranks, alike)
+
+    def _together(self, node: Node, limit_s: float) -> Iterator[Node]:
+        """The recipes of a schedule, where they may stay below the limit."""
+        assert node.ranks is not None
+        after_s = node.ranks.waits.after_s
+        least_s = Bottleneck(node.ranks, limited=True).least_s(limit_s - after_s)
+        if limit_s - after_s <= least_s < math.inf:
+            yield replace(node, bound_s=max(node.bound_s, least_s + after_s))
+        elif least_s < math.inf:
+            yield from (self._recipe(recipe, max(node.bound_s, least_s + after_s)) for recipe in node.recipes)
 
     def _recipe(self, recipe: Configuration, at_least_s: float) -> Node:
         ranks = self._ranks(recipe)
         if recipe.mesh.pp == 1:
-            return self._node(recipe, max(at_least_s, self._shared_s(recipe) + ranks.after_s), Level.RECIPE)
-        bound_s = Bottleneck(ranks, limited=False).relaxed_s() + ranks.after_s
+            return self._node(recipe, max(at_least_s, self._shared_s(recipe) + ranks.waits.after_s), Level.RECIPE)
+        bound_s = Bottleneck(ranks, limited=False).relaxed_s() + ranks.waits.after_s
         return self._node(recipe, max(at_least_s, bound_s), Level.RECIPE, ranks)
 
     def _limited(self, node: Node, limit_s: float) -> Iterator[Node]:
         """What ranks have room for; and where they have too little, the recipes that need less."""
         recipe = node.configuration
         if recipe.mesh.pp == 1:
-            yield from self._uniform(node)
-            yield from self._reliefs(recipe, None, limit_s)
+            if self._any_fits(recipe):
+                yield from self._uniform(node)
+                yield from self._reliefs(recipe, None, limit_s)
             return
         ranks = self._ranks_of(node)
-        after_s = ranks.after_s
+        after_s = ranks.waits.after_s
         least_s = Bottleneck(ranks, limited=True).least_s(limit_s - after_s)
         if least_s < math.inf:
             yield self._node(recipe, max(node.bound_s, least_s + after_s), Level.LIMITED, ranks)
         yield from self._reliefs(recipe, ranks, limit_s)
+
+    def _any_fits(self, recipe: Configuration) -> bool:
+        """Whether a device has room for a recipe without a pipeline, or for one that needs less."""
+        light = in_chunks(self.setting, self.pins, replace(recipe, offload=max(offloads(self.pins, recipe))))
+        made = (replace(each, recompute=(choice,)) for each in light for choice in reversed(self.choices))
+        return any(fits_devices(self.setting, each) for each in made)
 
     def binds(self, recipe: Configuration, ranks: Ranks | None = None) -> bool:
         """Whether memory binds: what would be fastest if ranks had room for anything has no room."""
@@ -176,7 +250,7 @@ class Tree:
         listed, least_s = [each for each in reliefs(self.setting, self.pins, recipe) if self._legal(each)], 0.0
         if recipe.mesh.pp > 1 and listed:
             light = max(listed, key=lambda each: (each.logits_chunks, each.offload))
-            least_s = Bottleneck(self._ranks(recipe, light), limited=True).least_s(limit_s)
+            least_s = Bottleneck(self._ranks(recipe, (light,)), limited=True).least_s(limit_s)
         if listed and least_s < limit_s and self.binds(recipe, ranks):
             self.candidates += len(listed)
             for relief in listed:
@@ -184,9 +258,10 @@ class Tree:
 
     def _uniform(self, node: Node) -> Iterator[Node]:
         """Without a pipeline only recomputation is left to choose."""
-        for choice in self._choices(node.configuration):
+        ranks = self._ranks(node.configuration)
+        for choice in ranks.choices:
             made = replace(node.configuration, recompute=(choice,))
-            alone_s = made.microbatches * Ranks(self.setting, made, (choice,), {}).least_s * (1 - 1e-11)
+            alone_s = made.microbatches * ranks.least_of(choice) * (1 - 1e-11)
             yield self._node(made, max(node.bound_s, alone_s), Level.UNCHECKED)
 
     def _choices(self, recipe: Configuration) -> tuple[Recompute, ...]:
@@ -196,31 +271,40 @@ class Tree:
         if holds(self.setting, node.configuration):
             yield self.whole(node.configuration, node.bound_s)
 
-    def whole(self, configuration: Configuration, at_least_s: float = 0.0) -> Node:
-        """With the bound of a configuration of which nothing is open."""
-        return self._node(configuration, max(at_least_s, lower_bound_s(self.setting, configuration)), Level.WHOLE)
+    def whole(self, configuration: Configuration, at_least_s: float = 0.0, limit_s: float = 0.0) -> Node:
+        """With the bound of a configuration of which nothing is open; it may be priced where that is below the
+        limit."""
+        work = work_of(self.setting, configuration)
+        bound_s = max(at_least_s, work_bound_s(configuration, work))
+        if bound_s < limit_s:
+            self._works[configuration] = work
+        return self._node(configuration, bound_s, Level.WHOLE)
 
     def _splits(self, node: Node, limit_s: float) -> Iterator[Node]:
         recipe = node.configuration
         if not is_bounded(recipe) and self.splits_of(recipe) <= MOST_SPLITS:
-            yield from self.every_split(node)
+            yield from self.every_split(node, limit_s)
             return
         ranks = self._ranks_of(node)
         bottleneck = Bottleneck(ranks, limited=True)
-        for configuration in promising(self.setting, self.balancer, bottleneck, node.bound_s - ranks.after_s):
+        for configuration in promising(self.setting, self.balancer, bottleneck, node.bound_s - ranks.waits.after_s):
             if self._legal(configuration):
-                yield self.whole(configuration, node.bound_s)
+                yield self.whole(configuration, node.bound_s, limit_s)
 
     def splits_of(self, recipe: Configuration) -> int:
         """How many splits of layers a recipe has: each stage has a layer or more."""
         return math.comb(len(self.setting.architecture.layers) - 1, len(recipe.placement) - 1)
 
-    def every_split(self, node: Node) -> Iterator[Node]:
+    def every_split(self, node: Node, limit_s: float = 0.0) -> Iterator[Node]:
         """All that is below a branch, each split with the fastest recomputation that fits: a slower one is slower."""
-        layers = len(self.setting.architecture.layers)
-        for split in every_split(layers, len(node.configuration.placement)):
-            made = with_room(
-                self.setting, replace(node.configuration, stage_layers=split), self._choices(node.configuration)
-            )
+        recipe, layers = node.configuration, len(self.setting.architecture.layers)
+        choices, held = self._choices(recipe), RankBytes(self.setting, recipe)
+        for split in every_split(layers, len(recipe.placement)):
+            made = with_room(self.setting, replace(recipe, stage_layers=split), choices, held)
             if made is not None and self._legal(made):
-                yield self.whole(made, node.bound_s)
+                yield self.whole(made, node.bound_s, limit_s)
+
+    def step_s(self, configuration: Configuration) -> float:
+        """Seconds of a step of something whole."""
+        work = self._works.pop(configuration, None) or work_of(self.setting, configuration)
+        return total_s(build(configuration), work)

@@ -1,8 +1,12 @@
-"""Visits: what a search and a plan's price take from a trace of routing."""
+"""Visits: what a search and a plan's price take from a trace of routing.
+
+What reads traces is imported where there is one: it needs numpy, which takes a while.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from ...clusters.paths import GroupPaths
 from ...errors import Problem
@@ -10,13 +14,16 @@ from ..configuration import Configuration
 from ..cost.dispatch import Visits, in_turn
 from ..cost.setting import Setting, VisitsOf
 from ..cost.sharding import Sharding
-from ..experts.prices import Prices
-from ..experts.routing import Fitted, Group, Routing
-from ..experts.routing_report import RoutingReport
+
+if TYPE_CHECKING:
+    from ..experts.prices import Prices
+    from ..experts.routing import Fitted, Routing
+    from ..experts.routing_report import RoutingReport
 
 
 def sampled_visits(routing: Routing) -> VisitsOf:
     """Of any ep group, by a few layers and tokens of the trace."""
+    from ..experts.routing import Group
 
     def visits(setting: Setting, sharding: Sharding, group: GroupPaths) -> Visits:
         asked = Group.of(group, sharding.expert_replicas, sharding.dispatch)
@@ -31,6 +38,8 @@ def visits_of(fitted: Fitted) -> Visits:
 
 def prices_of(setting: Setting, sharding: Sharding, group: GroupPaths) -> Prices:
     """Of the layer's experts on the links of a group, for one sequence a rank."""
+    from ..experts.prices import Prices
+
     layer = next(each for each in setting.kinds if each.moe)
     assert layer.moe is not None
     tokens, moe, rates = setting.job.seq_len, layer.moe, setting.rates
@@ -45,6 +54,7 @@ def reported_visits(report: RoutingReport | None) -> VisitsOf | None:
     """Those that a plan was priced with, for the ep group that it has."""
     if report is None:
         return None
+    from ..experts.routing import Group
 
     def visits(setting: Setting, sharding: Sharding, group: GroupPaths) -> Visits | None:
         asked = Group.of(group, sharding.expert_replicas, sharding.dispatch)
@@ -60,6 +70,8 @@ def routing_problems(setting: Setting, configuration: Configuration, report: Rou
 
 
 def _other_group(setting: Setting, configuration: Configuration, report: RoutingReport) -> Iterator[Problem]:
+    from ..experts.routing import Group
+
     mesh = configuration.mesh
     if mesh.ep != report.ep:
         rule = f"the plan's routing was looked at for ep={report.ep}"

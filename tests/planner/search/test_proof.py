@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from meshwright.errors import InfeasibleError, InputError
+from meshwright.planner.configuration import Configuration
 from meshwright.planner.search.request import Request
 from meshwright.planner.search.search import find_plan
 from meshwright.planner.search.space import recipes, shares
@@ -33,10 +34,14 @@ def branches(tree: Tree, node: Node) -> list[Node]:
     return found
 
 
+def _schedule(configuration: Configuration) -> tuple[str, int]:
+    return configuration.schedule, configuration.vpp
+
+
 @SLOW
 @given(request=requests(), data=st.data())
 def test_no_plan_takes_less_than_the_bound_of_a_branch_above_it(request: Request, data: st.DataObject) -> None:
-    """Of one share: its roots, what has room, and every recipe, against every split and recomputation per rank."""
+    """Of one share: its roots, what has room, every schedule and recipe, against every split and recomputation."""
     setting, pins = setting_of(request), request.pins
     tree = Tree(setting, pins, runnable=False)
     roots = list(tree.roots())
@@ -45,11 +50,14 @@ def test_no_plan_takes_less_than_the_bound_of_a_branch_above_it(request: Request
     known = branches(tree, root)
     over_all = max((each.bound_s for each in known if each.level <= Level.ROOMY), default=0.0)
     roomy = any(each.level == Level.ROOMY for each in known)
+    together = {_schedule(each.configuration): each.bound_s for each in known if each.level == Level.SCHEDULE}
     for recipe in below_share(tree, root.configuration):
         bounds = {
             each.level: each.bound_s for each in known if each.configuration == recipe and each.level > Level.ROOMY
         }
-        least = max([over_all, *(bounds[level] for level in (Level.RECIPE, Level.LIMITED) if level in bounds)])
+        least = max([over_all, together.get(_schedule(recipe), 0.0)])
+        least = max([least, *(bounds[level] for level in (Level.RECIPE, Level.LIMITED) if level in bounds)])
+        COUNTED["scheduled"] += _schedule(recipe) in together
         for configuration in below_recipe(setting, pins, recipe):
             took = seconds(setting, configuration)
             COUNTED["listed"] += 1
@@ -104,5 +112,6 @@ def test_these_tests_have_listed_something() -> None:
     if COUNTED:
         assert COUNTED["listed"] > 1000
         assert COUNTED["fit"] > 100
+        assert COUNTED["scheduled"] > 50
         assert COUNTED["plans"] > 1000
         assert COUNTED["gaps"] > 0

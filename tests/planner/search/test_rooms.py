@@ -12,10 +12,13 @@ from meshwright.planner.configuration import Configuration
 from meshwright.planner.cost.footprint import rank_memory
 from meshwright.planner.cost.setting import Setting
 from meshwright.planner.cost.stage import stage_times
+from meshwright.planner.job import Job, Precision
+from meshwright.planner.optimizer import States
 from meshwright.planner.pins import Pins
 from meshwright.planner.search.ranks import Ranks
 from meshwright.planner.search.rooms import Rooms
-from meshwright.planner.search.space import recipes, shares
+from meshwright.planner.search.space import offloads, recipes, reliefs, relieved, shares
+from meshwright.planner.search.waits import least, waits_of
 
 from .small import requests_of
 
@@ -58,6 +61,48 @@ def test_rooms_are_those_of_whole_configurations(
         most = rooms.most(rank, 0, layers, choice, needed)
         assert most == sum(fit) or (most < needed and sum(fit) < needed)
         assert rooms.fits(rank, 0, layers, choice) == fit[-1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    schedule=st.sampled_from(SCHEDULES),
+    model=st.sampled_from(["llama-3.2-1b", "gemma-2-9b", "llama-3.1-8b"]),
+    precision=st.sampled_from(["bf16", "fp32", "fp8"]),
+    states=st.sampled_from(["fp32", "bf16"]),
+    memory=st.sampled_from([0.1, 0.2, 0.4]),
+    mesh=st.sampled_from([(2, 1), (2, 2), (4, 1)]),
+    microbatch=st.sampled_from([1, 4, 8]),
+    spread=st.booleans(),
+    data=st.data(),
+)
+def test_recipes_together_have_the_room_and_the_waits_of_any_of_them(
+    schedule: tuple[str, int],
+    model: str,
+    precision: Precision,
+    states: States,
+    memory: float,
+    mesh: tuple[int, int],
+    microbatch: int,
+    spread: bool,
+    data: st.DataObject,
+) -> None:
+    """What the branch of a schedule is bounded with, against its recipes one by one."""
+    job = Job(seq_len=4096, global_batch=64, precision=precision, optimizer_states=states)
+    setting = replace(requests_of(model, layers=LAYERS, devices=8, memory=memory), job=job).setting()
+    (name, vpp), (pp, tp) = schedule, mesh
+    pins = Pins(pp=pp, tp=tp, schedule=name, vpp=vpp, microbatch=microbatch, spread_vocabulary=spread or None)
+    listed = list(recipes(setting, pins, next(shares(setting, pins))))
+    each = data.draw(
+        st.sampled_from([*listed, *(relief for recipe in listed for relief in reliefs(setting, pins, recipe))])
+    )
+    together, alone = Rooms(setting, *relieved(setting, pins, listed[0])), Rooms(setting, each)
+    for _ in range(6):
+        rank, layers = data.draw(st.integers(0, pp - 1)), data.draw(st.integers(1, LAYERS))
+        choice = data.draw(st.sampled_from(CHOICES))
+        assert together.fits(rank, 0, layers, choice) >= alone.fits(rank, 0, layers, choice)
+        assert together.most(rank, 0, layers, choice) >= alone.most(rank, 0, layers, choice)
+    waits = least(setting, listed, offloads(pins, listed[0]))
+    assert all(one <= other for one, other in zip(waits, waits_of(setting, each), strict=True))
 
 
 @pytest.mark.parametrize("choice", CHOICES)
