@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,3 +27,14 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(name)
     return getattr(import_module(f".{_PLACES[name]}", __name__), name)
+
+
+class _Package(ModuleType):
+    """`place` is the function, whoever imports the module of that name, which Python would put in its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = name in _PLACES and isinstance(value, ModuleType)
+        super().__setattr__(name, getattr(value, name) if own else value)
+
+
+sys.modules[__name__].__class__ = _Package
