@@ -81,4 +81,6 @@ class LayerTimes(Frozen):
             raise ValueError("counts of workers are 1 or more, their paces above 0")
         if any(few < more for few, more in pairwise(pace[busy] for busy in sorted(pace))):
             raise ValueError("no worker is slower while fewer compute")
+        if pace and pace[max(pace)] > 1:
+            raise ValueError("all workers at once are no faster for waiting: at most 1")
         return pace

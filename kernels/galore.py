@@ -72,7 +72,7 @@ class GaLore(FusedAdamW):
         found: list[tuple[Tensor, int]] = []
         for parameter, step in parameters:
             state = self.state[parameter]
-            if (step - 1) % self._every and not state.get(DUE, False):
+            if (step - 1) % self._every and not _is_due(state):
                 continue
             assert parameter.grad is not None
             gradient = self._layout.whole(parameter.grad).float()
@@ -104,6 +104,13 @@ class GaLore(FusedAdamW):
         wide = local.float().mul_(kept).add_(whole, alpha=self._scale)  # in place where it is in float32
         if wide.dtype != local.dtype:
             local.copy_(wide)
+
+
+def _is_due(state: dict[str, Any]) -> bool:
+    """Whether the last step found no space; in the first one after a resume: whether there is none."""
+    if DUE not in state:
+        state[DUE] = not bool(state[SPACE].any())
+    return bool(state[DUE])
 
 
 def _space(gradient: Tensor, rank: int) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
+from ..planner.attention import S2
 from ..planner.fitting.calibrated import Calibrated, calibrate
 from ..planner.fitting.runs import read_runs
 from ..planner.plan import Plan
@@ -28,6 +29,10 @@ def unpriced(path: Path, plan: Plan) -> str:
     )
 
 
+def _shards(s2: S2 | None) -> str:
+    return "dense" if s2 is None else "s2:" + ",".join(f"{name}={value}" for name, value in s2.model_dump().items())
+
+
 def _unpriced(recipe: Recipe, plan: Plan) -> Iterator[str]:
     job = plan.job
     if recipe.compile:
@@ -36,8 +41,8 @@ def _unpriced(recipe: Recipe, plan: Plan) -> Iterator[str]:
         yield f"kernels: {recipe.kernels} (priced: {job.kernels})"
     if recipe.compress not in (None, job.compress):
         yield f"compress: {recipe.compress} (priced: {job.compress})"
-    if recipe.sharded is not None:
-        yield f"attention: {recipe.attention}"
+    if (trained := _shards(recipe.sharded(plan))) != (priced := _shards(job.sharded)):
+        yield f"attention: {trained} (priced: {priced})"
     if recipe.separate_documents:
         yield "separate_documents: true"
     if recipe.experts is not None and recipe.experts.capacity_factor is not None:

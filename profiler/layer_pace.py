@@ -94,8 +94,10 @@ def relay(turn: Turn, message: Tensor, busy: int) -> float:
 
 def paces(seconds: dict[str, float]) -> dict[int, float]:
     """By number of workers that compute: seconds of a turn of all together over those with handing over. Below 1: what
-    is waited for outweighs what is shared. A sample that says that more are faster than fewer is noise."""
+    is waited for outweighs what is shared. Samples that say that more are faster than fewer, or that all are faster
+    for waiting, are noise."""
     found = dict[int, float]()
     for busy in sorted((int(name) for name in seconds if name != TOGETHER), reverse=True):
-        found[busy] = max([seconds[TOGETHER] / seconds[str(busy)], *found.values()])
+        pace = seconds[TOGETHER] / seconds[str(busy)]
+        found[busy] = max([pace, *found.values()]) if found else min(1.0, pace)
     return dict(sorted(found.items()))

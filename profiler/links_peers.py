@@ -19,6 +19,7 @@ from .links_shapes import Ranks, rounds, without_dead
 
 _TRIES = 4
 """How often gloo tries to connect, each time for as long as an operation may take."""
+_LEAST_TRY_S = 1.0
 
 
 class Alone(Exception):
@@ -81,7 +82,7 @@ class Peers:
 
     def _reaches(self, name: str, own: Ranks) -> bool:
         try:
-            self.group(name, own, self.limit_s / _TRIES).together()
+            self.group(name, own, max(_LEAST_TRY_S, self.limit_s / _TRIES)).together()
         except RuntimeError:
             return False
         return True

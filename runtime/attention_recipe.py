@@ -34,7 +34,8 @@ class S2Recipe(S2):
             yield Problem("s2.dense_heads", self.dense_heads, f"of {groups} leaves none sparse", str(groups - 1))
         elif not self.pattern(shape).complete(groups):
             rule = f"is more than the {groups} key-value heads: no head would see some blocks"
-            yield Problem("s2.stride", self.stride, rule, f"{groups}, or s2.dense_heads=1")
+            fix = f"{groups}, or s2.dense_heads=1" if groups > 1 else "attention=dense"
+            yield Problem("s2.stride", self.stride, rule, fix)
         if self.local_blocks * self.block >= plan.job.seq_len:
             rule = f"blocks of {self.block} are all of a sequence of {plan.job.seq_len}: nothing would be sparse"
             most = (plan.job.seq_len - 1) // self.block

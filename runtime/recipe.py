@@ -123,12 +123,10 @@ class Recipe(Frozen):
 
     def sharded(self, plan: Plan) -> S2Recipe | None:
         """How heads share the sequence out; None: each sees all of it."""
-        if self.attention == "dense":
-            return None
-        if self.attention == "s2":
-            return self.s2 or S2Recipe.model_validate({})
         priced = plan.job.sharded
-        return None if priced is None else S2Recipe.model_validate(priced.model_dump())
+        if self.attention == "dense" or (self.attention is None and priced is None):
+            return None
+        return self.s2 or S2Recipe.model_validate({} if priced is None else priced.model_dump())
 
     def save(self, path: Path) -> None:
         """Write the recipe as YAML."""

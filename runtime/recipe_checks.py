@@ -52,7 +52,7 @@ def lengths_problems(plan: Plan, recipe: Recipe) -> list[Problem]:
 
 def attention_problems(plan: Plan, recipe: Recipe) -> list[Problem]:
     """Shards of attention that the plan's model cannot have, or that nobody asked for."""
-    if (sharded := recipe.sharded(plan)) is not None and (recipe.attention == "s2" or recipe.s2 is None):
+    if (sharded := recipe.sharded(plan)) is not None:
         return list(sharded.problems(plan, compiles=recipe.compile))
     if recipe.s2 is not None:
         return [Problem("s2", "given", "is of attention=s2, and attention is dense", "attention=s2, or no s2")]

@@ -53,7 +53,8 @@ def _busy(path: Path, seconds: Callable[[Path], float]) -> float:
     """The part of its time in which something keeps the cards of a path busy."""
     if not path.is_network:
         return 0.0
-    return 1 - seconds(replace(path, bandwidth_bytes_per_s=math.inf)) / seconds(path)
+    whole_s = seconds(path)
+    return 1 - seconds(replace(path, bandwidth_bytes_per_s=math.inf)) / whole_s if whole_s else 0.0
 
 
 def _part(busy: float, path: Path, card_bytes_per_s: float) -> float:

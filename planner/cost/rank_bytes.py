@@ -244,7 +244,8 @@ class RankBytes:
 
     @cached_property
     def _fuses_loss(self) -> bool:
-        """Whether a kernel makes logits their own gradient, where they stand. Not where ranks share them out."""
+        """Whether a kernel makes logits their own gradient, where they stand. Not where pipeline ranks share
+        the vocabulary out."""
         declared = self.setting.rates.declared
         return declared is not None and declared.choice == "auto" and not self._spread
 

@@ -33,11 +33,11 @@ def stage_times(setting: Setting, configuration: Configuration) -> Work:
         input_s=inputs,
         weight_s=weights,
         passes=passes_of(setting, configuration),
-        pace=_pace(setting, configuration),
+        pace=pace_of(setting, configuration),
     )
 
 
-def _pace(setting: Setting, configuration: Configuration) -> tuple[float, ...]:
+def pace_of(setting: Setting, configuration: Configuration) -> tuple[float, ...]:
     """By number of pipeline ranks that compute, each of them all its workers; () where it makes no difference."""
     mesh = configuration.mesh
     if setting.measured is None or mesh.pp == 1:

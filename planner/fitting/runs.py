@@ -30,6 +30,8 @@ Unpriced = Callable[[Path, Plan], str]
 TIMED = ("compute", "tp", "cp", "ep", "dp")
 """Parts that a run times as a prediction has them. Waiting for a pipeline is a result of the others."""
 
+_RULE = "holds no step_time_s above 0, or no later step than the line before"
+
 LEAST_SHARE = 0.1
 """Of the step: a smaller part's error is mostly that of its own noise."""
 
@@ -48,12 +50,13 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class _Steps:
-    """Logged steps of a plan: seconds of each that was past its launch's warm-up, how many there are in all, and how
-    many the last launch has."""
+    """Logged steps of a plan: seconds of each that was past its launch's warm-up, how many there are in all, how many
+    the last launch has, and the number of the last one."""
 
     timed_s: list[float]
     count: int
     of_last_launch: int
+    last: int
 
 
 def read_runs(paths: Sequence[Path], unpriced: Unpriced = lambda path, plan: "") -> Found:
@@ -82,7 +85,8 @@ def read_run(path: Path) -> Run:
         rule = f"are too few: the first {WARM_UP_STEPS} of every launch warm up, which leaves {len(steps.timed_s)}"
         raise InputError.single(str(path), "steps", steps.count, rule, f"let it train on until {LEAST_TIMED} are left")
     result = load_json(path / "result.json") if (path / "result.json").exists() else {}
-    is_whole = steps.of_last_launch >= LEAST_STEPS and _is_of(plan, result)  # a result is of the last launch alone
+    is_whole = steps.of_last_launch >= LEAST_STEPS and _is_of(plan, result)  # a result is of one launch alone
+    is_whole &= result.get("steps") in (None, steps.last)  # the last one, if it came to its end
     measured = result.get("measured_step_time_s") if is_whole else None
     if not _is_number(measured) or measured <= 0:
         measured = median(steps.timed_s)
@@ -108,21 +112,22 @@ def _steps(path: Path, plan: Plan) -> tuple[list[tuple[int, float]], int]:
     may have left half of it."""
     if not path.exists():
         raise InputError.single(str(path), "metrics.jsonl", None, "is not there", "a folder that a run has trained in")
-    found, before, problems = [], 0, list[Problem]()
+    found, before, last, problems = [], 0, 0, list[Problem]()
     lines = path.read_text(errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
             told = json.loads(line)
             seconds, step = told["step_time_s"], told.get("step", number)
-            if not _is_number(seconds) or seconds <= 0 or not _is_number(step):
+            if not _is_number(seconds) or seconds <= 0 or not _is_number(step) or step <= last:
                 raise ValueError
+            last = int(step)
             if _is_of(plan, told):
-                found.append((int(step), float(seconds)))
+                found.append((last, float(seconds)))
             else:
-                found, before = [], int(step)
+                found, before = [], last
         except (AttributeError, ValueError, KeyError, TypeError):
             if number < len(lines):
-                problems.append(Problem(f"metrics.jsonl line {number}", line[:40], "holds no step_time_s above 0"))
+                problems.append(Problem(f"metrics.jsonl line {number}", line[:40], _RULE))
     if problems:
         raise InputError(str(path), problems)
     return found, before
@@ -144,8 +149,8 @@ def _timed(lines: Sequence[tuple[int, float]], first: int, launches: Collection[
     """A line counts as often as it has steps, and not at all where one of them was warming up. `first`: what stands
     before the lines."""
     if not lines:
-        return _Steps([], 0, 0)
-    first = max(first, *(each for each in launches if each < lines[0][0]))
+        return _Steps([], 0, 0, 0)
+    first = max([first, *(each for each in launches if each < lines[0][0])])
     starts = sorted({first, *(each for each in launches if first <= each < lines[-1][0])})
     timed_s, count, before = list[float](), 0, first
     for step, seconds in lines:
@@ -154,7 +159,7 @@ def _timed(lines: Sequence[tuple[int, float]], first: int, launches: Collection[
         count += step - begin
         timed_s += [seconds] * (step - begin) if begin >= start + WARM_UP_STEPS else []
         before = step
-    return _Steps(timed_s, count, lines[-1][0] - starts[-1])
+    return _Steps(timed_s, count, before - starts[-1], before)
 
 
 def of_runs(runs: Sequence[Run], unpriced: Unpriced) -> Found:

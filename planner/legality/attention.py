@@ -53,7 +53,7 @@ def _heads(s2: S2, groups: int) -> Problem | None:
         return Problem("--attention", "s2", f"dense_heads={s2.dense_heads} of {groups} leaves none sparse", "dense")
     if not s2.of_heads(1).complete(groups):
         rule = f"stride={s2.stride} is more than the {groups} key-value heads: no head would see some blocks"
-        return Problem("--attention", "s2", rule, f"stride={groups}, or dense_heads=1")
+        return Problem("--attention", "s2", rule, f"stride={groups}, or dense_heads=1" if groups > 1 else "dense")
     return None
 
 

@@ -14,6 +14,7 @@ from itertools import count
 
 from ..configuration import Configuration, Mesh
 from ..cost.setting import Setting
+from ..cost.stage import pace_of
 from ..legality import is_legal, runtime_problems
 from .bottleneck import crowded_s
 from .bound import Balancer, Bounded, bounded, holds
@@ -105,7 +106,9 @@ class Listed:
         ends = (costs.embedding, costs.head)
         layers_s = costs.forward[-1] + min(costs.backward[choice][-1] for choice in choices)
         whole_s = layers_s + sum(block.forward_s + block.backward_s("none") for block in ends)
-        return self.value_of(shared, shared.microbatches * whole_s / shared.mesh.pp * _ROUNDING)
+        ranks, pace = shared.mesh.pp, pace_of(self.setting, shared)
+        at_once = max([ranks, *(busy * each for busy, each in enumerate(pace, 1))])  # done of what one would do alone
+        return self.value_of(shared, shared.microbatches * whole_s / at_once * _ROUNDING)
 
     @property
     def _alike(self) -> bool:
@@ -124,6 +127,7 @@ class Listed:
             self.setting, replace(pins, offload=pins.offload or 0.0), replace(shared, logits_chunks=chunks)
         )
         seconds = crowded_s(Ranks(self.setting, shared, recomputations(pins), None, light))
+        seconds /= max((1.0, *pace_of(self.setting, shared)))
         return seconds if seconds == float("inf") else self.value_of(shared, seconds)
 
     def _opened(self, shared: Configuration, balancer: Balancer) -> Iterator[Bounded]:

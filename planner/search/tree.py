@@ -201,7 +201,7 @@ class Tree:
         after_s = node.ranks.waits.after_s
         least_s = Bottleneck(node.ranks, limited=True).least_s(limit_s - after_s)
         if limit_s - after_s <= least_s < math.inf:
-            yield replace(node, bound_s=max(node.bound_s, least_s + after_s))
+            yield replace(node, bound_s=max(node.bound_s, least_s + after_s, limit_s))
         elif least_s < math.inf:
             yield from (self._recipe(recipe, max(node.bound_s, least_s + after_s)) for recipe in node.recipes)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from itertools import pairwise
 
 from ..schedule import Schedule
 from ..schedule.program import Link
@@ -49,18 +48,13 @@ def transfers_meet(schedule: Schedule, work: Work, arrivals_s: Sequence[float], 
     """Whether two transfers want one direction of a card at once, by when each would arrive if none shared it."""
     use = card_use(schedule, work)
     steps = [(step.slot, step.link) for step in schedule.program if use.of_link[step.link] and hops[step.link]]
-    if not steps:
-        return False
-    slots, links = (np.array(each, dtype=np.intp) for each in zip(*steps, strict=True))
-    ends = np.asarray(arrivals_s)[slots]
-    begins = ends - np.asarray(hops)[links]
-    for side in zip(*schedule.links, strict=True):
-        cards = np.asarray(side)[links]
-        order = np.lexsort((begins, cards))
-        card, link, begin, end = (each[order] for each in (cards, links, begins, ends))
-        together = (card[1:] == card[:-1]) & (link[1:] != link[:-1])
-        if np.any(together & (begin[1:] < end[:-1])):
-            return True
+    for side in range(2):
+        spans = sorted(
+            (schedule.links[link][side], arrivals_s[slot] - hops[link], arrivals_s[slot], link) for slot, link in steps
+        )
+        for (card, _, end, link), (next_card, begin, _, other) in pairwise(spans):
+            if card == next_card and link != other and begin < end:
+                return True
     return False
 
 

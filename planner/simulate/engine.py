@@ -205,8 +205,11 @@ def _reduced_late(work: Work, done: list[float], log: list[Collective]) -> list[
 
 
 def _seconds(schedule: Schedule, work: Work) -> list[float]:
-    """Compute of every group: forwards by stage, then backwards, then where there are halves of each."""
+    """Compute of every group: forwards by stage, then backwards, then where there are halves of each. With a spread
+    vocabulary all ranks that share cores are taken to be busy."""
     slow = work.slow.ranks or (1.0,) * schedule.ranks
+    if schedule.spread and work.pace:
+        slow = tuple(each / work.pace[-1] for each in slow)
     by_kind = {"F": work.forward_s, "B": work.backward_s, "I": work.input_s, "W": work.weight_s}
     of_stages = [
         each * slow[schedule.places[stage]]

@@ -3,8 +3,8 @@
 `Work` has every action's seconds while all ranks compute and wait for nothing; `pace[k - 1]` says how much faster a
 rank is while k do, each of them woken up by a message: below 1 where that costs more than shared cores do.
 Everything else is as `engine.py` says of collectives that take the cores: the gather before an action, the reduction
-after it. A rank that waits for a message uses no core. Between two events every rank that computes goes at one pace
-(processor sharing), so that the next event is found exactly.
+after it. A rank that waits for a message uses no core. Between two events ranks that compute keep their pace (processor
+sharing), so that the next event is found exactly.
 """
 
 from __future__ import annotations
@@ -58,19 +58,25 @@ def play_shared(schedule: Schedule, work: Work, seconds: list[float], hops: list
                 left[rank], begun[rank] = queue[place[rank]].seconds, now
         if not busy and all(place[rank] == len(queue) for rank, queue in enumerate(queues)):
             return found
-        pace = work.pace[len(busy) - 1] if busy else 1.0
-        step_s = min((left[rank] / pace for rank in busy), default=math.inf)
+        pace = {rank: _pace(work, len(busy), queues[rank][place[rank]]) for rank in busy}
+        step_s = min((left[rank] / pace[rank] for rank in busy), default=math.inf)
         waits = (found.arrivals_s[slot] - now for slot in _awaited(queues, place, busy))
         step_s = min(step_s, min((wait for wait in waits if wait > 0), default=math.inf))
         assert step_s < math.inf  # a schedule in an executable order never locks
-        done = {rank for rank in busy if left[rank] / pace <= step_s}
+        done = {rank for rank in busy if left[rank] / pace[rank] <= step_s}
         for rank in busy:
-            left[rank] -= step_s * pace
+            left[rank] -= step_s * pace[rank]
         now += step_s
         for rank in sorted(done):
             _end(found, queues[rank][place[rank]], rank, begun[rank], now, hops, schedule.stages)
             place[rank] += 1
         busy -= done
+
+
+def _pace(work: Work, busy: int, piece: _Piece) -> float:
+    """Of a piece while so many ranks are busy. No message wakes a collective up that a rank begins by itself."""
+    pace = work.pace[busy - 1]
+    return max(1.0, pace) if piece.name else pace
 
 
 def _is_ready(piece: _Piece, found: SharedPlay, now: float) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from meshwright.clusters.catalogue import load_cluster
 from meshwright.errors import InputError
+from meshwright.planner.attention import S2
 from meshwright.planner.families import load_model
 from meshwright.planner.job import Job
 from meshwright.planner.pins import parse_pins
@@ -40,7 +41,11 @@ def run(path, plan, **asked):
         ({"compile": True}, "compile: true"),
         ({"kernels": "reference"}, "kernels: reference (priced: auto)"),
         ({"compress": "int8"}, "compress: int8 (priced: none)"),
-        ({"attention": "s2", "separate_documents": True}, "attention: s2, separate_documents: true"),
+        (
+            {"attention": "s2", "s2": {"block": 64}, "separate_documents": True},
+            "attention: s2:block=64,local_blocks=8,stride=4,dense_heads=0,dense_every=0 (priced: dense), "
+            "separate_documents: true",
+        ),
         ({"experts": {"capacity_factor": 1.25}}, "experts.capacity_factor: 1.25"),
     ],
 )
@@ -48,6 +53,16 @@ def test_what_no_price_has(plan, tmp_path, asked, said):
     assert plan.job.kernels == "auto"
     whole = f"was trained with {said} in its recipe, which the price of its plan does not have" if said else ""
     assert unpriced(run(tmp_path / "run", plan, **asked), plan) == whole
+
+
+def test_shards_are_those_that_were_priced(plan, tmp_path):
+    job = plan.job.model_copy(update={"attention": "s2", "s2": S2.model_validate({"stride": 2})})
+    sharded = plan.model_copy(update={"job": job})
+    assert job.sharded == S2.model_validate({"stride": 2})
+    assert unpriced(run(tmp_path / "same", sharded), sharded) == ""
+    assert unpriced(run(tmp_path / "named", sharded, attention="s2"), sharded) == ""
+    for asked, said in (({"attention": "dense"}, "dense (priced: s2"), ({"attention": "s2", "s2": {}}, "stride=4")):
+        assert said in unpriced(run(tmp_path / said[:5], sharded, **asked), sharded)
 
 
 def test_such_runs_teach_nothing(plan, tmp_path):

@@ -60,6 +60,7 @@ def test_a_backward_follows_its_forward() -> None:
         ({TOGETHER: 4.0, "1": 2.0, "2": 4.0}, {1: 2.0, 2: 1.0}),
         ({TOGETHER: 4.0, "1": 5.0, "2": 5.0}, {1: 0.8, 2: 0.8}),  # one core each: waking up alone counts
         ({TOGETHER: 4.0, "1": 4.0, "2": 2.0, "4": 8.0}, {1: 2.0, 2: 2.0, 4: 0.5}),  # one as slow as more are is noise
+        ({TOGETHER: 4.0, "1": 3.2, "2": 3.5}, {1: 1.25, 2: 1.0}),  # all faster for waiting, too
     ],
 )
 def test_paces(seconds: dict[str, float], expected: dict[int, float]) -> None:
