@@ -11,15 +11,26 @@ import torch
 from parity_table.document import PATH, document, read_table
 from parity_table.memory import PeakMemory, highest
 from parity_table.outcome import BARS, Outcome
-from parity_table.products import PLAIN, all_pairs, covered_pairs, covering, covering_pairs, meetings, pairs, rows
+from parity_table.products import (
+    PLAIN,
+    all_pairs,
+    covered_pairs,
+    covering,
+    covering_pairs,
+    meetings,
+    pairs,
+    row_of,
+    rows,
+    singles,
+)
 from parity_table.row import Row
 from parity_table.run import STEPS, reference, run_rows
 
 WRITE = "MESHWRIGHT_WRITE_PARITY"  # set by scripts/parity
 ROWS = rows()
 SLOW = (pytest.mark.slow,)
-MANY, FEW = 2, 5
-"""Rows of more processes than two run for five steps only, but in scripts/parity."""
+MANY, FEW = 2, 3
+"""Rows of more processes than two, and all but values alone, run for three steps only, but in scripts/parity."""
 
 
 def is_slow(row: Row) -> bool:
@@ -31,16 +42,19 @@ def is_slow(row: Row) -> bool:
 
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
-    """Of the rows that this run of pytest has selected; those of many processes for few steps and without memory,
-    unless the table is written."""
+    """Of the rows that this run of pytest has selected; those of many processes or values for few steps and without
+    memory, unless the table is written."""
     own = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
     selected = {item.callspec.params["row"].name for item in own if "row" in item.callspec.params}
     folder = tmp_path_factory.mktemp("parity")
     asked = [row for row in ROWS if row.name in selected]
     if os.environ.get(WRITE):
         return run_rows(asked, folder)
-    small, large = ([row for row in asked if (row.world > MANY) == many] for many in (False, True))
-    return run_rows(small, folder) | run_rows(large, folder, steps=FEW, memory=False)
+    alone = {row_of(product).name for product in singles()}
+    whole = [row for row in asked if row.world <= MANY and row.name in alone]
+    return run_rows(whole, folder) | run_rows(
+        [row for row in asked if row not in whole], folder, steps=FEW, memory=False
+    )
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.name, marks=SLOW[: is_slow(row)]) for row in ROWS])
