@@ -115,7 +115,7 @@ class Search:
 
     def _limit_s(self, node: Node) -> float:
         """Seconds of a step at which the value of a branch is no longer below the cutoff: the same for all branches
-        that use as many devices."""
+        that use as many devices (`search.py` does not send energy here, of which that is not true)."""
         if math.isinf(self.cutoff):
             return math.inf
         key = node.configuration.mesh.world, self.cutoff
