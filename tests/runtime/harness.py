@@ -19,14 +19,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PRELOAD = [
-    "torch.distributed.tensor",
-    "torch.distributed.fsdp",
-    "torch.distributed.pipelining",
-    "torch.distributed._functional_collectives",
-    "torch._dynamo",
-    "meshwright.runtime.build",
-]
+PRELOAD = ["meshwright.tests.runtime.preloaded"]
 
 
 class Answer(NamedTuple):
