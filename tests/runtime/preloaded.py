@@ -3,6 +3,7 @@
 Its objects are kept apart from what ranks make: to look through them for garbage took a third of a second each time.
 """
 
+# ruff: noqa: F401
 import gc
 
 import torch._inductor.compile_fx  # for compiled rows, whatever their backend
@@ -14,7 +15,7 @@ import torch.distributed.tensor
 
 import meshwright.runtime.build
 import meshwright.runtime.checkpoint
-import meshwright.runtime.optimizer  # noqa: F401
+import meshwright.runtime.optimizer
 
 gc.collect()
 gc.freeze()
