@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,12 @@ from meshwright.kernels.cross_entropy import IGNORED
 from meshwright.runtime.build import build_model
 
 TIED = {**LLAMA, "tie_word_embeddings": True, "vocab_size": 251}
+
+
+def test_ranks_are_forked_with_what_they_import() -> None:
+    """A fork server says nothing of what it cannot import."""
+    (frozen,) = run_ranks(1, gc.get_freeze_count)
+    assert frozen > 100_000
 
 
 @pytest.mark.parametrize("vocab", [24, 23, 5])

@@ -29,9 +29,8 @@ from parity_table.run import STEPS, reference, run_rows
 WRITE = "MESHWRIGHT_WRITE_PARITY"  # set by scripts/parity
 ROWS = rows()
 SLOW = (pytest.mark.slow,)
-MANY, FEW = 2, 3
-"""Rows of several processes run for three steps only, and those of more than two, or of several values, without memory;
-scripts/parity runs all of them for twenty."""
+MANY, FEW = 2, 5
+"""Rows of more processes than two, and products, run for five steps only, but in scripts/parity."""
 
 
 def is_slow(row: Row) -> bool:
@@ -43,7 +42,7 @@ def is_slow(row: Row) -> bool:
 
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
-    """Of the rows that this run of pytest has selected; those of several processes for few steps, most of them without
+    """Of the rows that this run of pytest has selected; those of many processes or values for few steps and without
     memory, unless the table is written."""
     own = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
     selected = {item.callspec.params["row"].name for item in own if "row" in item.callspec.params}
@@ -52,11 +51,10 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     if os.environ.get(WRITE):
         return run_rows(asked, folder)
     alone = {row_of(product).name for product in singles()}
-    single = [row for row in asked if row.world == 1]
-    small = [row for row in asked if 1 < row.world <= MANY and row.name in alone]
-    others = [row for row in asked if row not in (*single, *small)]
-    few = run_rows(small, folder, steps=FEW) | run_rows(others, folder, steps=FEW, memory=False)
-    return run_rows(single, folder) | few
+    small, large = (
+        [row for row in asked if (row.world > MANY or row.name not in alone) == many] for many in (False, True)
+    )
+    return run_rows(small, folder) | run_rows(large, folder, steps=FEW, memory=False)
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.name, marks=SLOW[: is_slow(row)]) for row in ROWS])

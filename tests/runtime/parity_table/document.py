@@ -42,8 +42,8 @@ sides, not its default of 1e-8: with that the drift is up to ten times larger, a
 
 Rows are every value of every dimension alone, some of their own, and products in which every two values of two
 dimensions meet wherever a legal plan has both (a greedy cover; `tests/runtime/parity_table/products.py`). Every run of
-the tests runs those in which each value meets each other dimension in use; those of several processes for three steps,
-most of them without memory. `-m slow` runs the rest.
+the tests runs those in which each value meets each other dimension in use; all but values alone on one or two processes
+for five steps and without memory. `-m slow` runs the rest.
 """
 
 _COLUMNS = ("row", "processes", "loss", "first gradient", "gradient", "parameter", "peak", "predicted", "ratio")
