@@ -61,10 +61,17 @@ class Balancing:
 
 
 def train_reference(
-    config: dict[str, Any], *, steps: int, seq_len: int, global_batch: int, balancing: Balancing | None = None
+    config: dict[str, Any],
+    *,
+    steps: int,
+    seq_len: int,
+    global_batch: int,
+    balancing: Balancing | None = None,
+    model: PreTrainedModel | None = None,
 ) -> Curve:
-    """`steps` steps of all microbatches; losses are those of the tokens alone."""
-    model, balancing = reference_model(config), balancing or Balancing()
+    """`steps` steps of `model`, or of one with initial weights, with all microbatches; losses are those of the tokens
+    alone."""
+    model, balancing = reference_model(config) if model is None else model, balancing or Balancing()
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]

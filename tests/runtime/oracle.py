@@ -74,9 +74,11 @@ def renamed(values: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, T
     return {name: part(values, config, name, len(like)).clone() for name, like in ours.named_parameters()}
 
 
-def train_reference(config: dict[str, Any], *, steps: int, seq_len: int, global_batch: int) -> Curve:
-    """`steps` steps, each on the whole global batch at once."""
-    model = reference_model(config)
+def train_reference(
+    config: dict[str, Any], *, steps: int, seq_len: int, global_batch: int, model: PreTrainedModel | None = None
+) -> Curve:
+    """`steps` steps of `model`, or of one with initial weights, each on the whole global batch at once."""
+    model = reference_model(config) if model is None else model
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]

@@ -1,7 +1,5 @@
-"""Every family in every mesh of the parity table: loss and gradients of a step are those of its transformers model.
-
-Logits themselves are compared in three meshes (test_pretrained.py); the gradient of every parameter says more.
-"""
+"""Every family in every mesh of the parity table, its weights read from files that transformers has written: logits,
+loss and gradients of a step are those of its transformers model."""
 
 from __future__ import annotations
 
@@ -12,10 +10,11 @@ from typing import Any
 
 import pytest
 from parity_table.models import MODELS
-from parity_table.outcome import BARS
+from parity_table.outcome import BARS, LOGITS, Outcome
 from parity_table.products import rows
 from parity_table.row import Row
-from parity_table.run import EXPERTS, run_rows
+from parity_table.run import run_rows
+from parity_table.written import EXPERTS
 
 from meshwright.planner.cost.setting import Setting
 from meshwright.planner.families import architecture
@@ -72,9 +71,28 @@ def test_the_table_has_many_meshes() -> None:
 @pytest.mark.parametrize("family", MODELS)
 def test_a_family_is_itself_in_every_mesh(family: str, tmp_path: Path) -> None:
     asked = rows_of(family)
-    found = run_rows(asked, tmp_path, steps=1, memory=False)
+    found = run_rows(asked, tmp_path, steps=1, memory=False, written=True)
     assert list(found) == [row.name for row in sorted(asked, key=lambda row: row.world)]
+    assert_same(found)
+
+
+def assert_same(found: dict[str, Outcome]) -> None:
     for name, outcome in found.items():
         assert not outcome.error, f"{name}: {outcome.error}"
+        assert 0 < outcome.logits <= LOGITS, name
         assert outcome.loss <= BARS["loss"], name
         assert outcome.first_gradient <= BARS["first_gradient"], (name, outcome.gradient_of)
+
+
+SMALL = [row for row in rows_of("llama") if row.world <= 2]
+
+
+def test_a_family_is_itself_in_small_meshes(tmp_path: Path) -> None:
+    assert len(SMALL) >= 5
+    assert_same(run_rows(SMALL, tmp_path, steps=1, memory=False, written=True))
+
+
+def test_a_wrong_weight_is_seen_in_logits(tmp_path: Path) -> None:
+    """One hundredth too large in one tensor on one of two ranks."""
+    for found in run_rows(SMALL[1:], tmp_path, steps=1, memory=False, written=True, fault="weight").values():
+        assert found.logits > LOGITS

@@ -63,7 +63,7 @@ def test_a_row_trains_as_one_process(row: Row, outcomes: dict[str, Outcome]) -> 
 
 
 def test_the_reference_learns() -> None:
-    losses = reference(Row("one process"), STEPS).losses
+    losses = reference(Row("one process"), STEPS).curve.losses
     assert losses[-1] < losses[0] - 0.5
 
 

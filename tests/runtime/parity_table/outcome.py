@@ -13,6 +13,9 @@ BARS = {"loss": 1e-5, "first_gradient": 1e-5, "gradient": 1e-3, "parameter": 5e-
 """Largest relative errors in float32. Rounding (1e-7) makes equal runs drift apart: AdamW divides by the size of a
 gradient, so that the gradients of 20 steps have a wider bar than those of the first."""
 
+LOGITS = 1e-4
+"""The largest error of a logit, relative to the largest one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -23,6 +26,7 @@ class Outcome:
     gradient: float = 0.0  # of all steps
     gradient_of: str = ""  # the parameter with that error
     parameter: float = 0.0
+    logits: float = 0.0  # where weights come from files
     peak_bytes: int = 0  # of the worst rank
     predicted_bytes: int = 0
     error: str = ""
@@ -41,21 +45,28 @@ class Outcome:
         return [*words, f"worst gradient: {self.gradient_of}"] if words else []
 
 
-def outcome(ranks: Sequence[Found], losses: Sequence[float], names: set[str], predicted_bytes: int) -> Outcome:
-    """Of what all ranks have seen, beside the losses and parameter names of the reference."""
+def outcome(
+    ranks: Sequence[Found], losses: Sequence[float], names: set[str], predicted_bytes: int, logits: int
+) -> Outcome:
+    """Of what all ranks have seen, beside the losses, parameter names and number of logits of the reference."""
     gradients = [(error, name) for found in ranks for step in found.gradients for name, error in step.items()]
     seen = {name for _, name in gradients}
     largest = worst(error for error, _ in gradients)
     name = next(name for error, name in gradients if not error < largest)
+    errors = [f"parameters differ: {sorted(seen ^ names)}"] if seen != names else []
+    compared = sum(numbers for _, numbers in (found.logits for found in ranks))
+    if compared != logits:
+        errors.append(f"{compared} logits compared of {logits}")
     return Outcome(
         loss=worst(_relative(found.losses, losses) for found in ranks),
         first_gradient=worst(error for found in ranks for error in found.gradients[0].values()),
         gradient=largest,
         gradient_of=name,
         parameter=worst(error for found in ranks for error in found.parameters.values()),
+        logits=worst(found.logits[0] for found in ranks),
         peak_bytes=max(found.peak_bytes for found in ranks),
         predicted_bytes=predicted_bytes,
-        error="" if seen == names else f"parameters differ: {sorted(seen ^ names)}",
+        error="; ".join(errors),
     )
 
 

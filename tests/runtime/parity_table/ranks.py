@@ -18,12 +18,17 @@ from meshwright.planner.plan import Plan
 from meshwright.runtime.build import build_model
 from meshwright.runtime.model import ParallelModel
 from meshwright.runtime.optimizer import build_optimizer
+from meshwright.runtime.pretrained import load_pretrained
+from meshwright.runtime.shards import local
+from parity_table.heads import watched
 from parity_table.memory import PeakMemory
 
+CPU = torch.device("cpu")
 ROUNDING = 1e-6
 """A tensor that is so much smaller than the largest one is zero but for rounding, and is compared as zero."""
 
-Fault = Literal["gradient", "parameter"]
+Fault = Literal["weight", "gradient", "parameter"]
+Curves = tuple[list[float], list[float], list[dict[str, float]], dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,7 @@ class Task:
     steps: int
     fault: Fault | None = None
     compiler: str | None = None
+    files: Path | None = None  # of transformers, where the weights come from these
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class Found:
     gradients: list[dict[str, float]]  # by step
     parameters: dict[str, float]
     peak_bytes: int
+    logits: tuple[float, int]  # their error, of how many; none where weights come from no files
 
 
 def run_tasks(tasks: list[Task], answers: Path) -> None:
@@ -63,18 +70,37 @@ def answer(folder: Path, number: int, rank: int) -> Path:
 
 
 def _run(task: Task) -> Found:
-    losses, norms, gradients, parameters = train_beside(task)
+    curves, logits = _train(task)
     gc.collect()
     peak = 0 if task.wide_plan is None else peak_bytes(task.wide_plan)
     dist.barrier()
-    return Found(losses, norms, gradients, parameters, peak)
+    return Found(*curves, peak, logits)
 
 
-def train_beside(task: Task) -> tuple[list[float], list[float], list[dict[str, float]], dict[str, float]]:
+def _train(task: Task) -> tuple[Curves, tuple[float, int]]:
+    """From initial weights; or from files, of which each rank reads what it holds, and with logits then."""
+    model = build_model(task.plan, CPU, compiler=task.compiler, seed=0 if task.files is None else None)
+    if task.files is None:
+        return train_beside(task, model), (0.0, 0)
+    read, held = load_pretrained(model, task.files), _held_bytes(model)
+    assert read == held, f"{read} bytes read, {held} held"
+    _spoil({name: parameter.detach() for name, parameter in model.named_parameters()}, task.fault == "weight")
+    with watched(model) as heads:
+        curves = train_beside(task, model)
+    job, expected = task.plan.job, torch.load(task.reference, mmap=True)["logits"]
+    (batch,) = batches(model.shape.vocab, job.seq_len, job.global_batch, 1)
+    return curves, heads.compare(own_sequences(model, batch), own_sequences(model, expected))
+
+
+def _held_bytes(model: ParallelModel) -> int:
+    states = [tensor for _, tensor in (*model.named_parameters(), *model.named_buffers())]
+    return sum(local(tensor).nbytes for tensor in states)
+
+
+def train_beside(task: Task, model: ParallelModel) -> Curves:
     """Losses, norms and errors of gradients of all steps, and errors of parameters after the last; relative to the
     largest value that the reference has in the tensor."""
     expected, job = torch.load(task.reference, mmap=True), task.plan.job
-    model = build_model(task.plan, torch.device("cpu"), compiler=task.compiler)
     drive = task.reference.with_suffix(".drive")
     optimizer = build_optimizer(model, weight_decay=WEIGHT_DECAY, scratch=drive, **OPTIMIZER)
     losses, norms, gradients = [], [], []
@@ -126,7 +152,7 @@ def peak_bytes(plan: Plan) -> int:
     config, job = plan.model.config, plan.job
     data = batches(config["vocab_size"], job.seq_len, job.global_batch, 2)
     with PeakMemory() as peak:
-        model = build_model(plan, torch.device("cpu"))
+        model = build_model(plan, CPU)
         optimizer = build_optimizer(model, weight_decay=WEIGHT_DECAY, **OPTIMIZER)
         for batch in data:
             model.forward_backward(own_sequences(model, batch))
