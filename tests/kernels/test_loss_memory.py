@@ -21,6 +21,12 @@ LITTLE = 64 * TOKENS
 """Bytes of numbers a token."""
 
 
+@pytest.fixture(autouse=True)
+def plain_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On processors with AMX oneDNN packs a matrix for the time of a product: bytes that are not the loss's."""
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+
+
 def head(dtype: torch.dtype, chunks: int, device: str = "cpu", tokens: int = TOKENS) -> tuple[Head, Tensor, Tensor]:
     """With inputs for it."""
     made = Head(VOCAB, WIDTH)
