@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
+from ..runtime import compat
+
 
 class Company:
     """Joined workers. Once a call to the others has failed, `lost` says why, and nothing is asked of them any more."""
@@ -27,6 +29,8 @@ class Company:
         """
         if sys.platform == "linux" and rendezvous.startswith("file://"):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all workers are here; a hostname may not resolve
+        if self.device.type == "cpu":
+            compat.share_gloo_device()  # every sharding of a model that is measured has groups of its own
         dist.init_process_group(
             "nccl" if self.device.type == "cuda" else "gloo",
             init_method=rendezvous,

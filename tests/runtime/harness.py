@@ -112,8 +112,11 @@ def _rank(
     import torch
     import torch.distributed as dist
 
+    from meshwright.runtime import compat
+
     torch.set_num_threads(1)
     warnings.filterwarnings("error", module=r"meshwright\.")
+    compat.share_gloo_device()
     try:
         dist.init_process_group(
             "gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timedelta(seconds=timeout_s)

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from harness import run_ranks
 from torch import Tensor
+from workers import threads_of_groups
 
 from meshwright.runtime import compat
 
@@ -35,3 +37,9 @@ def test_a_group_with_nccl_exchanges_on_cuda(backend: str, device: str, monkeypa
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(dist, "get_backend", lambda group: backend)
     assert compat.device_of(dist.ProcessGroup(0, 1)).type == device
+
+
+def test_idle_groups_share_the_thread_that_looks_for_news() -> None:
+    """One more group has the threads of its calls alone: the kernel's count, before and after."""
+    for before, after in run_ranks(2, threads_of_groups, 4):
+        assert 0 < after - before <= 2 * 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -177,3 +178,11 @@ def precise_gradients(first: Plan, second: Plan) -> dict[str, float]:
         name: ((found[1][name] - gradient).abs().max() / gradient.abs().max()).item()
         for name, gradient in found[0].items()
     }
+
+
+def threads_of_groups(count: int) -> tuple[int, int]:
+    """Threads of this process, and with so many more groups."""
+    before = len(os.listdir("/proc/self/task"))
+    groups = [dist.new_group() for _ in range(count)]
+    dist.all_reduce(torch.ones(1), group=groups[-1])
+    return before, len(os.listdir("/proc/self/task"))
