@@ -70,8 +70,11 @@ class LayerTimes(Frozen):
     tails: tuple[TailTime, ...] = ()
     pace: dict[int, float] = Field(
         {},
-        description="of a worker while so many of all workers compute, each after a message of another, over that "
-        "while all do and wait for nothing: cores are shared",
+        description="of a worker while so many of all workers compute over that while all do and wait for nothing: "
+        "cores are shared",
+    )
+    wake_s: dict[int, float] = Field(
+        {}, description="seconds until a worker begins with what another has sent, while so many of all compute"
     )
 
     @field_validator("pace")
@@ -84,3 +87,10 @@ class LayerTimes(Frozen):
         if pace and pace[max(pace)] > 1:
             raise ValueError("all workers at once are no faster for waiting: at most 1")
         return pace
+
+    @field_validator("wake_s")
+    @classmethod
+    def _not_before(cls, wake_s: dict[int, float]) -> dict[int, float]:
+        if any(busy < 1 or seconds < 0 for busy, seconds in wake_s.items()):
+            raise ValueError("counts of workers are 1 or more, their seconds 0 or more")
+        return wake_s

@@ -1,5 +1,5 @@
 """How fast a worker is while fewer than all compute, as in a pipeline: workers of one machine share its cores, caches
-and memory, and who waited for a message is not awake at once."""
+and memory, and who waited for a message is not awake at once. Turns of one layer and of several tell these apart."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..planner.configuration import Configuration, Mesh
 from .layer_parts import as_plan, build_parts
-from .layers import Clock, Subject, all_agree
+from .layers import Clock, Subject, all_agree, chain
 from .timing import typical
 
 FEWEST, MOST = 3, 24
@@ -20,26 +20,30 @@ TURNS = 8  # forwards and backwards in turn: long beside a slice of the schedule
 TOGETHER = "together"
 
 Turn = Callable[[int], None]
+Seconds = dict[str, float]
 
 
-def measure(subject: Subject, budget_s: float) -> dict[str, float]:
-    """Seconds of a turn (a forward or a backward of one layer, the mean): of all workers at once that wait for nobody
+def measure(subject: Subject, budget_s: float) -> dict[str, Seconds]:
+    """Seconds of a turn (a forward or a backward, the mean), by its layers: of all workers at once that wait for nobody
     (`together`), and, by number of workers that compute at once, where each waits for the one before it."""
     world = dist.get_world_size()
     configuration = Configuration(
         mesh=Mesh(dp=world), stage_layers=(len(subject.architecture.layers),), microbatch=1, microbatches=1, zero=0
     )
-    parts = build_parts(as_plan(subject.model, subject.job, configuration), [0], subject.device)
+    plan = as_plan(subject.model, subject.job, configuration)
+    parts = [build_parts(plan, range(count), subject.device) for count in sorted({1, len(chain(subject)[0])})]
     with torch.no_grad():
-        x: Tensor = parts.embedding(parts.batch.tokens)
-    turn = turns_of(parts.layers, x.requires_grad_())
-    samples: dict[str, list[float]] = {TOGETHER: [], **{str(busy): [] for busy in range(1, world + 1)}}
+        x: Tensor = parts[0].embedding(parts[0].batch.tokens)
+    turns = {str(len(each.layers.model.layers)): turns_of(each.layers, x.requires_grad_()) for each in parts}
+    names = (TOGETHER, *(str(busy) for busy in range(1, world + 1)))
+    samples: dict[str, dict[str, list[float]]] = {count: {name: [] for name in names} for count in turns}
     begin, done = perf_counter(), 0
     while done < FEWEST or all_agree(done < MOST and perf_counter() - begin < budget_s):
-        for name, own in samples.items():
-            own.append(_sample(turn, x.detach(), name, subject.device))
+        for name in names:
+            for count, turn in turns.items():
+                samples[count][name].append(_sample(turn, x.detach(), name, subject.device))
         done += 1
-    return {name: typical(own) for name, own in samples.items()}
+    return {count: {name: typical(each) for name, each in own.items()} for count, own in samples.items()}
 
 
 def turns_of(layers: torch.nn.Module, x: Tensor) -> Turn:
@@ -92,10 +96,26 @@ def relay(turn: Turn, message: Tensor, busy: int) -> float:
     return TURNS * world / busy
 
 
-def paces(seconds: dict[str, float]) -> dict[int, float]:
-    """By number of workers that compute: seconds of a turn of all together over those with handing over. Below 1: what
-    is waited for outweighs what is shared. Samples that say that more are faster than fewer, or that all are faster
-    for waiting, are noise."""
+def shared_cores(turns: dict[str, Seconds]) -> dict[str, dict[int, float]]:
+    """`pace` and `wake_s` by number of workers that compute: of the line through turns of one layer and of several the
+    slope and what is left without a layer, as far as that makes no worker faster than all of the machine would. Turns
+    of one size tell no `wake_s`: the pace has it in it then."""
+    few, many = min(turns, key=int), max(turns, key=int)
+    if few == many:
+        return {"pace": paces(turns[few])}
+    less, more, fastest_s = int(few), int(many), turns[many][TOGETHER] / (len(turns[many]) - 1)
+    wake_s = {
+        name: max(0.0, min((more * turns[few][name] - less * seconds) / (more - less), seconds - fastest_s))
+        for name, seconds in turns[many].items()
+        if name != TOGETHER
+    }
+    of_layer = {name: (seconds - wake_s.get(name, 0.0)) / more for name, seconds in turns[many].items()}
+    return {"pace": paces(of_layer), "wake_s": {int(name): seconds for name, seconds in wake_s.items()}}
+
+
+def paces(seconds: Seconds) -> dict[int, float]:
+    """By number of workers that compute: seconds of a turn of all together over those with handing over. Samples that
+    say that more are faster than fewer, or that all are faster for waiting, are noise."""
     found = dict[int, float]()
     for busy in sorted((int(name) for name in seconds if name != TOGETHER), reverse=True):
         pace = seconds[TOGETHER] / seconds[str(busy)]

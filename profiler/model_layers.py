@@ -22,7 +22,7 @@ from .layer_shapes import configurations
 from .layers import Legs, Subject
 from .parts import Found, Result, Setting
 
-SHARES = {"layers": 0.73, "units": 0.15, "tails": 0.06, "pace": 0.06}
+SHARES = {"layers": 0.69, "units": 0.15, "tails": 0.06, "pace": 0.1}
 PASSES = 8
 
 
@@ -134,8 +134,8 @@ def _layer_times(results: Sequence[Result]) -> dict[str, Any]:
         name: medians([result[name] for result in results]) for name in ("layers", "units", "tails")
     }
     if "pace" in results[0]:
-        found = layer_pace.paces(results[0]["pace"])
-        layer_times["pace"] = {busy: significant(pace) for busy, pace in found.items()}
+        for name, values in layer_pace.shared_cores(results[0]["pace"]).items():
+            layer_times[name] = {busy: significant(value) for busy, value in values.items()}
     return layer_times
 
 

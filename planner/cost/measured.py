@@ -119,12 +119,20 @@ class Measured:
         return fixed_s + max(0.0, _line(rows, parameters, attrgetter("seconds")))
 
     def pace(self, busy: int, world: int) -> float:
-        """Of a worker while so many of all workers compute, each after a message of another, over that while all do and
-        wait for nothing; 1 where nothing was measured. Fewer than were measured together are no faster than these."""
+        """Of a worker while so many of all workers compute over that while all do; 1 where nothing was measured. Fewer
+        than were measured together are no faster than these."""
         known = self.times.pace
-        if not known or max(known) != world:
-            return 1.0
-        return known[min((count for count in known if count >= busy), default=world)]
+        return known[_count(known, busy)] if known and max(known) == world else 1.0
+
+    def wake_s(self, busy: int, world: int) -> float:
+        """Until a worker has begun with what another has sent, while so many compute; 0 where nothing was measured."""
+        known = self.times.wake_s
+        return known[_count(known, busy)] if known and max(known) == world else 0.0
+
+
+def _count(known: Iterable[int], busy: int) -> int:
+    """Of the numbers of workers that were measured the next one that is as large."""
+    return min(count for count in known if count >= busy)
 
 
 def _line(rows: Iterable[Row], parameters: float, of: Callable[[Row], float]) -> float:

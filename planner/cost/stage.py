@@ -23,7 +23,7 @@ reduce-scatter, and in the backward the inputs gathered once more."""
 
 def stage_times(setting: Setting, configuration: Configuration) -> Work:
     """The pipeline alone: one microbatch through every virtual stage, exposed communication inside a layer included."""
-    stages = list(_stages_s(setting, configuration))
+    stages, (pace, wake_s) = list(_stages_s(setting, configuration)), shared_cores(setting, configuration)
     forward, backward, inputs, weights = zip(*stages, strict=True)
     return Work(
         forward,
@@ -33,18 +33,21 @@ def stage_times(setting: Setting, configuration: Configuration) -> Work:
         input_s=inputs,
         weight_s=weights,
         passes=passes_of(setting, configuration),
-        pace=pace_of(setting, configuration),
+        pace=pace,
+        wake_s=wake_s,
     )
 
 
-def pace_of(setting: Setting, configuration: Configuration) -> tuple[float, ...]:
-    """By number of pipeline ranks that compute, each of them all its workers; () where it makes no difference."""
+def shared_cores(setting: Setting, configuration: Configuration) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """By number of pipeline ranks that compute, each of them all its workers, their pace and the seconds until one is
+    awake; () where that makes no difference."""
     mesh = configuration.mesh
     if setting.measured is None or mesh.pp == 1:
-        return ()
-    workers = mesh.world // mesh.pp
-    found = tuple(setting.measured.pace(workers * ranks, mesh.world) for ranks in range(1, mesh.pp + 1))
-    return found if any(pace != 1 for pace in found) else ()
+        return (), ()
+    counts = [mesh.world // mesh.pp * ranks for ranks in range(1, mesh.pp + 1)]
+    pace = tuple(setting.measured.pace(workers, mesh.world) for workers in counts)
+    wake_s = tuple(setting.measured.wake_s(workers, mesh.world) for workers in counts)
+    return (pace, wake_s) if any(each != 1 for each in pace) or any(wake_s) else ((), ())
 
 
 def _stages_s(setting: Setting, configuration: Configuration) -> Iterator[tuple[float, float, float, float]]:

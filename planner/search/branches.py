@@ -14,7 +14,7 @@ from itertools import count
 
 from ..configuration import Configuration, Mesh
 from ..cost.setting import Setting
-from ..cost.stage import pace_of
+from ..cost.stage import shared_cores
 from ..legality import is_legal, runtime_problems
 from .bottleneck import crowded_s
 from .bound import Balancer, Bounded, bounded, holds
@@ -106,7 +106,7 @@ class Listed:
         ends = (costs.embedding, costs.head)
         layers_s = costs.forward[-1] + min(costs.backward[choice][-1] for choice in choices)
         whole_s = layers_s + sum(block.forward_s + block.backward_s("none") for block in ends)
-        ranks, pace = shared.mesh.pp, pace_of(self.setting, shared)
+        ranks, (pace, _) = shared.mesh.pp, shared_cores(self.setting, shared)
         at_once = max([ranks, *(busy * each for busy, each in enumerate(pace, 1))])  # done of what one would do alone
         return self.value_of(shared, shared.microbatches * whole_s / at_once * _ROUNDING)
 
@@ -127,7 +127,7 @@ class Listed:
             self.setting, replace(pins, offload=pins.offload or 0.0), replace(shared, logits_chunks=chunks)
         )
         seconds = crowded_s(Ranks(self.setting, shared, recomputations(pins), None, light))
-        seconds /= max((1.0, *pace_of(self.setting, shared)))
+        seconds /= max((1.0, *shared_cores(self.setting, shared)[0]))
         return seconds if seconds == float("inf") else self.value_of(shared, seconds)
 
     def _opened(self, shared: Configuration, balancer: Balancer) -> Iterator[Bounded]:

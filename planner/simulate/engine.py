@@ -132,7 +132,7 @@ def play(schedule: Schedule, work: Work) -> Played:
     """Play a step up to its last gradient. Raises ValueError as `makespan` does."""
     check(schedule, work)
     size = slots(schedule)
-    if any(pace != 1 for pace in work.pace) and not work.hides and not schedule.spread:
+    if (any(pace != 1 for pace in work.pace) or any(work.wake_s)) and not work.hides and not schedule.spread:
         return _play_shared(schedule, work, size)
     if shares_cards(schedule, work):
         return _play_carded(schedule, work, size)

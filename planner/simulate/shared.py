@@ -1,7 +1,7 @@
 """The event interpreter where ranks share cores (workers of one machine): who computes while others wait goes faster.
 
 `Work` has every action's seconds while all ranks compute and wait for nothing; `pace[k - 1]` says how much faster a
-rank is while k do, each of them woken up by a message: below 1 where that costs more than shared cores do.
+rank is while k do, and `wake_s[k - 1]` what it takes until a rank begins with what another one has sent.
 Everything else is as `engine.py` says of collectives that take the cores: the gather before an action, the reduction
 after it. A rank that waits for a message uses no core. Between two events ranks that compute keep their pace (processor
 sharing), so that the next event is found exactly.
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..schedule import FIRST_FORWARD, GRADIENT, HALF, LAST_BACKWARD, Schedule
-from ..schedule.program import Instruction
+from ..schedule.program import Instruction, slots
 from .data_stream import Collective
 from .work import Work
 
@@ -30,6 +30,7 @@ class _Piece:
     instruction: Instruction
     name: str  # "gather", "reduce", or "" for the action itself
     needed: int | None = None  # the slot of the result that it waits for
+    sent: bool = False  # by another rank
 
 
 @dataclass(slots=True)
@@ -52,10 +53,14 @@ def play_shared(schedule: Schedule, work: Work, seconds: list[float], hops: list
     now, left, place, begun = 0.0, [0.0] * schedule.ranks, [0] * schedule.ranks, [0.0] * schedule.ranks
     busy: set[int] = set()
     while True:
-        for rank, queue in enumerate(queues):
-            while rank not in busy and place[rank] < len(queue) and _is_ready(queue[place[rank]], found, now):
-                busy.add(rank)
-                left[rank], begun[rank] = queue[place[rank]].seconds, now
+        begins = [
+            rank
+            for rank, queue in enumerate(queues)
+            if rank not in busy and place[rank] < len(queue) and _is_ready(queue[place[rank]], found, now)
+        ]
+        busy.update(begins)
+        for rank in begins:
+            left[rank], begun[rank] = _work(work, len(busy), queues[rank][place[rank]]), now
         if not busy and all(place[rank] == len(queue) for rank, queue in enumerate(queues)):
             return found
         pace = {rank: _pace(work, len(busy), queues[rank][place[rank]]) for rank in busy}
@@ -75,8 +80,13 @@ def play_shared(schedule: Schedule, work: Work, seconds: list[float], hops: list
 
 def _pace(work: Work, busy: int, piece: _Piece) -> float:
     """Of a piece while so many ranks are busy. No message wakes a collective up that a rank begins by itself."""
-    pace = work.pace[busy - 1]
+    pace = work.pace[busy - 1] if work.pace else 1.0
     return max(1.0, pace) if piece.name else pace
+
+
+def _work(work: Work, busy: int, piece: _Piece) -> float:
+    """Seconds at full load of a piece that begins while so many ranks are busy, waking up included."""
+    return piece.seconds + (work.wake_s[busy - 1] * _pace(work, busy, piece) if piece.sent and work.wake_s else 0.0)
 
 
 def _is_ready(piece: _Piece, found: SharedPlay, now: float) -> bool:
@@ -105,6 +115,13 @@ def _end(
     found.arrivals_s[slot] = found.carried_s[link] = max(now, found.carried_s[link]) + hops[link]
 
 
+def _is_sent(schedule: Schedule, each: Instruction) -> bool:
+    """Whether another rank makes what it needs; the last slot is always there."""
+    if each.needed == slots(schedule) - 1:
+        return False
+    return schedule.places[each.needed // schedule.microbatches % schedule.stages] != each.rank
+
+
 def _queues(schedule: Schedule, work: Work, seconds: list[float]) -> list[list[_Piece]]:
     """What each rank does, in order."""
     nothing, found = (0.0,) * schedule.stages, defaultdict[int, list[_Piece]](list)
@@ -115,7 +132,7 @@ def _queues(schedule: Schedule, work: Work, seconds: list[float]) -> list[list[_
         reduces = turn & LAST_BACKWARD or (work.zero >= 2 and turn & GRADIENT)
         if gathers and (work.gather_s or nothing)[stage]:
             found[each.rank].append(_Piece(slow[each.rank] * work.gather_s[stage], each, "gather"))
-        found[each.rank].append(_Piece(seconds[each.group], each, "", each.needed))
+        found[each.rank].append(_Piece(seconds[each.group], each, "", each.needed, _is_sent(schedule, each)))
         if reduces and (work.reduce_s or nothing)[stage]:
             found[each.rank].append(_Piece(slow[each.rank] * work.reduce_s[stage], each, "reduce"))
     return [found[rank] for rank in range(schedule.ranks)]

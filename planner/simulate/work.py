@@ -91,7 +91,8 @@ class Work:
     the optimizer, `late_reduce_s` reduces gradients after a rank's last backward, for frameworks that do not do so
     beside compute.
     `cards`: what of this goes over network cards, and shares them where it meets; None: nothing does.
-    `pace[k - 1]`: how much faster a rank computes while k ranks do, where ranks share cores, than these seconds say.
+    `pace[k - 1]`: how much faster a rank computes while k ranks do, where ranks share cores, than these seconds say;
+    `wake_s[k - 1]`: what it takes until an action begins whose input another rank has sent.
     """
 
     forward_s: tuple[float, ...]
@@ -114,6 +115,7 @@ class Work:
     passes: Passes | None = None
     borders: tuple[float, ...] = ()
     pace: tuple[float, ...] = ()
+    wake_s: tuple[float, ...] = ()
     cards: CardShares | None = None
 
 
@@ -128,6 +130,7 @@ def check(schedule: Schedule, work: Work) -> None:
     by_stage |= {"gather_s": work.gather_s, "reduce_s": work.reduce_s, "pieces": work.pieces}
     by_rank = {"optimizer_s": work.optimizer_s, "offload_s": work.offload_s, "regather_s": work.regather_s}
     by_rank |= {"late_reduce_s": work.late_reduce_s, "borders": work.borders, "pace": work.pace}
+    by_rank |= {"wake_s": work.wake_s}
     by_rank |= {"slow.ranks": work.slow.ranks, "slow.links": work.slow.links, "slow.data": work.slow.data}
     _check_lengths(by_stage, schedule.stages, "stages")
     _check_lengths(by_rank, schedule.ranks, "ranks")
@@ -135,6 +138,8 @@ def check(schedule: Schedule, work: Work) -> None:
         _check_lengths({"cards.borders": work.cards.borders, "cards.data": work.cards.data}, schedule.ranks, "ranks")
     if any(few < more for few, more in pairwise(work.pace)) or any(pace <= 0 for pace in work.pace):
         raise ValueError("no rank computes slower while fewer do, and none not at all")
+    if any(seconds < 0 for seconds in work.wake_s):
+        raise ValueError("nobody is awake before a message is there")
     if work.cards and not all(0 <= share <= 1 for share in (*work.cards.data, *chain(*work.cards.borders))):
         raise ValueError("what is taken of a card must be between 0 and 1")
     if not 0 <= work.steal < 1:

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "runtime"))
 from harness import run_ranks
 
 from meshwright.clusters.layer_times import LayerTimes
-from meshwright.profiler.layer_pace import TOGETHER, TURNS, paces, relay, turns_of
+from meshwright.profiler.layer_pace import TOGETHER, TURNS, paces, relay, shared_cores, turns_of
 
 WORLD = 3
 
@@ -68,3 +68,21 @@ def test_paces(seconds: dict[str, float], expected: dict[int, float]) -> None:
     assert found == expected
     assert all(few >= more for few, more in pairwise(found.values()))
     assert LayerTimes(pace=found).pace == expected
+
+
+def test_waking_up_is_what_a_turn_takes_beside_its_layers() -> None:
+    """Three milliseconds each time, whatever follows; alone a layer takes half of what it takes beside another."""
+    turns = {"1": {TOGETHER: 4.0, "1": 5.0, "2": 7.0}, "4": {TOGETHER: 16.0, "1": 11.0, "2": 19.0}}
+    assert shared_cores(turns) == {"pace": {1: 2.0, 2: 1.0}, "wake_s": {1: 3.0, 2: 3.0}}
+
+
+def test_turns_of_one_size_have_waking_up_in_the_pace() -> None:
+    assert shared_cores({"1": {TOGETHER: 4.0, "1": 5.0, "2": 5.0}}) == {"pace": {1: 0.8, 2: 0.8}}
+
+
+def test_a_turn_of_one_layer_that_took_too_long_makes_nobody_faster_than_the_machine() -> None:
+    turns = {"1": {TOGETHER: 4.0, "1": 50.0, "2": 50.0}, "4": {TOGETHER: 16.0, "1": 11.0, "2": 7.0}}
+    found = shared_cores(turns)
+    assert found["pace"] == {1: 2.0, 2: 1.0}
+    assert found["wake_s"] == {1: 3.0, 2: 0.0}
+    assert LayerTimes(**found).wake_s == found["wake_s"]

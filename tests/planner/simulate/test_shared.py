@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from schedules import schedules
 
-from meshwright.planner.schedule import Schedule, gpipe, one_forward_one_backward
+from meshwright.planner.schedule import Schedule, gpipe, one_forward_one_backward, zero_bubble_v
 from meshwright.planner.schedule.program import slots
 from meshwright.planner.simulate.engine import _hops, _seconds, play, step_time
 from meshwright.planner.simulate.shared import play_shared
@@ -65,3 +65,20 @@ def test_waking_up_may_cost_more_than_shared_cores_do() -> None:
 def test_no_rank_is_slower_while_fewer_compute(pace: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="slower while fewer"):
         play(gpipe(2, 1), Work((1.0, 1.0), (1.0, 1.0), pace=pace))
+
+
+def test_who_gets_a_message_wakes_up_before_it_begins() -> None:
+    """One microbatch through three stages: two messages forwards, two back; the first forward and the last stage's
+    backward wait for nobody. One rank is at work at a time."""
+    work = Work((2.0,) * 3, (4.0,) * 3, hides=False, pace=(2.0, 1.0, 1.0), wake_s=(0.5, 9.0, 9.0))
+    assert step_time(gpipe(3, 1), work).total_s == pytest.approx(3 * 1.0 + 3 * 2.0 + 4 * 0.5)
+
+
+def test_a_stage_that_follows_on_the_same_rank_wakes_nobody() -> None:
+    """Two ranks of two stages each, in a V: both stages in the middle are the second rank's."""
+    schedule = zero_bubble_v(2, 4)
+    work = Work((1.0,) * 4, (2.0,) * 4, hides=False, wake_s=(0.5, 0.5), input_s=(1.0,) * 4, weight_s=(1.0,) * 4)
+    plain = replace(work, wake_s=())
+    first = 3 * schedule.microbatches  # the slot of the last stage's first forward, which comes after two messages
+    added = play(schedule, work).ends_s[first] - play(schedule, plain).ends_s[first]
+    assert added == pytest.approx(0.5 * 2)
