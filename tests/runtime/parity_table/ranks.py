@@ -58,7 +58,7 @@ class Found:
 
 def run_tasks(tasks: list[Task], answers: Path) -> None:
     """One row after another in one world of processes; what this rank finds stands in files by row and rank, so that
-    those before a failure count. Groups of earlier rows stay: they are idle."""
+    those before a failure count. Groups of earlier rows stay, on one device (harness.py)."""
     for number, task in enumerate(tasks):
         found = _run(task)
         with answer(answers, number, dist.get_rank()).open("wb") as file:
