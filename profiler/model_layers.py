@@ -49,7 +49,7 @@ def measure_subject(subject: Subject, setting: Setting) -> Result:
     result["tails"] = setting.once("tails", lambda: _dicts(layer_tails.measure(subject, SHARES["tails"] * budget_s)))
     if setting.world > 1 and setting.device.type == "cpu":
         setting.announce("shared cores")
-        result["pace"] = setting.once("pace", lambda: layer_pace.measure(subject, SHARES["pace"] * budget_s))
+        result["turns"] = setting.once("turns", lambda: layer_pace.measure(subject, SHARES["pace"] * budget_s))
     planned = Planned(subject.architecture, cpu_cluster(setting.world), subject.job)
     result["layers"] = _layers(subject, setting, configurations(planned), SHARES["layers"] * budget_s)
     return result
@@ -133,8 +133,8 @@ def _layer_times(results: Sequence[Result]) -> dict[str, Any]:
     layer_times: dict[str, Any] = {
         name: medians([result[name] for result in results]) for name in ("layers", "units", "tails")
     }
-    if "pace" in results[0]:
-        for name, values in layer_pace.shared_cores(results[0]["pace"]).items():
+    if "turns" in results[0]:
+        for name, values in layer_pace.shared_cores(results[0]["turns"]).items():
             layer_times[name] = {busy: significant(value) for busy, value in values.items()}
     return layer_times
 
