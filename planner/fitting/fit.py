@@ -11,7 +11,7 @@ from ...clusters.adjustment import Adjustment, Evidence
 from ...units import significant
 from .observation import STEP, Observation
 from .parameter import PARAMETERS, adjustment
-from .robust import noise, solve
+from .robust import LEAST_NOISE, noise, solve
 from .select import LEAST_GROUPS, folds, missed, selected
 from .sheet import Rows, Sheet, Vector, around, sheet
 
@@ -104,11 +104,14 @@ def _held_out(observations: Sequence[Observation], table: Sheet, rows: Rows) -> 
 
 def _refusal(steps: Sheet, held_out: Vector, at: Vector) -> str:
     """Why nothing is to change, or nothing where held-out steps are nearer than before, in the mean and the median: by
-    more than chance they are already, or nothing would have been selected."""
+    more than chance they are already, or nothing would have been selected. What steps repeat to is no gain."""
     if not at.any():
         return "no parameter brings held-out runs nearer by more than chance"
     scale = noise(steps, np.zeros(len(at)), np.arange(len(held_out)))
     before, after = (missed(np.log(each / steps.measured_s), scale).mean() for each in (steps.base_s, held_out))
-    if after >= before or error(held_out, steps.measured_s) > error(steps.base_s, steps.measured_s):
+    gain = error(steps.base_s, steps.measured_s) - error(held_out, steps.measured_s)
+    if after >= before or gain < 0:
         return "what these runs ask for does not hold for runs that the fit had not seen"
+    if gain < LEAST_NOISE:
+        return f"runs that the fit had not seen come nearer by {gain:.1%}, and steps repeat to {LEAST_NOISE:.0%} only"
     return ""
