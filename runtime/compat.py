@@ -201,13 +201,17 @@ def share_gloo_device() -> None:
 
     Each has its own otherwise, with a thread that wakes up a hundred times a second, whether its group is used or not:
     two hundred idle groups make a step of four processes on two cores half as long again (docs/log.md). For processes
-    that build many models, one after the other.
+    that build many models, one after the other. Forks of this process are as before: a thread is not inherited, and
+    what they would ask the kernel to watch, this process would be told of.
     """
     gloo: Any = dist.ProcessGroupGloo
-    begin, interfaces = gloo.__init__, os.environ.get("GLOO_SOCKET_IFNAME", "").split(",")
+    owner, begin, interfaces = os.getpid(), gloo.__init__, os.environ.get("GLOO_SOCKET_IFNAME", "").split(",")
     devices = [gloo.create_device(interface=each) if each else gloo.create_default_device() for each in interfaces]
 
     def begin_on_device(group: Any, store: Any, rank: int, size: int, timeout: timedelta) -> None:
+        if os.getpid() != owner:
+            begin(group, store, rank, size, timeout)
+            return
         options = gloo._Options()
         options._devices, options._timeout = devices, timeout
         begin(group, store, rank, size, options)

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from harness import run_ranks
 from torch import Tensor
-from workers import threads_of_groups
+from workers import threads_of_a_fork, threads_of_groups
 
 from meshwright.runtime import compat
 
@@ -43,3 +43,8 @@ def test_idle_groups_share_the_thread_that_looks_for_news() -> None:
     """One more group has the threads of its calls alone: the kernel's count, before and after."""
     for before, after in run_ranks(2, threads_of_groups, 4):
         assert 0 < after - before <= 2 * 4
+
+
+def test_a_fork_has_a_thread_of_its_own() -> None:
+    """That of the device and two for calls: the device of the process that it comes from would never say anything."""
+    assert run_ranks(2, threads_of_a_fork) == [3, 3]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +187,13 @@ def threads_of_groups(count: int) -> tuple[int, int]:
     groups = [dist.new_group() for _ in range(count)]
     dist.all_reduce(torch.ones(1), group=groups[-1])
     return before, len(os.listdir("/proc/self/task"))
+
+
+def threads_of_a_fork() -> int:
+    """Threads that a group of gloo starts in a fork of this process."""
+    pid = os.fork()
+    if pid == 0:
+        before = len(os.listdir("/proc/self/task"))
+        group = dist.ProcessGroupGloo(dist.HashStore(), 0, 1, timedelta(seconds=5))
+        os._exit(len(os.listdir("/proc/self/task")) - before if group else 0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
