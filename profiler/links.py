@@ -11,13 +11,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from ..clusters.link_costs import moved_bytes, steps
 from ..runtime.compat import default_store
 from .links_clock import measure_shape
-from .links_pairs import Typical, measure_pairs
+from .links_pairs import measure_pairs
 from .links_peers import Alone, Peers, first_line
 from .links_shapes import Ranks, crossings, rails, rounds, shapes, without_dead
 from .links_topology import find_topology, host_pairs
@@ -119,12 +118,12 @@ def _see_pairs(turn: _Turn, budget_s: float) -> None:
     seen.pairs = _pairs(turn, "pairs of workers", list(rounds(peers.ranks)), budget_s / 2)
     hosts = _hosts(seen, peers)
     if len(hosts) > 1 and max(map(len, hosts)) > 1:
-        seen.nodes = _pairs(turn, "pairs of hosts", rails(hosts), budget_s / 4, median)
+        seen.nodes = _pairs(turn, "pairs of hosts", rails(hosts), budget_s / 4, shared=True)
     own = seen.nodes or seen.pairs
     everybody = [row for rows in turn.told("rates", own).values() for row in rows]
     racks = find_topology(len(hosts), host_pairs(hosts, everybody)).racks if len(hosts) > 1 else ()
     if len(racks) > 1:
-        seen.uplinks = _pairs(turn, "pairs of racks", crossings(racks, hosts), budget_s / 4, median)
+        seen.uplinks = _pairs(turn, "pairs of racks", crossings(racks, hosts), budget_s / 4, shared=True)
 
 
 def _neighbours(turn: _Turn) -> list[Ranks]:
@@ -143,10 +142,10 @@ def _neighbours(turn: _Turn) -> list[Ranks]:
 
 
 def _pairs(
-    turn: _Turn, what: str, tournament: list[tuple[tuple[int, int], ...]], budget_s: float, typical: Typical = min
+    turn: _Turn, what: str, tournament: list[tuple[tuple[int, int], ...]], budget_s: float, shared: bool = False
 ) -> list[list[float]]:
-    """`typical`: the median where the pairs of a round share a path."""
-    ask = partial(measure_pairs, turn.peers, what, tournament, budget_s, typical)
+    """`shared`: the pairs of a round share a path."""
+    ask = partial(measure_pairs, turn.peers, what, tournament, budget_s, shared)
     found = turn(what, ask, {"pairs": [], "dead": {}})
     _note_dead(turn.seen, found["dead"])
     rows: list[list[float]] = found["pairs"]
@@ -154,7 +153,7 @@ def _pairs(
         return rows
     left = [tuple(pair for pair in pairs if set(pair) <= set(turn.peers.ranks)) for pairs in tournament]
     what += " again"
-    found = turn(what, partial(measure_pairs, turn.peers, what, left, budget_s, typical), {"pairs": [], "dead": {}})
+    found = turn(what, partial(measure_pairs, turn.peers, what, left, budget_s, shared), {"pairs": [], "dead": {}})
     _note_dead(turn.seen, found["dead"])
     newer = {tuple(row[:2]) for row in found["pairs"]}
     return [*(row for row in rows if tuple(row[:2]) not in newer), *found["pairs"]]

@@ -6,8 +6,9 @@ gone does not stop the others from making new ones, and a pair that fails takes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from itertools import pairwise
 from time import perf_counter
 from typing import Any
 
@@ -108,6 +109,31 @@ class Group:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return perf_counter() - begin
+
+    def crossing(self, size_bytes: int, messages: int) -> list[float]:
+        """Seconds from one arrival to the next of so many messages from the other one of a pair, while as many go
+        there; on gloo one begins where the last one ends, NCCL waits for each."""
+        self.together()
+        arrivals = list(self._arrivals(size_bytes, messages, 1 - self.place))
+        return [after - before for before, after in pairwise(arrivals)]
+
+    def _arrivals(self, size_bytes: int, messages: int, peer: int) -> Iterator[float]:
+        if self._posts_first:
+            expected = [self.receiving(size_bytes, peer, 1) for _ in range(messages)]
+            sent = [self.sending(size_bytes, peer, 1) for _ in range(messages)]
+            for wait in expected:
+                wait()
+                yield perf_counter()
+            for wait in sent:
+                wait()
+            return
+        for _ in range(messages):
+            self._backend._start_coalescing()
+            self.receiving(size_bytes, peer, 1)
+            self.sending(size_bytes, peer, 1)
+            self._backend._end_coalescing().wait()
+            torch.cuda.synchronize(self.device)
+            yield perf_counter()
 
     def receiving(self, size_bytes: int, peer: int, tag: int) -> _Call:
         """A message of so many bytes from a place in the group, expected from now on; the call waits for it."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 from .links_clock import finish
 from .links_group import Group
@@ -18,7 +19,10 @@ _MOST_BYTES = 2**26
 _LONG_S = 0.03  # a message this long is bandwidth and neither latency nor what a shaper lets pass, whatever the link
 _REPEATS = 5
 
-Typical = Callable[[Sequence[float]], float]
+_MESSAGES = 7
+"""That follow each other over a shared path: pairs do not begin and end at once, but most of it is side by side."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +41,17 @@ class Pair:
 
 
 def measure_pairs(
-    peers: Peers, name: str, tournament: Sequence[Sequence[tuple[int, int]]], budget_s: float, typical: Typical = min
+    peers: Peers, name: str, tournament: Sequence[Sequence[tuple[int, int]]], budget_s: float, shared: bool = False
 ) -> dict[str, Any]:
     """`pairs` of which this worker is the first (rows of `Pair`), and those that do not answer with what the library
     says, `dead`: {"0-3": ...}. All pairs of a round are busy at once, so that each gets what it has while others use
-    theirs. Raises Interrupted with what there is by then where a worker does not come back.
+    theirs: those of a `shared` path in both directions at once and all for about as long. Raises Interrupted with what
+    there is by then where a worker does not come back.
     """
     found: list[list[float]] = []
     dead: dict[str, str] = {}
     try:
-        _measure_all(peers, name, tournament, budget_s, typical, found, dead)
+        _measure_all(peers, name, tournament, budget_s, shared, found, dead)
     except RuntimeError as error:
         raise Interrupted(first_line(error), {"pairs": found, "dead": dead, "again": True}) from error
     return {"pairs": found, "dead": dead}
@@ -60,54 +65,91 @@ class Interrupted(RuntimeError):
         self.rows = rows
 
 
+@dataclass(frozen=True, slots=True)
+class _Meeting:
+    """A pair that reaches each other, and how many bytes are a long message between them."""
+
+    own: tuple[int, int]
+    group: Group
+    latency_s: float
+    size_bytes: int
+
+
 def _measure_all(
     peers: Peers,
     name: str,
     tournament: Sequence[Sequence[tuple[int, int]]],
     budget_s: float,
-    typical: Typical,
+    shared: bool,
     found: list[list[float]],
     dead: dict[str, str],
 ) -> None:
     for number, pairs in enumerate(tournament):
         own = next((pair for pair in pairs if peers.rank in pair), None)
+        end_s = perf_counter() + budget_s / len(tournament)
         peers.together()
-        if own is None:
-            continue
-        try:
-            pair = _measured(peers, own, f"{name} {number}", budget_s / len(tournament), typical)
-        except RuntimeError as error:
-            dead["-".join(map(str, own))] = first_line(error)
-            continue
-        if peers.rank == pair.a:
+        meeting = None if own is None else _tried(own, dead, partial(_met, peers, own, f"{name} {number}"))
+        pair = None
+        if shared:
+            size_bytes = int(peers.largest([0 if meeting is None else meeting.size_bytes])[0])
+            pair = None if meeting is None else _tried(meeting.own, dead, partial(_crossing, meeting, size_bytes))
+        elif meeting is not None:
+            pair = _tried(meeting.own, dead, partial(_in_turn, peers, meeting, end_s))
+        if pair is not None and peers.rank == pair.a:
             found.append(pair.row())
     peers.together()
 
 
-def _measured(peers: Peers, own: tuple[int, int], name: str, budget_s: float, typical: Typical) -> Pair:
-    group = peers.group(name, own)
+def _tried(own: tuple[int, int], dead: dict[str, str], ask: Callable[[], _T]) -> _T | None:
+    """What was asked for, or the pair is `dead`."""
+    try:
+        return ask()
+    except RuntimeError as error:
+        dead["-".join(map(str, own))] = first_line(error)
+        return None
+
+
+def _met(peers: Peers, own: tuple[int, int], name: str) -> _Meeting:
+    group, size_bytes = peers.group(name, own), _FIRST_BYTES
     latency_s = median(_directions(peers, group, _TINY_BYTES)[0] for _ in range(2 * _REPEATS)) / 2
-    size, end_s = _FIRST_BYTES, perf_counter() + budget_s
-    while max(_directions(peers, group, size)) < _LONG_S + latency_s and size < _MOST_BYTES:
-        size *= 4
+    while max(_directions(peers, group, size_bytes)) < _LONG_S + latency_s and size_bytes < _MOST_BYTES:
+        size_bytes *= 4
+    return _Meeting(own, group, latency_s, size_bytes)
+
+
+def _in_turn(peers: Peers, meeting: _Meeting, end_s: float) -> Pair:
+    """One direction after the other."""
+    group, size_bytes = meeting.group, meeting.size_bytes
     small: list[tuple[float, float]] = []
     large: list[tuple[float, float]] = []
     while len(large) < 3 or (len(large) < _REPEATS and group.largest([perf_counter() - end_s])[0] < 0):
-        small.append(_directions(peers, group, size // 4))
-        large.append(_directions(peers, group, size))
+        small.append(_directions(peers, group, size_bytes // 4))
+        large.append(_directions(peers, group, size_bytes))
     ways = [([row[way] for row in small], [row[way] for row in large]) for way in range(2)]
-    rates = [rate(size - size // 4, *seconds, typical) for seconds in ways]
-    return Pair(own[0], own[1], rates[0], rates[1], latency_s)
+    there, back = (rate(size_bytes - size_bytes // 4, *seconds) for seconds in ways)
+    return Pair(*meeting.own, there, back, meeting.latency_s)
 
 
-def rate(more_bytes: int, small_s: Sequence[float], large_s: Sequence[float], typical: Typical = min) -> float:
+def _crossing(meeting: _Meeting, size_bytes: int) -> Pair:
+    """Both directions at once, with messages as long as those of all pairs of the round."""
+    group, rates = meeting.group, [0.0, 0.0]
+    rates[1 - group.place] = shared_rate(size_bytes, group.crossing(size_bytes, _MESSAGES))
+    there, back = group.largest(rates)
+    return Pair(*meeting.own, there, back, meeting.latency_s)
+
+
+def rate(more_bytes: int, small_s: Sequence[float], large_s: Sequence[float]) -> float:
     """Bytes per second of what a large message has more than a small one: without latency, and without what shapers let
-    pass at once. Of the fastest of each where a pair has its path for itself: what disturbs a machine delays some
-    messages, a slow link delays all, and the medians of so few were late where two of three were. Where pairs share a
-    path (`median`) the fastest are those that the others left alone: it gave two hosts that share an uplink nearly all
-    of it each."""
-    more_s = typical(large_s) - typical(small_s)
-    return more_bytes / (more_s if more_s > 0 else typical(large_s))
+    pass at once. Of the fastest of each: what disturbs a machine delays some messages, a slow link delays all, and the
+    medians of so few were late where two of three were."""
+    more_s = min(large_s) - min(small_s)
+    return more_bytes / (more_s if more_s > 0 else min(large_s))
+
+
+def shared_rate(size_bytes: int, apart_s: Sequence[float]) -> float:
+    """Bytes per second of messages that follow each other where others want the path, too. The fastest are those that
+    the others left alone, which gave two hosts that share an uplink nearly all of it each: so the median."""
+    return size_bytes / median(apart_s)
 
 
 def _directions(peers: Peers, group: Group, size_bytes: int) -> tuple[float, float]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from .scenario import Scenario
-from .shaping import bucket, buckets_by_peer
+from .shaping import TCP, bucket, buckets_by_peer
 
 GSO_BYTES = 16384
 NAMESPACES = Path("/var/run/netns")
@@ -49,7 +50,7 @@ def sweep() -> None:
 
 def run(command: str, inside: str = "") -> None:
     """One command, in a namespace or in ours. Raises CalledProcessError."""
-    words = [*(["ip", "netns", "exec", inside] if inside else []), *command.split()]
+    words = [*(["ip", "netns", "exec", inside] if inside else []), *shlex.split(command)]
     subprocess.run(words, check=True, capture_output=True)
 
 
@@ -78,6 +79,7 @@ def _host(scenario: Scenario, host: int, name: str, switch: str) -> None:
     run(f"ip -n {switch} link set p{host} master br{rack} up")
     run(f"ip -n {name} addr add {address(host)}/24 dev veth0")
     run(f"ip -n {name} link set veth0 up")
+    run(TCP, name)
     rate = scenario.cards_mbit[host]
     slow = {address(other): mbit for other, mbit in scenario.slow_to(host).items()}
     for command in buckets_by_peer("veth0", rate, slow) if slow else [bucket("veth0", rate)]:

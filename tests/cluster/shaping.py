@@ -7,6 +7,10 @@ BURST = "20k"
 QUEUE = "64m"
 """Nothing is ever dropped: what TCP sends again would be traffic that no one asked for, a sixth of it at 60 Mbit/s with
 the 0.4 s of queue that examples have."""
+TCP = "sysctl -w net.ipv4.tcp_congestion_control=reno 'net.ipv4.tcp_wmem=4096 131072 262144'"
+"""Buckets are handed whatever they take, by every connection as much: so these share them in equal parts. BBR, the
+default of some kernels, sends at a rate that it believes in, and now and then next to nothing for 0.2 s; cubic is not
+for namespaces of users. Buffers of megabytes let whoever comes first fill a bucket's queue, and the others wait."""
 
 
 def bucket(device: str, rate_mbit: float, verb: str = "add") -> str:

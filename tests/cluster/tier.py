@@ -14,13 +14,16 @@ import subprocess
 import sys
 from typing import Literal, get_args
 
+from .shaping import TCP
+
 Tier = Literal["root", "user namespaces", "none"]
 TIERS: tuple[Tier, ...] = get_args(Tier)
 _INSIDE = "MESHWRIGHT_TESTBED_INSIDE"
 _UNSHARE = ("unshare", "-Urnm")
 _TRIAL = (
     "set -e; ip netns add {0}; trap 'ip netns del {0}' EXIT; ip -n {0} link add v0 type veth peer name v1;"
-    " ip netns exec {0} tc qdisc add dev v0 root tbf rate 100mbit burst 20k latency 400ms"
+    " ip netns exec {0} tc qdisc add dev v0 root tbf rate 100mbit burst 20k latency 400ms;"
+    f" ip netns exec {{0}} {TCP}"
 )
 _OWN_RUN = "mount -t tmpfs tmpfs /run && mkdir -p /run/netns && "
 

@@ -78,3 +78,21 @@ def test_a_pair_that_does_not_answer_is_a_note_and_no_more(tmp_path, monkeypatch
     assert "the link between workers 1 and 3: RuntimeError: Timed out" in seen[1]["notes"][0]
     assert {tuple(row["ranks"]) for row in seen[0]["rows"]} == {(0, 1), (0, 1, 2)}  # who cannot reach all stands aside
     assert "go on without this worker" in seen[3]["notes"][-1]
+
+
+def test_a_pair_that_does_not_answer_holds_up_nobody_on_a_shared_path(tmp_path, monkeypatch):
+    """Pairs of hosts agree on a size before they begin: also with one that never gets so far."""
+    group = Peers.group
+
+    def cut(peers, name, ranks, limit_s=None):
+        if ranks == (1, 3) and "pairs of hosts" in name:
+            raise RuntimeError("Timed out waiting 1500ms for recv operation")
+        return group(peers, name, ranks, limit_s)
+
+    monkeypatch.setattr(Peers, "group", cut)
+    seen = seen_by(tmp_path, 4, lambda peers: links.see(peers, 0.2, host=f"host {peers.rank // 2}"))
+    assert [each["dead"] for each in seen] == [[], [[1, 3]], [], [[1, 3]]]
+    ((a, b, there, back, _),) = seen[0]["nodes"]
+    assert (a, b) == (0, 2)
+    assert min(there, back) > 0
+    assert seen[1]["nodes"] == []

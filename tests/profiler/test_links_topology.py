@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-from statistics import median
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshwright.profiler.links_pairs import rate
+from meshwright.profiler.links_pairs import rate, shared_rate
 from meshwright.profiler.links_topology import Slow, find_topology, host_pairs, is_slow, parts
 from meshwright.tests.cluster.scenario import SCENARIOS, Scenario
 
@@ -66,10 +65,8 @@ def test_however_late_some_messages_are_the_slow_link_and_no_other_is_named(late
 
 def test_pairs_that_share_a_path_are_not_as_fast_as_one_that_was_alone():
     """Two pairs share 10 MB/s; one message of each came while the other pair had nothing on its way."""
-    shared, alone = ([size / bytes_per_s for size in (2**18, 2**20)] for bytes_per_s in (5e6, 10e6))
-    small, large = ([shared[place], alone[place], shared[place]] for place in range(2))
-    assert rate(2**20 - 2**18, small, large, median) == pytest.approx(5e6)
-    assert rate(2**20 - 2**18, small, large) == pytest.approx(10e6)
+    shared_s, alone_s = 2**20 / 5e6, 2**20 / 10e6
+    assert shared_rate(2**20, [shared_s, alone_s, shared_s]) == pytest.approx(5e6)
 
 
 def test_noise_alone_names_nothing():
