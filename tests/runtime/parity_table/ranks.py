@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,10 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from workers import MAX_NORM, OPTIMIZER, WEIGHT_DECAY, batches, own_sequences, whole
+from workers import MAX_NORM, OPTIMIZER, WEIGHT_DECAY, batches, own_sequences
 
 from meshwright.planner.plan import Plan
 from meshwright.runtime.build import build_model
+from meshwright.runtime.compat import own_box
 from meshwright.runtime.model import ParallelModel
 from meshwright.runtime.optimizer import build_optimizer
 from meshwright.runtime.pretrained import load_pretrained
@@ -130,14 +132,20 @@ def _gradients(model: ParallelModel) -> dict[str, Tensor]:
 
 
 def _errors(model: ParallelModel, found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
-    """By name: the largest difference of an element, over the largest element of the tensor in the reference."""
+    """By name: the largest difference of an element that this rank holds, over the largest element of the tensor in the
+    reference."""
     largest = max(value.abs().max().item() for value in expected.values())
-    return {name: _error(whole(model, name, each), expected[name], largest) for name, each in found.items()}
+    return {name: _error(each, expected[name], model.orders.get(name), largest) for name, each in found.items()}
 
 
-def _error(found: Tensor, expected: Tensor, largest: float) -> float:
+def _error(found: Tensor, expected: Tensor, order: Sequence[int] | None, largest: float) -> float:
     size = expected.abs().max().item()
-    return (found - expected).abs().max().item() / (size if size >= ROUNDING * largest else 1e-2 * largest)
+    wanted = expected if order is None else expected[list(order)]  # of stacked experts, replicas too
+    assert found.shape == wanted.shape
+    part = tuple(slice(first, first + count) for first, count in zip(*own_box(found), strict=True))
+    difference = (local(found) - wanted[part]).abs()
+    worst = difference.max().item() if difference.numel() else 0.0
+    return worst / (size if size >= ROUNDING * largest else 1e-2 * largest)
 
 
 def _moved(gradients: list[dict[str, Tensor]]) -> set[str]:
