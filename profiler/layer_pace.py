@@ -103,7 +103,8 @@ def shared_cores(turns: dict[str, Seconds]) -> dict[str, dict[int, float]]:
     few, many = min(turns, key=int), max(turns, key=int)
     if few == many:
         return {"pace": paces(turns[few])}
-    less, more, fastest_s = int(few), int(many), turns[many][TOGETHER] / (len(turns[many]) - 1)
+    less, more, workers = int(few), int(many), len(turns[many]) - 1
+    fastest_s = turns[many][TOGETHER] / workers
     wake_s = {
         name: max(0.0, min((more * turns[few][name] - less * seconds) / (more - less), seconds - fastest_s))
         for name, seconds in turns[many].items()

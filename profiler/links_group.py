@@ -6,7 +6,7 @@ gone does not stop the others from making new ones, and a pair that fails takes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from itertools import pairwise
 from time import perf_counter
@@ -113,31 +113,35 @@ class Group:
     def crossing(self, size_bytes: int, messages: int) -> list[float]:
         """Seconds from one arrival to the next of so many messages from the other one of a pair, while as many go
         there; on gloo one begins where the last one ends, NCCL waits for each."""
-        self.together()
-        arrivals = list(self._arrivals(size_bytes, messages, 1 - self.place))
-        return [after - before for before, after in pairwise(arrivals)]
-
-    def _arrivals(self, size_bytes: int, messages: int, peer: int) -> Iterator[float]:
+        peer, arrivals = 1 - self.place, list[float]()
         if self._posts_first:
             expected = [self.receiving(size_bytes, peer, 1) for _ in range(messages)]
+            self.together()
             sent = [self.sending(size_bytes, peer, 1) for _ in range(messages)]
             for wait in expected:
                 wait()
-                yield perf_counter()
+                arrivals.append(perf_counter())
             for wait in sent:
                 wait()
-            return
-        for _ in range(messages):
-            self._backend._start_coalescing()
-            self.receiving(size_bytes, peer, 1)
-            self.sending(size_bytes, peer, 1)
-            self._backend._end_coalescing().wait()
-            torch.cuda.synchronize(self.device)
-            yield perf_counter()
+        else:
+            self.together()
+            arrivals = [self._crossed(size_bytes, peer) for _ in range(messages)]
+        return [after - before for before, after in pairwise(arrivals)]
+
+    def _crossed(self, size_bytes: int, peer: int) -> float:
+        """When two messages of NCCL have crossed: in one group of calls, or each end would wait for the other."""
+        whole, other = self._pair_of(max(1, size_bytes // ELEMENT_BYTES))
+        self._backend._start_coalescing()
+        self._backend.recv([other], peer, 1)
+        self._backend.send([whole], peer, 1)
+        self._backend._end_coalescing().wait()
+        torch.cuda.synchronize(self.device)
+        return perf_counter()
 
     def receiving(self, size_bytes: int, peer: int, tag: int) -> _Call:
-        """A message of so many bytes from a place in the group, expected from now on; the call waits for it."""
-        work = self._backend.recv([torch.zeros(max(1, size_bytes // ELEMENT_BYTES), device=self.device)], peer, tag)
+        """A message of so many bytes from a place in the group, expected from now on; the call waits for it. Nobody
+        looks at what comes, so that all have one buffer."""
+        work = self._backend.recv([self._pair_of(max(1, size_bytes // ELEMENT_BYTES))[1]], peer, tag)
         return work.wait  # type: ignore[no-any-return]
 
     def sending(self, size_bytes: int, peer: int, tag: int) -> _Call:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,8 @@ _LONG_S = 0.03  # a message this long is bandwidth and neither latency nor what 
 _REPEATS = 5
 
 _MESSAGES = 7
-"""That follow each other over a shared path: pairs do not begin and end at once, but most of it is side by side."""
+"""That follow each other over a shared path, where they are slowest: pairs do not begin and end at once, but most of it
+is side by side."""
 
 _T = TypeVar("_T")
 
@@ -67,12 +69,13 @@ class Interrupted(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class _Meeting:
-    """A pair that reaches each other, and how many bytes are a long message between them."""
+    """A pair that reaches each other; how many bytes are a long message between them, and for how long."""
 
     own: tuple[int, int]
     group: Group
     latency_s: float
     size_bytes: int
+    long_s: float
 
 
 def _measure_all(
@@ -86,13 +89,13 @@ def _measure_all(
 ) -> None:
     for number, pairs in enumerate(tournament):
         own = next((pair for pair in pairs if peers.rank in pair), None)
-        end_s = perf_counter() + budget_s / len(tournament)
         peers.together()
+        end_s = perf_counter() + budget_s / len(tournament)
         meeting = None if own is None else _tried(own, dead, partial(_met, peers, own, f"{name} {number}"))
         pair = None
         if shared:
-            size_bytes = int(peers.largest([0 if meeting is None else meeting.size_bytes])[0])
-            pair = None if meeting is None else _tried(meeting.own, dead, partial(_crossing, meeting, size_bytes))
+            (lasts_s,) = peers.largest([0.0 if meeting is None else _MESSAGES * meeting.long_s])
+            pair = None if meeting is None else _tried(meeting.own, dead, partial(_crossing, meeting, lasts_s))
         elif meeting is not None:
             pair = _tried(meeting.own, dead, partial(_in_turn, peers, meeting, end_s))
         if pair is not None and peers.rank == pair.a:
@@ -112,9 +115,9 @@ def _tried(own: tuple[int, int], dead: dict[str, str], ask: Callable[[], _T]) ->
 def _met(peers: Peers, own: tuple[int, int], name: str) -> _Meeting:
     group, size_bytes = peers.group(name, own), _FIRST_BYTES
     latency_s = median(_directions(peers, group, _TINY_BYTES)[0] for _ in range(2 * _REPEATS)) / 2
-    while max(_directions(peers, group, size_bytes)) < _LONG_S + latency_s and size_bytes < _MOST_BYTES:
+    while (long_s := max(_directions(peers, group, size_bytes))) < _LONG_S + latency_s and size_bytes < _MOST_BYTES:
         size_bytes *= 4
-    return _Meeting(own, group, latency_s, size_bytes)
+    return _Meeting(own, group, latency_s, size_bytes, long_s)
 
 
 def _in_turn(peers: Peers, meeting: _Meeting, end_s: float) -> Pair:
@@ -130,10 +133,11 @@ def _in_turn(peers: Peers, meeting: _Meeting, end_s: float) -> Pair:
     return Pair(*meeting.own, there, back, meeting.latency_s)
 
 
-def _crossing(meeting: _Meeting, size_bytes: int) -> Pair:
-    """Both directions at once, with messages as long as those of all pairs of the round."""
+def _crossing(meeting: _Meeting, lasts_s: float) -> Pair:
+    """Both directions at once, as many messages as take so long: all pairs of the round are busy until the end."""
     group, rates = meeting.group, [0.0, 0.0]
-    rates[1 - group.place] = shared_rate(size_bytes, group.crossing(size_bytes, _MESSAGES))
+    apart_s = group.crossing(meeting.size_bytes, math.ceil(lasts_s / meeting.long_s))
+    rates[1 - group.place] = shared_rate(meeting.size_bytes, apart_s)
     there, back = group.largest(rates)
     return Pair(*meeting.own, there, back, meeting.latency_s)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from ...clusters.topology import Path
@@ -25,7 +25,7 @@ def stage_times(setting: Setting, configuration: Configuration) -> Work:
     """The pipeline alone: one microbatch through every virtual stage, exposed communication inside a layer included."""
     stages, (pace, wake_s) = list(_stages_s(setting, configuration)), shared_cores(setting, configuration)
     forward, backward, inputs, weights = zip(*stages, strict=True)
-    return Work(
+    work = Work(
         forward,
         backward,
         transfer_s(setting, configuration),
@@ -36,6 +36,15 @@ def stage_times(setting: Setting, configuration: Configuration) -> Work:
         pace=pace,
         wake_s=wake_s,
     )
+    return _waking_with_messages(work) if wake_s and configuration.spread_vocabulary else work
+
+
+def _waking_with_messages(work: Work) -> Work:
+    """With a spread vocabulary all ranks that share cores are taken to be busy: waking up is a part of a message."""
+    wake_s, passes = work.wake_s[-1], work.passes
+    assert passes is not None
+    sent = {name: getattr(passes, name) + wake_s for name in ("cast_s", "reduce_s", "exchange_s")}
+    return replace(work, wake_s=(), transfer_s=work.transfer_s + wake_s, passes=replace(passes, **sent))
 
 
 def shared_cores(setting: Setting, configuration: Configuration) -> tuple[tuple[float, ...], tuple[float, ...]]:

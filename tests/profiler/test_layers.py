@@ -62,7 +62,7 @@ def test_a_profile_of_layers_is_a_cluster_file(measured: Cluster) -> None:
     times = measured.node_groups[0].device.calibration.layers
     assert times is not None
     assert {row.zero for row in times.units} == {0, 1, 2, 3}
-    assert set(times.pace) == {1, 2}
+    assert set(times.pace) == set(times.wake_s) == {1, 2}
     assert times.tails
     setting = Setting(ARCHITECTURE, measured, JOB)
     row = next(row for row in times.layers if row.kind == "layer" and not row.sharding)

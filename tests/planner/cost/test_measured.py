@@ -158,6 +158,20 @@ def test_who_has_to_be_woken_up_is_slower_than_who_never_waits() -> None:
     assert lower_bound_s(woken, asked) <= price(woken, asked).step_time_s
 
 
+@pytest.mark.parametrize("spread", [False, True])
+def test_waking_up_costs_a_step_something_whatever_the_schedule(spread: bool) -> None:
+    """Two messages from rank to rank and one microbatch; with a spread vocabulary its passes wait for others, too."""
+    asked = replace(
+        configuration(mesh=Mesh(pp=2), stage_layers=(3, 3), recompute=("none",) * 2, microbatches=1),
+        microbatch=8,
+        spread_vocabulary=spread,
+    )
+    woken, alone = (price(setting(2, wake_s=wake_s), asked).step_time_s for wake_s in ({1: 0.5, 2: 0.5}, {}))
+    messages = round((woken - alone) / 0.5, 6)
+    assert messages == 2 if not spread else messages > 4
+    assert lower_bound_s(setting(2, wake_s={1: 0.5, 2: 0.5}), asked) <= woken
+
+
 def test_a_search_prices_what_was_measured() -> None:
     """The plan found is no slower than any of a few that are pinned, and its bound holds."""
     known = cluster(2, units=UNITS, tails=TAILS, pace={1: 1.5, 2: 1.0})

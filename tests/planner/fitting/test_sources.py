@@ -42,11 +42,11 @@ def row(number: int, **changes: Any) -> Row:
     return Row(**fields | {"step_time_s": 1.0} | changes)
 
 
-def ran(rows: list[Row], taught: Adjustment | None = TAUGHT) -> Found:
+def ran(rows: list[Row], taught: Adjustment | None = TAUGHT, noise: float = 0.01) -> Found:
     """As a cluster would have run them that is as `taught`, each by a little more or less."""
     found = of_rows(rows)
     measured = (
-        replace(each, measured_s=each.predicted_s(taught) * (1 + 0.01 * (-1) ** number))
+        replace(each, measured_s=each.predicted_s(taught) * (1 + noise * (-1) ** number))
         for number, each in enumerate(found.observations)
     )
     return replace(found, observations=tuple(measured))
@@ -79,6 +79,15 @@ def test_what_was_found_is_told_and_saved(taught: Calibrated, tmp_path: Path) ->
     words = "\n".join(calibrated_lines(taught))
     assert "compute" in words
     assert "had not seen" in words
+
+
+@pytest.mark.parametrize(("compute", "learns"), [(0.99, False), (0.95, True)])
+def test_a_gain_below_what_steps_repeat_to_is_none(compute: float, learns: bool) -> None:
+    """However sure it is: these runs differ by a thousandth."""
+    as_it_is = Adjustment(source="a world", date=DAY, compute=compute)
+    found = calibrate(ran([row(number) for number in range(8)], as_it_is, noise=0.001), source="runs.csv", date=DAY)
+    assert bool(found.moved) == learns
+    assert ("steps repeat to 2% only" in found.why) != learns
 
 
 def test_runs_as_planned_change_nothing() -> None:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from workers import MAX_NORM, OPTIMIZER, WEIGHT_DECAY, batches, own_sequences
+from workers import MAX_NORM, OPTIMIZER, WEIGHT_DECAY, batches, own_sequences, whole
 
 from meshwright.planner.plan import Plan
 from meshwright.runtime.build import build_model
@@ -115,7 +115,9 @@ def train_beside(task: Task, model: ParallelModel) -> Curves:
     moved = _moved(expected["gradients"])
     held = {name: parameter.detach() for name, parameter in model.named_parameters() if name in moved}
     _spoil(held, task.fault == "parameter")
-    return losses, norms, gradients, _errors(model, held, expected["parameters"])
+    parameters = expected["parameters"]
+    parts, wholes = _errors(model, held, parameters), _errors_of_wholes(model, held, parameters)
+    return losses, norms, gradients, {name: max(parts[name], wholes[name]) for name in held}
 
 
 def _spoil(tensors: dict[str, Tensor], wanted: bool) -> None:
@@ -134,17 +136,28 @@ def _gradients(model: ParallelModel) -> dict[str, Tensor]:
 def _errors(model: ParallelModel, found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
     """By name: the largest difference of an element that this rank holds, over the largest element of the tensor in the
     reference."""
-    largest = max(value.abs().max().item() for value in expected.values())
-    return {name: _error(each, expected[name], model.orders.get(name), largest) for name, each in found.items()}
+    largest, orders = _largest(expected), model.orders
+    return {name: _error(each, expected[name], largest, orders.get(name)) for name, each in found.items()}
 
 
-def _error(found: Tensor, expected: Tensor, order: Sequence[int] | None, largest: float) -> float:
+def _errors_of_wholes(model: ParallelModel, found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
+    """The same of whole tensors, gathered: no part is missing, and none is there twice."""
+    largest = _largest(expected)
+    return {name: _error(whole(model, name, each), expected[name], largest) for name, each in found.items()}
+
+
+def _largest(tensors: dict[str, Tensor]) -> float:
+    return max(value.abs().max().item() for value in tensors.values())
+
+
+def _error(found: Tensor, expected: Tensor, largest: float, order: Sequence[int] | None = None) -> float:
     size = expected.abs().max().item()
     wanted = expected if order is None else expected[list(order)]  # of stacked experts, replicas too
     assert found.shape == wanted.shape
     part = tuple(slice(first, first + count) for first, count in zip(*own_box(found), strict=True))
-    difference = (local(found) - wanted[part]).abs()
-    worst = difference.max().item() if difference.numel() else 0.0
+    own, wanted = local(found), wanted[part]
+    assert own.shape == wanted.shape
+    worst = (own - wanted).abs().max().item() if own.numel() else 0.0
     return worst / (size if size >= ROUNDING * largest else 1e-2 * largest)
 
 
