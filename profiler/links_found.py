@@ -26,7 +26,7 @@ class Links:
     @cached_property
     def topology(self) -> Topology:
         """Racks, groups and what is slow."""
-        return find_topology(len(self.hosts), self.rates)
+        return find_topology(len(self.hosts), self.rates, self.crossing)
 
     @cached_property
     def best(self) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from statistics import median
 from time import perf_counter
 from typing import Any, TypeVar
@@ -23,6 +24,8 @@ _REPEATS = 5
 _MESSAGES = 7
 """That follow each other over a shared path, where they are slowest: pairs do not begin and end at once, but most of it
 is side by side."""
+_FEWEST = 3  # of their arrivals that are looked at
+_SPARE = 3  # a long message may have been measured behind larger ones of others: so many more are sent
 
 _T = TypeVar("_T")
 
@@ -134,10 +137,11 @@ def _in_turn(peers: Peers, meeting: _Meeting, end_s: float) -> Pair:
 
 
 def _crossing(meeting: _Meeting, lasts_s: float) -> Pair:
-    """Both directions at once, as many messages as take so long: all pairs of the round are busy until the end."""
+    """Both directions at once. Until `lasts_s` all pairs of the round are busy; what is later may have met nobody."""
     group, rates = meeting.group, [0.0, 0.0]
-    apart_s = group.crossing(meeting.size_bytes, math.ceil(lasts_s / meeting.long_s))
-    rates[1 - group.place] = shared_rate(meeting.size_bytes, apart_s)
+    apart_s = group.crossing(meeting.size_bytes, math.ceil(_SPARE * lasts_s / meeting.long_s))
+    counted = max(_FEWEST, sum(end_s <= lasts_s for end_s in accumulate(apart_s)))
+    rates[1 - group.place] = shared_rate(meeting.size_bytes, apart_s[:counted])
     there, back = group.largest(rates)
     return Pair(*meeting.own, there, back, meeting.latency_s)
 

@@ -9,7 +9,7 @@ Robust statistics, so that one disturbed sample moves nothing. The rules:
 - Cards that differ by more than 15 % make *groups*, where at least two hosts and a quarter of all have such cards;
   fewer are slow hosts. Of two groups in racks of their own, each is judged by itself.
 - Any other path that is slow beside those of its class is a slow link: inside racks by its share of the lesser card,
-  between two racks as it is.
+  between two racks as it is, and where it has less than 70 % of what pairs have that all cross at once.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ SLOW = 0.85
 _DEVIATIONS = 5
 _LEAST_SPREAD = 0.01
 _SHARE = 0.25
+_SHARE_BY_CHANCE = 0.7
+"""Of what pairs on one path have side by side: one of them may have had that little beside another."""
 
 Rates = Mapping[tuple[int, int], float]
 """Bytes per second between hosts a < b, of whole hosts, in the slower direction."""
@@ -53,13 +55,14 @@ class Topology:
     across: Mapping[tuple[int, int], float]  # usual rate between racks a < b
 
 
-def find_topology(hosts: int, rates: Rates) -> Topology:
-    """What the rates of pairs say; pairs that were not measured say nothing."""
+def find_topology(hosts: int, rates: Rates, crossing: Rates | None = None) -> Topology:
+    """What the rates of pairs say; pairs that were not measured say nothing. `crossing`: while all that can cross
+    between racks, where that was measured."""
     best = [max((rate for pair, rate in rates.items() if host in pair), default=0.0) for host in range(hosts)]
     racks = _racks(hosts, rates, best)
     groups, slow_hosts = _groups(best)
     cards = tuple(median(best[host] for host in group) for group in groups)
-    links, across = _links(rates, racks, best)
+    links, across = _links(rates, racks, best, crossing or {})
     return Topology(racks, groups, cards, tuple(slow_hosts), tuple(links), across)
 
 
@@ -137,9 +140,10 @@ def _bands(best: Sequence[float]) -> list[Ranks]:
 
 
 def _links(
-    rates: Rates, racks: Sequence[Ranks], best: Sequence[float]
+    rates: Rates, racks: Sequence[Ranks], best: Sequence[float], crossing: Rates
 ) -> tuple[list[Slow], dict[tuple[int, int], float]]:
-    """Slow links, and the usual rate from rack to rack."""
+    """Slow links, and the usual rate from rack to rack. Of two pairs on one uplink one may have had all of it, the
+    other its share: that one is not slow."""
     rack_of = {host: index for index, rack in enumerate(racks) for host in rack}
     classes: dict[tuple[int, ...], list[tuple[int, int]]] = {}
     for pair in rates:
@@ -148,8 +152,9 @@ def _links(
     slow: list[Slow] = []
     for ends, pairs in classes.items():
         shares = {pair: rates[pair] / (1.0 if ends else min(best[host] for host in pair)) for pair in pairs}
+        fair = median([crossing[pair] for pair in pairs if ends and pair in crossing] or [math.inf])
         for pair in pairs:
-            if is_slow(shares[pair], list(shares.values())):
+            if rates[pair] < _SHARE_BY_CHANCE * fair and is_slow(shares[pair], list(shares.values())):
                 slow.append(Slow(pair, rates[pair], median(shares.values()) * rates[pair] / shares[pair]))
     across = {}
     for a, b in combinations(range(len(racks)), 2):

@@ -81,6 +81,15 @@ def test_fifteen_percent_are_the_least(value, slow):
     assert is_slow(value, [100, 100, 100, value]) is slow
 
 
+@pytest.mark.parametrize(("rate", "slow"), [(34.0, False), (20.0, True)])
+def test_a_pair_that_had_its_share_of_an_uplink_is_not_slow(rate, slow):
+    """Racks 0-2 and 1-3 share 80; another pair had all of it while this one was measured, by chance."""
+    rates = {(0, 2): 200.0, (1, 3): 200.0, (0, 1): rate, (0, 3): 77.0, (1, 2): 76.0, (2, 3): 79.0}
+    found = find_topology(4, rates, {(0, 1): 40.0, (2, 3): 40.0})
+    assert found.racks == ((0, 2), (1, 3))
+    assert [each.hosts for each in found.slow_links] == ([(0, 1)] if slow else [])
+
+
 def test_pairs_that_were_not_measured_say_nothing():
     found = find_topology(4, {(0, 1): 1e9, (1, 2): 1e9, (2, 3): 1e9})
     assert (found.racks, found.slow_hosts, found.slow_links) == (((0, 1, 2, 3),), (), ())
