@@ -81,7 +81,7 @@ def test_a_pair_that_does_not_answer_is_a_note_and_no_more(tmp_path, monkeypatch
 
 
 def test_a_pair_that_does_not_answer_holds_up_nobody_on_a_shared_path(tmp_path, monkeypatch):
-    """Pairs of hosts agree on a size before they begin: also with one that never gets so far."""
+    """Pairs of hosts agree on how long they are busy: also with one that never gets so far."""
     group = Peers.group
 
     def cut(peers, name, ranks, limit_s=None):

@@ -65,8 +65,10 @@ def test_however_late_some_messages_are_the_slow_link_and_no_other_is_named(late
 
 def test_pairs_that_share_a_path_are_not_as_fast_as_one_that_was_alone():
     """Two pairs share 10 MB/s; one message of each came while the other pair had nothing on its way."""
-    shared_s, alone_s = 2**20 / 5e6, 2**20 / 10e6
-    assert shared_rate(2**20, [shared_s, alone_s, shared_s]) == pytest.approx(5e6)
+    shared, alone = ([size / bytes_per_s for size in (2**18, 2**20)] for bytes_per_s in (5e6, 10e6))
+    small, large = ([shared[place], alone[place], shared[place]] for place in range(2))
+    assert shared_rate(2**20, large) == pytest.approx(5e6)
+    assert rate(2**20 - 2**18, small, large) == pytest.approx(10e6)
 
 
 def test_noise_alone_names_nothing():
