@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MODEL = "byte-llama"
 SEQ_LEN, GLOBAL_BATCH = 256, 8
 CPU_WORKERS = 2
-MEASURING_S = 15.0
+MEASURING_S = 30.0  # less leaves out the kernels' shapes, or what a collective takes from compute
 TRAINING_S = 120.0  # with measuring, starting and slower steps than predicted: a job of about three minutes
 FEWEST_STEPS, MOST_STEPS = 450, 5000  # 460 steps end at 1.94 nats, 400 at 2.07; a slow machine takes its time
 LEARNING_RATE = 3e-3  # usual for a model of a few million parameters
@@ -37,11 +37,13 @@ def make_plan(cluster: Cluster, pins: Sequence[str]) -> Plan:
 
 
 def measure(workers: int | None, progress: Callable[[str, float], None]) -> Cluster:
-    """This machine: one worker a GPU, or two that share the CPU's cores."""
+    """This machine, with the layers of the model: one worker a GPU, or two that share the CPU's cores."""
     from .clusters.local import visible_gpus
     from .profiler.measure import profile_machine
+    from .profiler.parts import Asked
 
-    return profile_machine(workers or len(visible_gpus()) or CPU_WORKERS, MEASURING_S, progress)
+    asked = Asked(MODEL, SEQ_LEN, GLOBAL_BATCH)
+    return profile_machine(workers or len(visible_gpus()) or CPU_WORKERS, MEASURING_S, progress, asked)
 
 
 def recipe_defaults(plan: Plan, steps: object = None) -> dict[str, Any]:

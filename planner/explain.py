@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..units import format_bytes, format_seconds
 from .configuration import Configuration, Mesh
 from .cost.balance import counts_s
+from .cost.interval import KERNELS_ALONE, lacks_layers
 from .cost.setting import Setting
 from .explain_mapping import mapping_words
 from .goal import Objective
@@ -48,6 +49,7 @@ def explain(
         *mapping_words(setting, configuration, proof),
         *((SEEN,) if others else ()),
         *(_loses(predicted, *other, objective) for other in others),
+        *((_without_layers(setting),) if lacks_layers(setting.used(configuration)) else ()),
         _runs(setting, configuration),
     )
 
@@ -148,6 +150,15 @@ def _loses(
     saved = ours[best] - theirs[best]  # without it a large loss would not add up to a small difference
     but = f", and {saved:.3g} s less on {MEANING[best]}" if saved > lost / 4 else ""
     return f"{mesh} is {worse:.1%} slower: it spends {lost:.3g} s more on {MEANING[worst]}{but}."
+
+
+def _without_layers(setting: Setting) -> str:
+    job = setting.job
+    asked = f"--seq-len {job.seq_len} --global-batch {job.global_batch}"
+    return (
+        "The profile knows kernels and links, but no layers of this model at this length: on CPUs steps take up to "
+        f"{KERNELS_ALONE.high:g} times as long. `meshwright profile --model MODEL {asked}` measures them."
+    )
 
 
 def _runs(setting: Setting, configuration: Configuration) -> str:

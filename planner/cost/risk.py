@@ -16,8 +16,8 @@ import math
 from dataclasses import dataclass
 
 from ..plan import Breakdown, Prediction
+from .interval import MEASURED
 from .setting import Setting
-from .step import MEASURED
 
 EXCHANGED = ("tp", "cp", "ep", "pp", "dp", "offload")
 """Causes of a step's time that are communication."""

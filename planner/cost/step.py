@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from ..configuration import Configuration, Module
-from ..frameworks.framework import Spread
 from ..model import Layer, Mlp, Moe
 from ..plan import Breakdown, Prediction
 from ..schedule import build
@@ -23,12 +22,10 @@ from .blocks import ModelCosts
 from .cards import card_shares
 from .data_parallel import with_data_parallelism
 from .footprint import Peak, fits_host, peaks, worst_routing_bytes
+from .interval import interval_of
 from .replica import Replica, replicas
 from .setting import Setting
 from .stage import ends_of, stage_times
-
-MEASURED = Spread(low=0.9, high=1.25)
-"""Interval around a step on a machine that was profiled. Stated: too few runs of our own to validate it yet."""
 
 
 def work_of(setting: Setting, configuration: Configuration) -> Work:
@@ -90,7 +87,7 @@ def _prediction(
     repeated = _recomputed_flops(setting, configuration)
     peak = setting.peak_flops(world) * step_s
     used = setting.used(configuration)
-    spread = MEASURED if used.is_measured else used.spread
+    spread = interval_of(used)
     return Prediction(
         step_time_s=step_s,
         step_time_interval_s=(step_s * spread.low, step_s * spread.high),

@@ -22,11 +22,14 @@ CPU = torch.device("cpu")
 def rounds(plans: Sequence[Plan], count: int, steps: int) -> list[list[float]]:
     """Seconds of a step, by plan and round: the median of `steps`. All ranks call this.
 
-    Every plan is built once and stays. In a round a step warms caches up before those that are timed, as steps of a
-    training follow each other. Each round begins at another plan, so that none always comes behind the same one.
+    Every plan is built once, takes a step that sets up what is made in the first, and stays. In a round a step warms
+    caches up before those that are timed, as steps of a training follow each other. Each round begins at another plan,
+    so that none always comes behind the same one.
     """
     gc.disable()  # a collection in the middle of a step is not the plan's speed
     trainers = [Trainer(plan) for plan in plans]
+    for each in trainers:
+        step(each.model, each.optimizer, each.tokens)
     found: list[list[float]] = [[] for _ in plans]
     for number in range(count):
         first = number * len(plans) // count

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import median
+from statistics import median, quantiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,7 @@ class Score:
     median_error: float  # of predicted over measured, less 1, without its sign
     bias: float  # median of predicted over measured, less 1
     within: float  # share of the plans with an error of 10 % at most
+    spread: tuple[float, float]  # measured over predicted, 5th and 95th percentile
 
 
 def score(predicted: Sequence[float], measured: Sequence[float]) -> Score:
@@ -26,6 +27,7 @@ def score(predicted: Sequence[float], measured: Sequence[float]) -> Score:
     if len(predicted) != len(measured) or len(measured) < 2:
         raise ValueError(f"{len(predicted)} predicted and {len(measured)} measured times cannot be compared")
     errors = [ours / theirs - 1 for ours, theirs in zip(predicted, measured, strict=True)]
+    lowest, *_, highest = quantiles((1 / (1 + error) for error in errors), n=20, method="inclusive")
     first = min(range(len(predicted)), key=predicted.__getitem__)
     return Score(
         plans=len(measured),
@@ -34,6 +36,7 @@ def score(predicted: Sequence[float], measured: Sequence[float]) -> Score:
         median_error=median(abs(error) for error in errors),
         bias=median(errors),
         within=sum(abs(error) <= 0.1 for error in errors) / len(errors),
+        spread=(lowest, highest),
     )
 
 

@@ -11,11 +11,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "runtime"))
 
-from closed_loop import plan_of, results, shown, small_job, small_model
-from closed_loop_ranks import rounds
+from closed_loop import plan_of, results, run, shown, small_job, small_model
 from closed_loop_score import score, tau_b
 from closed_loop_space import legal_configurations, told
-from harness import run_ranks
 
 from meshwright.clusters.local import cpu_cluster
 from meshwright.planner.cost.setting import Setting
@@ -40,6 +38,7 @@ def test_a_score() -> None:
     assert (found.tau, found.regret) == (1.0, 0.0)
     assert found.median_error == pytest.approx(0.1)
     assert score([2.0, 1.0], [1.0, 1.2]).regret == pytest.approx(0.2)
+    assert score([1.0] * 21, [1 + n / 10 for n in range(21)]).spread == pytest.approx((1.1, 2.9))
 
 
 @pytest.mark.parametrize(("workers", "count"), [(2, 104), (4, 460)])
@@ -50,14 +49,15 @@ def test_the_space_of_the_experiment(workers: int, count: int) -> None:
     assert len(set(names)) == len(names) == count
 
 
-def test_a_walk_through_two_plans() -> None:
+@pytest.mark.parametrize("batch", [2, 1], ids=["all at once", "in batches"])
+def test_a_walk_through_two_plans(batch: int) -> None:
     """Two plans of two workers, two rounds: every plan has a time of every round."""
     model, job, cluster = small_model(), small_job().model_copy(update={"seq_len": 32}), cpu_cluster(2)
     setting = Setting(architecture(model), cluster, job)
     space = legal_configurations(setting, (2,), ("none",))[:2]
     predicted = [price(setting, each) for each in space]
     plans = [plan_of(model, cluster, job, *each) for each in zip(space, predicted, strict=True)]
-    found = run_ranks(2, rounds, plans, 2, 1)[0]
+    found = run(plans, 2, 2, 1, batch)
     assert [len(each) for each in found] == [2, 2]
     assert all(seconds > 0 for each in found for seconds in each)
     result = results(space, predicted, found)
