@@ -17,6 +17,8 @@ from .timing import typical
 
 FEWEST, MOST = 3, 24
 TURNS = 8  # forwards and backwards in turn: long beside a slice of the scheduler
+LONG_S = 0.1  # of a forward and a backward that need no more turns for that
+OVERTIME = 4.0  # times the budget, which the fewest samples may take
 TOGETHER = "together"
 
 Turn = Callable[[int], None]
@@ -38,12 +40,27 @@ def measure(subject: Subject, budget_s: float) -> dict[str, Seconds]:
     names = (TOGETHER, *(str(busy) for busy in range(1, world + 1)))
     samples: dict[str, dict[str, list[float]]] = {count: {name: [] for name in names} for count in turns}
     begin, done = perf_counter(), 0
-    while done < FEWEST or all_agree(done < MOST and perf_counter() - begin < budget_s):
+    often = {count: _often(turn) for count, turn in turns.items()}
+    while all_agree(_goes_on(done, (perf_counter() - begin) / budget_s)):
         for name in names:
             for count, turn in turns.items():
-                samples[count][name].append(_sample(turn, x.detach(), name, subject.device))
+                samples[count][name].append(_sample(turn, x.detach(), name, subject.device, often[count]))
         done += 1
     return {count: {name: typical(each) for name, each in own.items()} for count, own in samples.items()}
+
+
+def _goes_on(done: int, spent: float) -> bool:
+    """After so many samples and so much of the budget."""
+    return done == 0 or (spent < (OVERTIME if done < FEWEST else 1.0) and done < MOST)
+
+
+def _often(turn: Turn) -> int:
+    """How many turns make a sample, by the slowest worker's forward and backward; these warm up, too."""
+    begin = perf_counter()
+    together(turn, 2)
+    slowest_s = torch.tensor(perf_counter() - begin, dtype=torch.float64)
+    dist.all_reduce(slowest_s, dist.ReduceOp.MAX)
+    return 2 if float(slowest_s) > LONG_S else TURNS
 
 
 def turns_of(layers: torch.nn.Module, x: Tensor) -> Turn:
@@ -60,40 +77,40 @@ def turns_of(layers: torch.nn.Module, x: Tensor) -> Turn:
     return turn
 
 
-def _sample(turn: Turn, message: Tensor, name: str, device: torch.device) -> float:
+def _sample(turn: Turn, message: Tensor, name: str, device: torch.device, often: int) -> float:
     """Seconds of a turn."""
     dist.barrier()
     clock = Clock(device)
-    in_a_row = relay(turn, message, int(name)) if name != TOGETHER else together(turn)
+    in_a_row = relay(turn, message, int(name), often) if name != TOGETHER else together(turn, often)
     dist.barrier()
     clock("all")
     return clock.found["all"] / in_a_row
 
 
-def together(turn: Turn) -> int:
+def together(turn: Turn, often: int = TURNS) -> int:
     """All workers for themselves; how many turns follow each other."""
-    for number in range(TURNS):
+    for number in range(often):
         turn(number)
-    return TURNS
+    return often
 
 
-def relay(turn: Turn, message: Tensor, busy: int) -> float:
+def relay(turn: Turn, message: Tensor, busy: int, often: int = TURNS) -> float:
     """Each worker takes its turn when the one before it has sent it a message, as large as activations; so many of them
     are on their way around all workers. How many turns of one message follow each other."""
     rank, world = dist.get_rank(), dist.get_world_size()
     first = {each * world // busy for each in range(busy)}  # begin with a message in hand
     before, after = (rank - 1) % world, (rank + 1) % world
     arrived, sent = torch.empty_like(message), list[dist.Work | None]()
-    for number in range(TURNS):
+    for number in range(often):
         if number > 0 or rank not in first:
             dist.recv(arrived, before)
         turn(number)
-        if number < TURNS - (after in first):
+        if number < often - (after in first):
             sent.append(dist.isend(message, after))
     for each in sent:
         if each is not None:
             each.wait()
-    return TURNS * world / busy
+    return often * world / busy
 
 
 def shared_cores(turns: dict[str, Seconds]) -> dict[str, dict[int, float]]:

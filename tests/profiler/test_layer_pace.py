@@ -15,7 +15,19 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "runtime"))
 from harness import run_ranks
 
 from meshwright.clusters.layer_times import LayerTimes
-from meshwright.profiler.layer_pace import TOGETHER, TURNS, paces, relay, shared_cores, turns_of
+from meshwright.profiler.layer_pace import (
+    FEWEST,
+    LONG_S,
+    MOST,
+    TOGETHER,
+    TURNS,
+    _goes_on,
+    _often,
+    paces,
+    relay,
+    shared_cores,
+    turns_of,
+)
 
 WORLD = 3
 
@@ -43,6 +55,24 @@ def test_no_more_than_so_many_have_a_turn_at_once() -> None:
         assert ranks[0][busy][0] == TURNS * WORLD / busy
         begun = [sum(begin <= at < end for begin, end in every) for at, _ in every]
         assert max(begun) <= busy
+
+
+@pytest.mark.parametrize(
+    ("done", "spent", "more"),
+    [(0, 100.0, True), (1, 3.9, True), (1, 4.1, False), (FEWEST, 0.9, True), (FEWEST, 1.1, False), (MOST, 0.1, False)],
+)
+def test_samples_end_with_the_budget_and_the_fewest_with_four_times_of_it(done: int, spent: float, more: bool) -> None:
+    assert _goes_on(done, spent) is more
+
+
+def often() -> tuple[int, int]:
+    """Of turns that are long on the last rank alone, and of short ones."""
+    slow = torch.distributed.get_rank() == WORLD - 1
+    return _often(lambda _: time.sleep(0.6 * LONG_S if slow else 0.0)), _often(lambda _: None)
+
+
+def test_long_turns_are_few_and_all_ranks_say_so() -> None:
+    assert run_ranks(WORLD, often) == [(2, TURNS)] * WORLD
 
 
 def test_a_backward_follows_its_forward() -> None:
