@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..units import format_bytes, format_seconds
 from .configuration import Configuration, Mesh
 from .cost.balance import counts_s
-from .cost.interval import KERNELS_ALONE, lacks_layers
+from .cost.interval import WITHOUT_LAYERS, lacks_layers
 from .cost.setting import Setting
 from .explain_mapping import mapping_words
 from .goal import Objective
@@ -49,7 +49,7 @@ def explain(
         *mapping_words(setting, configuration, proof),
         *((SEEN,) if others else ()),
         *(_loses(predicted, *other, objective) for other in others),
-        *((_without_layers(setting),) if lacks_layers(setting.used(configuration)) else ()),
+        *((_without_layers(setting),) if lacks_layers(setting.used(configuration), configuration) else ()),
         _runs(setting, configuration),
     )
 
@@ -156,8 +156,8 @@ def _without_layers(setting: Setting) -> str:
     job = setting.job
     asked = f"--seq-len {job.seq_len} --global-batch {job.global_batch}"
     return (
-        "The profile knows kernels and links, but no layers of this model at this length: on CPUs steps take up to "
-        f"{KERNELS_ALONE.high:g} times as long. `meshwright profile --model MODEL {asked}` measures them."
+        "The profile did not time this model's layers as the plan cuts them: on CPUs steps of a small model took up to "
+        f"{WITHOUT_LAYERS.high:g} times as long. `meshwright profile --model MODEL {asked}` times them."
     )
 
 

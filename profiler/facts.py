@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from dataclasses import asdict
 from importlib import import_module
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from ..clusters.local import host_text, read_processor
+from ..runtime.stop import peak_resident_bytes
 from . import compute as computing
 from .parts import Result, Setting
 
@@ -32,11 +32,8 @@ def _context_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return float(total - free)
-    import resource
-
     _first_step()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    return float(peak_resident_bytes())
 
 
 def _first_step() -> None:

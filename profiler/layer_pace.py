@@ -55,7 +55,8 @@ def _goes_on(done: int, spent: float) -> bool:
 
 
 def _often(turn: Turn) -> int:
-    """How many turns make a sample, by the slowest worker's forward and backward; these warm up, too."""
+    """How many turns make a sample, by the slowest worker's forward and backward behind others that warm up."""
+    together(turn, 2)
     begin = perf_counter()
     together(turn, 2)
     slowest_s = torch.tensor(perf_counter() - begin, dtype=torch.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import sys
@@ -12,6 +13,7 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
+from ..clusters.local import host_text
 from .signals import LAUNCHED
 
 
@@ -55,7 +57,12 @@ class Agreement:
 
 def peak_memory_bytes(device: torch.device) -> int:
     """Most that was allocated on a GPU; most that was resident, of a process on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident_bytes()
+
+
+def peak_resident_bytes() -> int:
+    """Of this process. Linux counts what the one that started it held into getrusage(2), and not into its status."""
+    if found := re.search(r"VmHWM:\s+(\d+) kB", host_text("/proc/self/status")):
+        return int(found[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -92,10 +92,6 @@ class Measured:
                 return _leg(low).times(1 - share) + _leg(high).times(share)
         return None
 
-    def knows(self, sizes: dict[str, Size], seq_len: int) -> bool:
-        """Whether such a layer was timed on sequences of this length."""
-        return any(row.seq_len == seq_len for row in self._rows("layer", sizes))
-
     def nearest(self, kind: Kind, sizes: dict[str, Size], tokens: float) -> LayerTime | None:
         """Of such a layer alone on its device the row with the most similar number of tokens."""
         rows = [row for row in self._rows(kind, sizes) if not row.sharding]

@@ -87,7 +87,7 @@ def _prediction(
     repeated = _recomputed_flops(setting, configuration)
     peak = setting.peak_flops(world) * step_s
     used = setting.used(configuration)
-    spread = interval_of(used)
+    spread = interval_of(used, configuration)
     return Prediction(
         step_time_s=step_s,
         step_time_interval_s=(step_s * spread.low, step_s * spread.high),
