@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from ..clusters.shapes import work
+from .company import last_line
 from .grid import Point, Sizes, Space, refine
 from .operations import measure_point
 from .parts import Result, Setting
@@ -104,8 +105,12 @@ def measure(setting: Setting) -> Result:
     """Rows of every operation that the budget allows, as clusters/shapes.py has them: sizes, seconds of each part,
     spread; with the number format, and the bytes of the device's caches."""
     device, dtype = setting.device, torch.bfloat16 if setting.device.type == "cuda" else torch.float32
-    names = affordable(device, setting.budget_s)
-    rows = {name: setting.once(name, partial(_rows, setting, name, dtype)) for name in names}
+    rows = dict[str, list[list[float]]]()
+    for name in affordable(device, setting.budget_s):
+        try:
+            rows[name] = setting.once(name, partial(_rows, setting, name, dtype))
+        except Exception as error:  # of one operation, as a lack of memory: the others are measured all the same
+            setting.note(f"{name}: {type(error).__name__}: {last_line(error)}")
     return {"rows": rows, "dtype": "bf16" if dtype is torch.bfloat16 else "fp32", "caches_bytes": caches_bytes(device)}
 
 

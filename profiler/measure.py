@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -53,6 +54,9 @@ def profile_machine(
         done = Done(allotted, tell)
         wrong = processes.run(settings, f"{__package__}.worker", done)
         found, notes = _found(place, settings, allotted), notes_of(place, range(workers))
+        if begun := pieces(place):
+            why = f"what there is of {', '.join(begun)} is kept: the same command with --folder {place} goes on"
+            notes.append({"part": "workers", "what": "what did not end", "why": why})
     tell("done", 1.0)
     notes = [*busy, *left_out(allotted), *notes, *({"part": "workers", "why": words} for words in wrong)]
     return assemble(found, provenance(workers, settings[0].threads, budget_s, asked), notes)
@@ -65,12 +69,21 @@ def _silent(_: str, __: float) -> None:
 @contextmanager
 def _kept(folder: Path | None) -> Iterator[Path]:
     if folder is None:
-        with tempfile.TemporaryDirectory(prefix="meshwright-profile-") as place:
-            yield Path(place)
+        place = Path(tempfile.mkdtemp(prefix="meshwright-profile-"))
+        try:
+            yield place
+        finally:
+            if not pieces(place):
+                shutil.rmtree(place, ignore_errors=True)
     else:
         folder.mkdir(parents=True, exist_ok=True)
         _claim(folder)
         yield folder.resolve()
+
+
+def pieces(place: Path) -> list[str]:
+    """Parts that did not end, of which something was measured."""
+    return sorted({path.stem for path in place.glob(f"*/*{records.PIECES}") if len(path.read_text().splitlines()) > 1})
 
 
 def _claim(folder: Path) -> None:

@@ -32,6 +32,10 @@ class Asked:
     global_batch: int = 256
 
 
+def _nobody(_: str) -> None:
+    """Listens."""
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """Where, with whom and how long a part is measured. All workers run the same part at once."""
@@ -46,6 +50,7 @@ class Setting:
     kept: Kept = field(default_factory=Kept)
     local_rank: int = 0
     threads: int = 1
+    note: Callable[[str], None] = _nobody  # what of the part could not be measured, and why
 
     def once(self, key: str, measure: Callable[[], Any]) -> Any:
         """What `measure` finds (anything JSON can hold), at once on disk: an interrupted part goes on behind it.

@@ -13,6 +13,8 @@ from typing import Any
 
 from ..runtime.files import write_text
 
+PIECES = ".jsonl"
+
 
 def write(path: Path, data: Mapping[str, Any]) -> None:
     """A whole file or none, whatever happens in the middle."""
@@ -38,7 +40,7 @@ def save(folder: Path, rank: int, part: str, under: Mapping[str, Any], result: M
     """Keep the result of a part; the pieces that led to it are done with."""
     path = place(folder, rank, part)
     write(path, {"under": under, "result": result})
-    path.with_suffix(".jsonl").unlink(missing_ok=True)
+    path.with_suffix(PIECES).unlink(missing_ok=True)
 
 
 def load(folder: Path, rank: int, part: str, under: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -81,7 +81,7 @@ def _measure(part: Part, settings: Settings, company: Company, under: dict[str, 
         _note(settings, part.name, f"the link to the other workers was lost: {company.lost}")
         return
     path = records.place(folder, settings.rank, part.name)
-    kept = records.Kept(path.with_suffix(".jsonl"), under)
+    kept = records.Kept(path.with_suffix(records.PIECES), under)
     if part.talks:
         kept.only(company.common(kept.keys()))
     try:
@@ -106,6 +106,7 @@ def _setting(part: Part, settings: Settings, company: Company, kept: records.Kep
         kept=kept,
         local_rank=settings.local_rank,
         threads=settings.threads,
+        note=partial(_note, settings, part.name),
     )
 
 

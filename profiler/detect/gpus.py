@@ -38,7 +38,8 @@ def read_gpus(execute: Run = run) -> tuple[tuple[Gpu, ...], list[Note]]:
     if gpus is not None:
         return gpus, notes
     try:
-        return parse_query(execute(_QUERY)), notes
+        text = execute(_QUERY)
+        return parse_query(text), [*notes, *_refused(text)]
     except FileNotFoundError:
         return (), []  # no driver, nothing to miss
     except (OSError, subprocess.SubprocessError) as error:
@@ -48,6 +49,15 @@ def read_gpus(execute: Run = run) -> tuple[tuple[Gpu, ...], list[Note]]:
 def _words(error: Exception) -> str:
     told = getattr(error, "stdout", "") or getattr(error, "stderr", "") or str(error)
     return str(told).strip().splitlines()[0] if str(told).strip() else type(error).__name__
+
+
+def _refused(text: str) -> list[Note]:
+    """Fields that the driver keeps from this user, of any GPU."""
+    rows = [line.split(",") for line in text.splitlines()]
+    fields = dict.fromkeys(
+        field for row in rows for field, cell in zip(_FIELDS, row, strict=False) if "insufficient perm" in cell.lower()
+    )
+    return [note("nvidia-smi", f"no permission to read {field}") for field in fields]
 
 
 def parse_query(text: str) -> tuple[Gpu, ...]:
@@ -91,7 +101,8 @@ def by_nvml() -> tuple[tuple[Gpu, ...] | None, list[Note]]:
     try:
         driver = _text(pynvml.nvmlSystemGetDriverVersion())
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return tuple(_by_handle(pynvml, handle, driver) for handle in handles), []
+        refused: dict[str, Note] = {}
+        return tuple(_by_handle(pynvml, handle, driver, refused) for handle in handles), [*refused.values()]
     except pynvml.NVMLError as error:
         return None, [note("NVML", str(error))]
     finally:
@@ -103,11 +114,13 @@ def _absent(nvml: Any, error: Exception) -> bool:
     return bool(getattr(error, "value", None) == nvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
 
-def _by_handle(nvml: Any, handle: Any, driver: str) -> Gpu:
+def _by_handle(nvml: Any, handle: Any, driver: str, refused: dict[str, Note]) -> Gpu:
     def ask(function: str) -> Any:
         try:
             return getattr(nvml, function)(handle)
-        except nvml.NVMLError:  # not supported by this card, or no permission
+        except nvml.NVMLError as error:
+            if error.value != nvml.NVML_ERROR_NOT_SUPPORTED:  # which a card may say; anything else is missed
+                refused[function] = note("NVML", f"{function}: {error}")
             return None
 
     power, used = ask("nvmlDeviceGetPowerManagementDefaultLimit"), ask("nvmlDeviceGetUtilizationRates")

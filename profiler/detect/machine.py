@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +88,13 @@ def measure(setting: Setting) -> Result:
     if setting.local_rank:
         return {}
     machine = read_machine(nccl=setting.folder / NCCL_TOPOLOGY)
-    return _json(machine)
+    return _json(replace(machine, notes=(*machine.notes, *_silent_driver(setting.device.type, machine))))
+
+
+def _silent_driver(kind: str, machine: Machine) -> Iterator[Note]:
+    """GPUs that work, of which nobody could be asked."""
+    if kind == "cuda" and not machine.gpus:
+        yield note("GPUs", "neither NVML (pip install nvidia-ml-py) nor nvidia-smi is there: links and power unknown")
 
 
 def _json(machine: Machine) -> Result:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from meshwright.clusters import Topology, load_cluster, save_cluster
 from meshwright.errors import InputError, RunError
+from meshwright.profiler import records
 from meshwright.profiler.assembly import assemble
 from meshwright.profiler.measure import profile_machine
 from meshwright.profiler.parts import Asked, Found, allot
@@ -148,3 +150,32 @@ def test_links_that_died_before_a_reduce_scatter_was_timed():
     fabric = assembled(died, died).node_groups[0].fabric
     assert fabric.bandwidth_bytes_per_s == pytest.approx(1e9, rel=0.02)
     assert fabric.reduce_scatter == 1.0
+
+
+def interrupted(piece):
+    """Stands for workers that are interrupted in a part, with or without something measured of it."""
+
+    def run(settings, *_):
+        for each in settings:
+            own = Path(each.folder) / str(each.rank)
+            own.mkdir()
+            for part in ("machine", "compute"):
+                records.save(Path(each.folder), each.rank, part, {"workers": each.workers}, result()[part])
+            kept = records.Kept(own / "kernels.jsonl", {})
+            if piece:
+                kept.once("matmul", lambda: [[1.0]])
+        return ["interrupted; last part begun: kernels"]
+
+    return run
+
+
+@pytest.mark.parametrize("piece", [True, False])
+def test_pieces_of_a_part_that_did_not_end_are_kept_and_told(piece, monkeypatch, tmp_path):
+    monkeypatch.setattr("meshwright.profiler.workers.run", interrupted(piece))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    notes = {note.what: note.why for note in profile_machine(1).measured.notes}
+    kept = list(tmp_path.glob("*/0/kernels.jsonl"))
+    assert len(kept) == piece
+    assert ("what did not end" in notes) is piece
+    if piece:
+        assert f"--folder {kept[0].parent.parent} goes on" in notes["what did not end"]

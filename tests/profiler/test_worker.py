@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from meshwright.profiler import records, worker
+from meshwright.profiler import kernels, records, worker
 from meshwright.profiler.workers import Settings
 
 
@@ -58,7 +58,7 @@ def measure(tmp_path, monkeypatch):
         notes = tmp_path / "0" / "notes"
         told = [json.loads(line) for line in notes.read_text().splitlines()] if notes.exists() else []
         found = {part.name for part in parts if records.place(tmp_path, 0, part.name).exists()}
-        return SimpleNamespace(found=found, notes=told, begun=begun)
+        return SimpleNamespace(found=found, notes=told, begun=begun, folder=tmp_path)
 
     return run
 
@@ -129,3 +129,16 @@ def test_what_another_host_measured_is_measured_again(measure, monkeypatch):
     monkeypatch.setattr("platform.node", lambda: "another")
     measure(Told("a", run))
     assert len(runs) == 2
+
+
+def test_an_operation_that_fails_takes_no_other_with_it(measure, monkeypatch):
+    def grid(name, *_):
+        return fail(name) if name == "attention" else [SimpleNamespace(row=(1.0, 2.0))]
+
+    monkeypatch.setattr(kernels, "grid_of", grid)
+    done = measure(Told("kernels", kernels.measure), seconds=100.0)
+    assert done.found == {"kernels"}
+    rows = records.read(records.place(done.folder, 0, "kernels"))["result"]["rows"]
+    assert rows == {name: [[1.0, 2.0]] for name in kernels.PARTS if name not in ("attention", "copy")}
+    why = "attention: RuntimeError: CUDA error: out of memory"
+    assert done.notes == [{"part": "kernels", "what": "rank 0", "why": why}]

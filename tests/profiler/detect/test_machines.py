@@ -228,6 +228,7 @@ class FakeNvml:
     """The functions of nvidia-ml-py that are called, with the units of NVML."""
 
     NVML_ERROR_LIBRARY_NOT_FOUND = 12
+    NVML_ERROR_NOT_SUPPORTED = 3
 
     class NVMLError(Exception):
         value = 3
@@ -266,6 +267,10 @@ class FakeNvml:
         return SimpleNamespace(busId=b"00000000:1B:00.0")
 
     def nvmlDeviceGetPowerManagementDefaultLimit(self, _):
+        if self.failing == "power":
+            error = self.NVMLError("Insufficient Permissions")
+            error.value = 4
+            raise error
         return 700_000
 
     def nvmlDeviceGetUtilizationRates(self, _):
@@ -278,6 +283,29 @@ def test_nvml_is_asked_first(monkeypatch):
     found, notes = gpus.read_gpus(nobody)
     assert found == (gpus.Gpu("NVIDIA H200", 150_754_820_096.0, "0000:1b:00.0", "550.90.07", 700.0, None),)
     assert (notes, fake.closed) == ([], 1)
+
+
+def test_a_counter_without_permission_is_noted_and_the_rest_is_read(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml("power"))
+    (gpu,), notes = gpus.read_gpus(nobody)
+    assert (gpu.name, gpu.power_w) == ("NVIDIA H200", None)
+    why = "nvmlDeviceGetPowerManagementDefaultLimit: Insufficient Permissions"
+    assert notes == [{"part": "detect", "what": "NVML", "why": why}]
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml("count"))
+    row = "NVIDIA H100, 81559, 00000000:1B:00.0, 550.90.07, [Insufficient Permissions], 0"
+    found, notes = gpus.read_gpus(smi(f"{row}\n{row}"))
+    assert [each.power_w for each in found] == [None, None]
+    assert [each["why"] for each in notes] == ["Insufficient Permissions", "no permission to read power.default_limit"]
+
+
+def test_gpus_of_which_nobody_tells_are_noted(monkeypatch, tmp_path):
+    bare = machine.read_machine(Tree(tmp_path), nobody)
+    monkeypatch.setattr(machine, "read_machine", lambda nccl: bare)
+    whats = {}
+    for kind in ("cpu", "cuda"):
+        setting = SimpleNamespace(local_rank=0, folder=tmp_path, device=SimpleNamespace(type=kind))
+        whats[kind] = [note["what"] for note in machine.measure(setting)["notes"]]
+    assert whats["cuda"] == [*whats["cpu"], "GPUs"]
 
 
 def test_where_nvml_fails_nvidia_smi_answers(monkeypatch):
