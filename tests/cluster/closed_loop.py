@@ -96,9 +96,11 @@ def closed_loop(scenario: Scenario, tier: Tier, budget_s: float, rounds: int) ->
         assert links is not None, "four hosts were there"
         cluster = _through_a_file(measured_cluster(scenario.name, scenario.hosts, seen))
         runs = list(_orders(cluster, scenario))
-        steps = [virtual_step(cluster, configuration, rank_map) for configuration, rank_map in runs]
+        steps = [virtual_step(scenario, cluster, configuration, rank_map) for configuration, rank_map in runs]
         taken = everywhere(lambda peers: seconds_of_steps(peers, steps, rounds))[0]
-    planned, naive = (_run(cluster, *run, step, seconds) for run, step, seconds in zip(runs, steps, taken, strict=True))
+    planned, naive = (
+        _run(scenario, cluster, *run, step, seconds) for run, step, seconds in zip(runs, steps, taken, strict=True)
+    )
     notes = tuple(dict.fromkeys(note for each in seen for note in each["notes"]))
     return Outcome(scenario, tier, links, cluster, planned, naive, notes)
 
@@ -141,13 +143,14 @@ def _through_a_file(cluster: Cluster) -> Cluster:
 
 def _orders(cluster: Cluster, scenario: Scenario) -> Iterator[tuple[Configuration, tuple[int, ...]]]:
     """The plan for the cluster as it was measured; and that for one where all is alike, in the order of the hosts."""
-    plan = find_plan(request(cluster, pins=scenario.pins))
+    plan = find_plan(request(scenario, cluster))
     yield plan.configuration, plan.rank_map
-    naive = find_plan(request(unaware(cluster), pins=scenario.pins))
+    naive = find_plan(request(scenario, unaware(cluster)))
     yield naive.configuration, tuple(range(scenario.hosts))
 
 
 def _run(
+    scenario: Scenario,
     cluster: Cluster,
     configuration: Configuration,
     rank_map: tuple[int, ...],
@@ -161,6 +164,6 @@ def _run(
         stage_layers=tuple(configuration.stage_layers),
         rank_map=rank_map or tuple(range(step.pp * step.dp)),
         bucket_bytes=step.smallest_bucket_bytes,
-        predicted_s=predicted_s(cluster, configuration, rank_map),
+        predicted_s=predicted_s(scenario, cluster, configuration, rank_map),
         seconds=tuple(seconds),
     )

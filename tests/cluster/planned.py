@@ -9,7 +9,6 @@ from meshwright.clusters.check import check
 from meshwright.clusters.schema import Cluster, Exceptions
 from meshwright.planner.configuration import Configuration
 from meshwright.planner.cost.data_parallel import GRADIENT_BYTES, stage_parameters
-from meshwright.planner.cost.setting import Setting
 from meshwright.planner.cost.step import step_s, work_of
 from meshwright.planner.families import load_model
 from meshwright.planner.job import Job
@@ -21,6 +20,7 @@ from meshwright.profiler.links_file import assemble
 from meshwright.profiler.parts import Found
 from meshwright.schema import parse
 
+from .scenario import Scenario
 from .step import VirtualStep
 
 JOB = Job(seq_len=512, global_batch=8, precision="fp32")
@@ -45,10 +45,10 @@ DEVICE = {
 }
 
 
-def model() -> ModelSpec:
-    """A Llama of eight layers with 0.8 million parameters each: 3.1 MiB of gradients."""
-    known = load_model("byte-llama")
-    sizes = {"hidden_size": 256, "intermediate_size": 704, "num_attention_heads": 8, "num_key_value_heads": 8}
+def model(scenario: Scenario) -> ModelSpec:
+    """A Llama of eight layers."""
+    known, (hidden, width) = load_model("byte-llama"), scenario.widths
+    sizes = {"hidden_size": hidden, "intermediate_size": width, "num_attention_heads": 8, "num_key_value_heads": 8}
     config = {**known.config, **sizes, "num_hidden_layers": 8}
     return known.model_copy(update={"name": "testbed-llama", "config": config})
 
@@ -71,9 +71,10 @@ def measured_cluster(name: str, hosts: int, results: Sequence[Mapping[str, Any]]
     return cluster
 
 
-def request(cluster: Cluster, rank_map: tuple[int, ...] = (), pins: Sequence[str] = ()) -> Request:
-    """The question to the planner; `pins` of the mesh besides what `PINS` fixes."""
-    return Request(model=model(), cluster=cluster, job=JOB, pins=parse_pins((*PINS, *pins)), rank_map=rank_map)
+def request(scenario: Scenario, cluster: Cluster, rank_map: tuple[int, ...] = ()) -> Request:
+    """The question to the planner: the scenario's pins besides what `PINS` fixes."""
+    pins = parse_pins((*PINS, *scenario.pins))
+    return Request(model=model(scenario), cluster=cluster, job=JOB, pins=pins, rank_map=rank_map)
 
 
 def unaware(cluster: Cluster) -> Cluster:
@@ -84,14 +85,16 @@ def unaware(cluster: Cluster) -> Cluster:
     return cluster.model_copy(update={"node_groups": (alike,), "links": (), "exceptions": Exceptions()})
 
 
-def predicted_s(cluster: Cluster, configuration: Configuration, rank_map: tuple[int, ...]) -> float:
+def predicted_s(scenario: Scenario, cluster: Cluster, configuration: Configuration, rank_map: tuple[int, ...]) -> float:
     """What the simulator says of a configuration on a cluster."""
-    return step_s(_setting(cluster, rank_map), configuration)
+    return step_s(request(scenario, cluster, rank_map).setting(), configuration)
 
 
-def virtual_step(cluster: Cluster, configuration: Configuration, rank_map: tuple[int, ...]) -> VirtualStep:
+def virtual_step(
+    scenario: Scenario, cluster: Cluster, configuration: Configuration, rank_map: tuple[int, ...]
+) -> VirtualStep:
     """What the ranks of a configuration do."""
-    setting = _setting(cluster, rank_map)
+    setting = request(scenario, cluster, rank_map).setting()
     mesh, work, schedule = configuration.mesh, work_of(setting, configuration), build(configuration)
     costs = setting.costs(configuration)
     held = stage_parameters(costs, configuration, setting.architecture.tied_embeddings)
@@ -110,7 +113,3 @@ def virtual_step(cluster: Cluster, configuration: Configuration, rank_map: tuple
         ),
         optimizer_s=tuple(optimizer_s),
     )
-
-
-def _setting(cluster: Cluster, rank_map: tuple[int, ...]) -> Setting:
-    return request(cluster, rank_map).setting()

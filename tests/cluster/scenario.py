@@ -20,6 +20,7 @@ class Scenario:
     groups: tuple[tuple[int, ...], ...] = ()  # of equal cards, where there are several
     slow_host: int | None = None
     pins: tuple[str, ...] = ()  # of the mesh, so that all scenarios together have both kinds of traffic
+    widths: tuple[int, int] = (256, 704)  # of hidden states and feed-forward: 3.1 MiB of gradients a layer
 
     @property
     def hosts(self) -> int:
@@ -55,6 +56,15 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("two racks, slow cross-link", (200.0,) * 4, ((0, 2), (1, 3)), uplink_mbit=80, pins=("dp=2",)),
     Scenario("one slow host", (200, 50, 200, 200), _one_rack(4), slow_host=1),
     Scenario("one slow link", (200.0,) * 4, _one_rack(4), slow_link=(1, 2), slow_mbit=40, pins=("dp=4",)),
+    Scenario(
+        "one slow link, small buckets",
+        (200.0,) * 4,
+        _one_rack(4),
+        slow_link=(1, 2),
+        slow_mbit=40,
+        pins=("dp=4",),
+        widths=(112, 256),
+    ),
     Scenario("two groups of cards", (60, 60, 200, 200), _one_rack(4), groups=((0, 1), (2, 3)), pins=("dp=2",)),
     Scenario("eight hosts, one of them slow", _EIGHT, _one_rack(8), slow_host=3, pins=("dp=2",)),
 )
