@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
+from statistics import median
 
 from rich.console import Console
 from rich.table import Table
@@ -10,6 +12,9 @@ from rich.table import Table
 from ..clusters.difference import Difference
 from ..clusters.schema import Cluster, NodeGroup
 from ..units import format_bytes, format_rate, format_seconds
+
+BELOW = 0.85
+"""Of what is usual: as a profile judges links between hosts (profiler/links_topology.py)."""
 
 
 def show_cluster(console: Console, cluster: Cluster) -> None:
@@ -30,6 +35,22 @@ def _slow(cluster: Cluster) -> Iterator[str]:
     for path in cluster.exceptions.paths:
         if path.bandwidth_bytes_per_s is not None:
             yield f"slow link: {' - '.join(path.between)}, {format_rate(path.bandwidth_bytes_per_s)}"
+    for group in cluster.node_groups:
+        yield from _slow_devices(group)
+
+
+def _slow_devices(group: NodeGroup) -> Iterator[str]:
+    """Pairs of a node's devices below what most pairs have."""
+    matrix = group.fabric.matrix
+    if matrix is None:
+        return
+    pairs = list(combinations(range(len(matrix.rows)), 2))
+    rates = {pair: matrix.scale_bytes_per_s * matrix.slower(*pair) for pair in pairs}
+    usual = median(rates.values())
+    for (a, b), rate in rates.items():
+        if rate < BELOW * usual:
+            told = f"{format_rate(rate)} where {format_rate(usual)} is usual"
+            yield f"slow link: devices {a} - {b} of {group.name}, {told}"
 
 
 def show_difference(console: Console, found: Difference, before: str, after: str) -> None:

@@ -1,7 +1,8 @@
 """What was found of links, written into a cluster as its file has it: costs, cards, node groups, exceptions.
 
 The device of worker i stays device i. Hosts are nodes. Racks and groups of cards become node groups where their hosts
-stand side by side; racks in any other order become a matrix, of usual rates so that only what is slow differs.
+stand side by side; racks in any other order become a matrix, of usual rates so that only what is slow differs. So do
+GPUs of a host, where a pair of them is slow or they are in several parts.
 """
 
 from __future__ import annotations
@@ -35,8 +36,18 @@ def assemble(cluster: Mapped, found: Found) -> None:
         rate = fabric.efficiency * fabric.bandwidth_bytes_per_s
         sustained = {tuple(row["ranks"]): rate for row in inside}
         group["fabric"] = group["fabric"] | {"costs": link_costs(inside, sustained)}
+    for ranks, group in zip(found.groups, cluster["node_groups"], strict=True):
+        if group["device"]["kind"] != "cpu" and tuple(ranks) in links.hosts:
+            group["fabric"] = group["fabric"] | _between_devices(links.of_workers(tuple(ranks)))
     if len(links.hosts) > 1:
         _write_hosts(cluster, links, found)
+
+
+def _between_devices(workers: Links) -> Mapped:
+    """The matrix of a host's devices, where these are not all joined alike."""
+    found = workers.topology
+    alike = len(found.racks) == 1 and not found.slow_hosts and not found.slow_links
+    return {} if alike else {"matrix": {"unit": "B/s", "rows": _matrix(workers)}}
 
 
 def _note(cluster: Mapped, results: Sequence[Mapping[str, Any]]) -> None:

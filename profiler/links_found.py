@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from statistics import median
@@ -22,6 +22,13 @@ class Links:
     crossing: Rates  # the same while all that can cross between racks
     latency_s: float  # of a message between hosts; between workers of one where there is only one
     rows: tuple[Mapping[str, Any], ...]
+    inside: Rates = field(default_factory=dict)  # between workers of one host, by their ranks
+
+    def of_workers(self, ranks: Ranks) -> Links:
+        """The workers of a host, as if each were a host."""
+        place = {rank: index for index, rank in enumerate(ranks)}
+        rates = {(place[a], place[b]): rate for (a, b), rate in self.inside.items() if {a, b} <= place.keys()}
+        return Links(tuple((rank,) for rank in ranks), rates, {}, self.latency_s, ())
 
     @cached_property
     def topology(self) -> Topology:
@@ -85,12 +92,15 @@ def read_links(results: Sequence[Mapping[str, Any]]) -> Links | None:
     machines = tuple(tuple(ranks) for ranks in hosts.values())
     pairs = _all(results, "pairs")
     apart = [row for row in pairs if names.get(int(row[0])) != names.get(int(row[1]))]
+    ranks = sorted(names)
+    near = host_pairs([(rank,) for rank in ranks], (row for row in pairs if row not in apart))
     return Links(
         hosts=machines,
         rates=host_pairs(machines, _all(results, "nodes") or pairs),
         crossing=host_pairs(machines, _all(results, "uplinks")),
         latency_s=median([row[4] for row in apart or pairs] or [0.0]),
         rows=tuple(_distinct(result.get("rows", []) for result in results)),
+        inside={(ranks[a], ranks[b]): rate for (a, b), rate in near.items()},
     )
 
 

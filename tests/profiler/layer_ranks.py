@@ -1,4 +1,4 @@
-"""What ranks do in test_layers.py: a profile of a tiny model's layers, and two plans of the closed loop."""
+"""What ranks do in test_layers.py: a profile of a tiny model's layers."""
 
 from __future__ import annotations
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from itertools import combinations
 
 import pytest
+from rich.console import Console
 
 from meshwright.clusters import Topology
 from meshwright.clusters.link_costs import moved_bytes
 from meshwright.clusters.schema import Cluster
+from meshwright.display.profile import show_cluster
 from meshwright.planner.cost import communication as price
 from meshwright.profiler.links_file import assemble
 from meshwright.profiler.links_fit import link_costs
@@ -44,7 +47,7 @@ def test_collectives_of_all_cost_what_was_measured(scenario):
 
 def test_the_file_says_it_in_its_own_words():
     found = {each.name: measured_cluster("testbed", each.hosts, results(each)) for each in SCENARIOS}
-    racks, host, link, cards, eight = found.values()
+    racks, host, link, _, cards, eight = found.values()
     assert racks.exceptions.matrix is not None  # they stand in turns
     for cluster, slow in ((host, ("local/1", 6.25e6)), (eight, ("local/3", 3.125e6))):
         assert [(each.node, each.network_bytes_per_s) for each in cluster.exceptions.nodes] == [slow]
@@ -113,3 +116,40 @@ def test_nothing_costs_less_than_nothing_where_small_messages_pass_free():
             rows("inside", [(0, 1)], lambda _: 1e8, latency_s=0.0)]  # fmt: skip
     for cost in link_costs(seen, {(0, 1): 1e8}):
         assert all(point["seconds"] >= 0 for point in cost["fixed"])
+
+
+def host(slow, kind="cuda"):
+    """Four devices of one host, as their workers would report it; some pairs have a twentieth of the others' rate."""
+    rate = {pair: 5e9 if pair in slow else 100e9 for pair in combinations(range(4), 2)}
+    told = {
+        "hosts": {str(rank): "here" for rank in range(4)},
+        "pairs": [[a, b, each, each, 1e-5] for (a, b), each in rate.items()],
+        "rows": list(rows("inside", [(0, 1, 2, 3)], lambda _: 100e9)),
+    }
+    mapping = base([{"name": "local", "nodes": 1, "devices_per_node": 4, "device": DEVICE | {"kind": kind}}])
+    assemble(mapping, Found([{"links": each} for each in (told, {}, {}, {})], [range(4)]))
+    del mapping["measured"]
+    return parse(Cluster, mapping, "known")
+
+
+def test_a_slow_link_between_devices_of_a_host_is_written_and_named():
+    cluster = host({(1, 2)})
+    topology = Topology(cluster)
+    found = {pair: topology.point_to_point(*pair).bandwidth_bytes_per_s for pair in combinations(range(4), 2)}
+    assert found == {pair: 5e9 if pair == (1, 2) else 100e9 for pair in found}
+    console = Console(file=StringIO(), width=200)
+    show_cluster(console, cluster)
+    named = [line for line in console.file.getvalue().splitlines() if "slow" in line]
+    assert named == ["slow link: devices 1 - 2 of local, 5.00 GB/s where 100 GB/s is usual"]
+
+
+def test_halves_of_a_host_are_in_the_matrix():
+    across = {(0, 2), (0, 3), (1, 2), (1, 3)}
+    matrix = host(across).node_groups[0].fabric.matrix
+    assert {pair for pair in combinations(range(4), 2) if matrix.slower(*pair) == 5e9} == across
+
+
+@pytest.mark.parametrize(("slow", "kind"), [(set(), "cuda"), ({(1, 2)}, "cpu")])
+def test_devices_that_are_joined_alike_and_processors_have_no_matrix(slow, kind):
+    """Workers on a CPU share its memory: what differs between pairs there is the moment."""
+    assert host(slow, kind).node_groups[0].fabric.matrix is None
