@@ -6,6 +6,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 
 from ..planner.configuration import Configuration, CpAlgorithm, Mesh
@@ -20,14 +21,23 @@ MICROBATCHES = (1, 2, 4, 8, 16)
 
 
 def configurations(setting: Setting) -> list[Configuration]:
-    """One for every sharding of a layer that is legal on some mesh of all workers, without a pipeline: of these a
+    """One for every sharding of a layer that is legal on some mesh of all workers, as without a pipeline: of these a
     layer knows nothing. Small microbatches and small degrees first."""
     found: dict[Sharding, Configuration] = {}
     for mesh in _meshes(setting.num_devices):
         for each in _of_mesh(setting, mesh):
             if is_legal(setting, each) and not runtime_problems(setting, each):
-                found.setdefault(sharding_of(each), each)
+                found.setdefault(sharding_of(each), _flat(each))
     return sorted(found.values(), key=_rank)
+
+
+def _flat(configuration: Configuration) -> Configuration:
+    """The same layers without a pipeline, replicas in the place of its stages."""
+    mesh = configuration.mesh
+    return replace(
+        configuration, mesh=replace(mesh, pp=1, dp=mesh.pp * mesh.dp),
+        stage_layers=(sum(configuration.stage_layers),), recompute=("none",),
+    )  # fmt: skip
 
 
 def _rank(configuration: Configuration) -> tuple[int, ...]:
@@ -37,10 +47,12 @@ def _rank(configuration: Configuration) -> tuple[int, ...]:
 
 
 def _meshes(world: int) -> Iterator[Mesh]:
-    """Replicas fill what a sharding leaves, so that all workers are at work."""
+    """Replicas and stages of a pipeline fill what a sharding leaves: the fewer replicas, the larger microbatches may
+    be."""
     for tp in divisors(world):
         for cp in divisors(world // tp):
-            yield Mesh(dp=world // (tp * cp), cp=cp, tp=tp)
+            for pp in divisors(world // (tp * cp)):
+                yield Mesh(pp=pp, dp=world // (tp * cp * pp), cp=cp, tp=tp)
 
 
 def _of_mesh(setting: Setting, mesh: Mesh) -> Iterator[Configuration]:
@@ -50,10 +62,12 @@ def _of_mesh(setting: Setting, mesh: Mesh) -> Iterator[Configuration]:
     )
     algorithms += [("usp", heads) for heads in range(2, mesh.cp) if mesh.cp % heads == 0]
     sizes = [size for size in MICROBATCHES if setting.job.global_batch % (size * mesh.dp) == 0]
-    layers = even_split(len(setting.architecture.layers), 1)
+    if mesh.pp > len(setting.architecture.layers):
+        return
+    layers = even_split(len(setting.architecture.layers), mesh.pp)
     for (name, heads), sp, size in product(algorithms, (False, True) if mesh.tp > 1 else (False,), sizes):
         yield Configuration(
             mesh=mesh, stage_layers=layers, microbatch=size,
-            microbatches=setting.job.global_batch // (size * mesh.dp), sp=sp, zero=0,
+            microbatches=setting.job.global_batch // (size * mesh.dp), sp=sp, zero=0, recompute=("none",) * mesh.pp,
             cp_algorithm=name, cp_ulysses=heads,
         )  # fmt: skip

@@ -24,7 +24,7 @@ from .compute import (
     put_off_bytes,
 )
 from .exchange import EXCHANGED_BYTES, Exchange, Groups, layer_exchange, region_s
-from .measured import Kind, Leg, Measured, head_sizes, sizes_of
+from .measured import Kind, Leg, Measured, head_sizes, sizes_of, split_share
 from .memory import Held, largest_gradient, layer_parameters
 from .projected import NOTHING, Projected, projected
 from .rates import Rates
@@ -328,7 +328,8 @@ def as_measured(block: Block, layer: Layer, shape: Shape, rates: Rates, measured
     alone = Sharding(microbatch=row.microbatch)
     formula = accumulated(layer_compute(layer, alone, row.seq_len, rates), rates, layer.parameters, layer.parameters)
     forward, backward = row.forward_s / formula.forward_s, row.backward_s / formula.backward_s
-    return replace(block, compute=_scaled(block.compute, forward, backward))
+    compute = _scaled(block.compute, forward, backward)
+    return replace(block, compute=compute, split_s=split_share(row) * compute.backward_s)
 
 
 def ends_as_measured(

@@ -65,8 +65,13 @@ class Leg:
         return Leg(*(getattr(self, each.name) * factor for each in fields(Leg)))
 
 
+def split_share(row: LayerTime) -> float:
+    """What splitting a backward adds to it, over the whole."""
+    return max(0.0, row.input_s + row.weight_s - row.backward_s) / row.backward_s if row.input_s else 0.0
+
+
 def _leg(row: LayerTime) -> Leg:
-    split_s = max(0.0, row.input_s + row.weight_s - row.backward_s) if row.input_s else 0.0
+    split_s = split_share(row) * row.backward_s
     times = row.forward_s, row.backward_s, row.weight_s, split_s, row.recompute_s
     return Leg(*times, row.kept_bytes, row.recompute_kept_bytes)
 

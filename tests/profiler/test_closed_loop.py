@@ -17,8 +17,10 @@ from closed_loop_space import legal_configurations, told
 
 from meshwright.clusters.local import cpu_cluster
 from meshwright.planner.cost.setting import Setting
+from meshwright.planner.cost.sharding import sharding_of
 from meshwright.planner.cost.step import price
 from meshwright.planner.families import architecture
+from meshwright.profiler.layer_shapes import configurations
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
@@ -47,6 +49,15 @@ def test_the_space_of_the_experiment(workers: int, count: int) -> None:
     space = legal_configurations(setting, (1, 2), ("none", "full"))
     names = [told(each) for each in space]
     assert len(set(names)) == len(names) == count
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_a_profile_times_the_layers_of_every_plan(workers: int) -> None:
+    """Those of pipelines, too, whose microbatches may be larger than any without would have."""
+    setting = Setting(architecture(small_model()), cpu_cluster(workers), small_job())
+    timed = {sharding_of(each) for each in configurations(setting)}
+    space = legal_configurations(setting, (1, 2, 4), ("none", "full"))
+    assert {sharding_of(each) for each in space} <= timed
 
 
 @pytest.mark.parametrize("batch", [2, 1], ids=["all at once", "in batches"])

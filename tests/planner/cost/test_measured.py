@@ -115,6 +115,14 @@ def test_beyond_in_proportion_to_the_formulas() -> None:
     assert setting(1).costs(asked).layers[0].forward_s == pytest.approx(ratio * plain.costs(asked).layers[0].forward_s)
 
 
+def test_splitting_a_backward_costs_its_share_beyond_what_was_measured() -> None:
+    """15 + 9 ms in halves, 20 in one: a fifth more, also where that microbatch was not split."""
+    rows = [ROWS[0], *ROWS[3:]]
+    block = setting(1, layers=rows).costs(configuration(microbatch=8, microbatches=1)).layers[0]
+    assert block.split_s == pytest.approx(0.2 * block.compute.backward_s)
+    assert block.split_s > 0
+
+
 def test_other_layers_cost_what_they_did() -> None:
     """No row for wider layers: the same prices as without any."""
     config = {**MODEL.config, "intermediate_size": 768}
