@@ -24,7 +24,7 @@ from .compute import (
     put_off_bytes,
 )
 from .exchange import EXCHANGED_BYTES, Exchange, Groups, layer_exchange, region_s
-from .measured import Kind, Leg, Measured, head_sizes, sizes_of, split_share
+from .measured import Kind, Leg, Measured, head_sizes, sizes_of
 from .memory import Held, largest_gradient, layer_parameters
 from .projected import NOTHING, Projected, projected
 from .rates import Rates
@@ -329,7 +329,7 @@ def as_measured(block: Block, layer: Layer, shape: Shape, rates: Rates, measured
     formula = accumulated(layer_compute(layer, alone, row.seq_len, rates), rates, layer.parameters, layer.parameters)
     forward, backward = row.forward_s / formula.forward_s, row.backward_s / formula.backward_s
     compute = _scaled(block.compute, forward, backward)
-    return replace(block, compute=compute, split_s=split_share(row) * compute.backward_s)
+    return replace(block, compute=compute, split_s=measured.added_by_splitting("layer", sizes, row) * compute.backward_s)
 
 
 def ends_as_measured(

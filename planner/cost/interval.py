@@ -10,7 +10,7 @@ from .sharding import sharding_of
 
 MEASURED = Spread(low=0.9, high=1.25)
 """On a machine that was profiled. Where the model's layers were, on CPUs, it holds 97 % of the plans of 2 workers and
-92 % of those of 4 (docs/closed_loop.md). On GPUs it is stated: no step of ours was measured there."""
+95 % of those of 4 (docs/closed_loop.md). On GPUs it is stated: no step of ours was measured there."""
 
 WITHOUT_LAYERS = Spread(low=0.9, high=3.1)
 """On CPUs whose profile did not time the model's layers as the plan cuts them: of a small model on one machine nine of

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
 from operator import attrgetter
+from statistics import median
 from typing import TypeVar
 
 from ...clusters.layer_times import Kind as Kind
@@ -47,8 +48,7 @@ def sharding_sizes(sharding: Sharding) -> dict[str, Size]:
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """Seconds of one layer and microbatch as measured; `split_s` is what splitting a backward adds to it: halves that
-    were measured shorter than the whole are noise."""
+    """Seconds of one layer and microbatch as measured; `split_s` is what splitting a backward adds to it."""
 
     forward_s: float
     backward_s: float
@@ -65,13 +65,15 @@ class Leg:
         return Leg(*(getattr(self, each.name) * factor for each in fields(Leg)))
 
 
-def split_share(row: LayerTime) -> float:
-    """What splitting a backward adds to it, over the whole."""
-    return max(0.0, row.input_s + row.weight_s - row.backward_s) / row.backward_s if row.input_s else 0.0
+def split_share(rows: Iterable[LayerTime]) -> float:
+    """What splitting a backward adds, over the whole: the median of the microbatches of a layer, as each is the
+    difference of two noisy times."""
+    shares = [(row.input_s + row.weight_s) / row.backward_s - 1 for row in rows if row.input_s]
+    return max(0.0, median(shares)) if shares else 0.0
 
 
-def _leg(row: LayerTime) -> Leg:
-    split_s = split_share(row) * row.backward_s
+def _leg(row: LayerTime, share: float) -> Leg:
+    split_s = share * row.backward_s if row.input_s else 0.0
     times = row.forward_s, row.backward_s, row.weight_s, split_s, row.recompute_s
     return Leg(*times, row.kept_bytes, row.recompute_kept_bytes)
 
@@ -88,19 +90,25 @@ class Measured:
         own = sharding_sizes(sharding)
         rows = [row for row in self._rows(kind, sizes) if row.sharding == own and row.seq_len == seq_len]
         rows.sort(key=lambda row: row.microbatch)
+        added = split_share(rows)
         for row in rows:
             if row.microbatch == sharding.microbatch:
-                return _leg(row)
+                return _leg(row, added)
         for low, high in pairwise(rows):
             if low.microbatch < sharding.microbatch < high.microbatch:
                 share = (sharding.microbatch - low.microbatch) / (high.microbatch - low.microbatch)
-                return _leg(low).times(1 - share) + _leg(high).times(share)
+                return _leg(low, added).times(1 - share) + _leg(high, added).times(share)
         return None
 
     def nearest(self, kind: Kind, sizes: dict[str, Size], tokens: float) -> LayerTime | None:
         """Of such a layer alone on its device the row with the most similar number of tokens."""
         rows = [row for row in self._rows(kind, sizes) if not row.sharding]
         return min(rows, key=lambda row: abs(row.microbatch * row.seq_len - tokens), default=None)
+
+    def added_by_splitting(self, kind: Kind, sizes: dict[str, Size], row: LayerTime) -> float:
+        """Of a row and its like with other microbatches."""
+        alike = (each for each in self._rows(kind, sizes) if each.sharding == row.sharding)
+        return split_share(each for each in alike if each.seq_len == row.seq_len)
 
     def _rows(self, kind: Kind, sizes: dict[str, Size]) -> list[LayerTime]:
         rows = self.times.layers

@@ -123,6 +123,20 @@ def test_splitting_a_backward_costs_its_share_beyond_what_was_measured() -> None
     assert block.split_s > 0
 
 
+def test_what_splitting_adds_is_the_median_of_the_microbatches() -> None:
+    """Of -5, 10 and 30 %: one that was timed badly moves nothing, and none is faster in halves."""
+    halves = {1: 0.019, 2: 0.044, 4: 0.104}
+    rows = [
+        row(size, 0.010 * size, 0.020 * size, input_s=seconds / 2, weight_s=seconds / 2)
+        for size, seconds in halves.items()
+    ]
+    for size in halves:
+        block = setting(1, layers=rows).costs(configuration(microbatch=size, microbatches=8 // size)).layers[0]
+        assert block.split_s == pytest.approx(0.1 * 0.020 * size)
+    alone = setting(1, layers=rows[:1]).costs(configuration()).layers[0]
+    assert alone.split_s == 0
+
+
 def test_other_layers_cost_what_they_did() -> None:
     """No row for wider layers: the same prices as without any."""
     config = {**MODEL.config, "intermediate_size": 768}
