@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
-from ..planner.configuration import Configuration, CpAlgorithm, Mesh
+from ..planner.configuration import Configuration, CpAlgorithm, Mesh, Recompute
 from ..planner.cost.setting import Setting
 from ..planner.cost.sharding import Sharding, sharding_of
 from ..planner.frameworks.framework import framework
@@ -65,9 +65,10 @@ def _of_mesh(setting: Setting, mesh: Mesh) -> Iterator[Configuration]:
     if mesh.pp > len(setting.architecture.layers):
         return
     layers = even_split(len(setting.architecture.layers), mesh.pp)
+    plain: tuple[Recompute, ...] = ("none",) * mesh.pp
     for (name, heads), sp, size in product(algorithms, (False, True) if mesh.tp > 1 else (False,), sizes):
         yield Configuration(
             mesh=mesh, stage_layers=layers, microbatch=size,
-            microbatches=setting.job.global_batch // (size * mesh.dp), sp=sp, zero=0, recompute=("none",) * mesh.pp,
+            microbatches=setting.job.global_batch // (size * mesh.dp), sp=sp, zero=0, recompute=plain,
             cp_algorithm=name, cp_ulysses=heads,
         )  # fmt: skip

@@ -329,7 +329,8 @@ def as_measured(block: Block, layer: Layer, shape: Shape, rates: Rates, measured
     formula = accumulated(layer_compute(layer, alone, row.seq_len, rates), rates, layer.parameters, layer.parameters)
     forward, backward = row.forward_s / formula.forward_s, row.backward_s / formula.backward_s
     compute = _scaled(block.compute, forward, backward)
-    return replace(block, compute=compute, split_s=measured.added_by_splitting("layer", sizes, row) * compute.backward_s)
+    added = measured.added_by_splitting("layer", sizes, row)
+    return replace(block, compute=compute, split_s=added * compute.backward_s)
 
 
 def ends_as_measured(
