@@ -65,10 +65,10 @@ def _of_mesh(setting: Setting, mesh: Mesh) -> Iterator[Configuration]:
     if mesh.pp > len(setting.architecture.layers):
         return
     layers = even_split(len(setting.architecture.layers), mesh.pp)
-    plain: tuple[Recompute, ...] = ("none",) * mesh.pp
+    plain: Recompute = "none"
     for (name, heads), sp, size in product(algorithms, (False, True) if mesh.tp > 1 else (False,), sizes):
         yield Configuration(
             mesh=mesh, stage_layers=layers, microbatch=size,
-            microbatches=setting.job.global_batch // (size * mesh.dp), sp=sp, zero=0, recompute=plain,
+            microbatches=setting.job.global_batch // (size * mesh.dp), sp=sp, zero=0, recompute=(plain,) * mesh.pp,
             cp_algorithm=name, cp_ulysses=heads,
         )  # fmt: skip
