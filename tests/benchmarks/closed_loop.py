@@ -6,6 +6,7 @@ Workers are processes that share the cores and talk through gloo. The prediction
 interleaved: one step of each after another, round by round, each round from another plan on. `--batch` says how many
 models are held at once: with more plans every round takes them in batches, each in processes of its own (of 4 workers
 460 models need more than 24 GB). `--cluster` takes a profile that was measured before; `--save` keeps the new one.
+`--beside FILE.json` runs nothing: it judges predictions beside the steps that an earlier `--out` holds.
 """
 
 from __future__ import annotations
@@ -74,7 +75,11 @@ def main(options: argparse.Namespace) -> None:
     plans = [plan_of(model, cluster, job, *each) for each in zip(space, predicted, strict=True)]
     profiled = time.perf_counter()
     print(f"{len(plans)} plans; profiled and priced in {profiled - began:.0f} s", file=sys.stderr)
-    found = run(plans, options.workers, options.rounds, options.steps, options.batch)
+    if options.beside:
+        known = {row["plan"]: row["rounds_s"] for row in json.loads(options.beside.read_text())["plans"]}
+        found = [known[told(each)] for each in space]
+    else:
+        found = run(plans, options.workers, options.rounds, options.steps, options.batch)
     print(f"ran in {time.perf_counter() - profiled:.0f} s", file=sys.stderr)
     result = results(space, predicted, found)
     if options.out:
@@ -207,6 +212,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=1, help="run only every so many-th plan")
     parser.add_argument("--batch", type=int, default=120, help="models that workers hold at once")
     parser.add_argument("--cluster", help="a profile that is there already")
+    parser.add_argument("--beside", type=Path)
     parser.add_argument("--save", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--picture", type=Path)
