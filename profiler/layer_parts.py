@@ -54,7 +54,7 @@ def as_plan(model: ModelSpec, job: Job, configuration: Configuration) -> Plan:
 
 def build_parts(plan: Plan, layers: Sequence[int], device: torch.device, choice: Recompute = "none") -> Parts:
     """Embedding, `layers` (numbers that follow each other) and head, shared out as the plan says, without data
-    parallelism. All ranks call this."""
+    parallelism, that of experts neither. All ranks call this."""
     before = layers[0]
     split = (before, len(layers), len(plan.stage_layers) and sum(plan.stage_layers) - before - len(layers))
     plan = plan.model_copy(update={"recompute": (choice,)})
@@ -74,7 +74,7 @@ def build_stage(plan: Plan, layers: int, device: torch.device, data: DeviceMesh 
 def _builder(plan: Plan, device: torch.device, data: DeviceMesh | None) -> Builder:
     configuration, shape = plan.configuration, read_shape(plan.model.config)
     meshes = build_meshes(configuration.mesh, device, cp_ulysses=configuration.cp_ulysses)
-    return Builder(plan, shape, replace(meshes, data=data), device, 0)
+    return Builder(plan, shape, replace(meshes, data=data, expert_data=None), device, 0)
 
 
 def _stage(builder: Builder, layers: range, *, first: bool = False, last: bool = False) -> Transformer:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...clusters.layer_times import UnitTime
-from ..configuration import Configuration
+from ..configuration import Configuration, Mesh
 from ..simulate.work import Work
+from .memory import Held
 from .setting import Setting
 
 
@@ -63,10 +64,11 @@ def units_of(setting: Setting, configuration: Configuration, held: Sequence[floa
     costs = setting.at(configuration, 0).costs(configuration)
     found, start = [], 0
     for stage, count in enumerate(configuration.stage_layers):
-        layers = [costs.layers[index].held.total for index in range(start, start + count)]
-        rest = held[stage + 1] - sum(layers)
+        layers = [costs.layers[index].held for index in range(start, start + count)]
+        rest = held[stage + 1] - sum(each.total for each in layers)
         start += count
-        units = [measured.unit(configuration.zero, ranks, each) for each in (*layers, *([rest] if rest > 1 else []))]
+        sizes = [size for each in layers for size in _of_layer(mesh, each)] + ([(ranks, rest)] if rest > 1 else [])
+        units = [measured.unit(configuration.zero, *size) for size in sizes]
         found.append([unit for unit in units if unit is not None])
         if len(found[-1]) < len(units):
             return None
@@ -74,11 +76,19 @@ def units_of(setting: Setting, configuration: Configuration, held: Sequence[floa
     return Units(configuration.zero, *(tuple(_total(units, name) for units in found) for name in names))
 
 
+def _of_layer(mesh: Mesh, held: Held) -> list[tuple[int, float]]:
+    """Ranks and parameters of the units of a layer: experts that ranks share out are a unit of their own, over the
+    ranks that hold the same."""
+    ranks = mesh.dp * mesh.cp
+    if held.expert == 0 or mesh.ep == mesh.etp == 1:
+        return [(ranks, held.total)]
+    return [(ranks, held.dense), *([(mesh.edp, held.expert)] if mesh.edp > 1 else [])]
+
+
 def _plain(configuration: Configuration) -> bool:
-    """Without what was not measured: copies of groups, experts, layers that come and go, a spread vocabulary."""
-    mesh = configuration.mesh
+    """Without what was not measured: copies of groups and of experts, layers that come and go, a spread vocabulary."""
     special = configuration.dp_replicate > 1 or configuration.swap_layers or configuration.spread_vocabulary
-    return not special and mesh.ep == mesh.etp == 1
+    return not special and configuration.expert_replicas == 0
 
 
 def _total(units: Sequence[UnitTime], name: str) -> float:

@@ -6,7 +6,8 @@ Workers are processes that share the cores and talk through gloo. The prediction
 interleaved: one step of each after another, round by round, each round from another plan on. `--batch` says how many
 models are held at once: with more plans every round takes them in batches, each in processes of its own (of 4 workers
 460 models need more than 24 GB). `--cluster` takes a profile that was measured before; `--save` keeps the new one.
-`--beside FILE.json` runs nothing: it judges predictions beside the steps that an earlier `--out` holds.
+`--beside FILE.json` runs nothing: it judges predictions beside the steps that an earlier `--out` holds. `--experts 4`
+takes a model with so many experts in every layer, two of which a token visits, and adds ep and etp to the space.
 """
 
 from __future__ import annotations
@@ -51,10 +52,15 @@ BARS = {"tau": 0.8, "regret": 0.05, "median_error": 0.1}
 BUDGET_S = {2: 150.0, 4: 400.0}
 
 
-def small_model() -> ModelSpec:
-    """The bundled byte-llama with four of its six layers, so that two and four stages are equal."""
+def small_model(experts: int = 0) -> ModelSpec:
+    """The bundled byte-llama with four of its six layers, so that two and four stages are equal; with experts it is a
+    Mixtral of these sizes."""
     model = load_model("byte-llama")
-    return model.model_copy(update={"config": {**model.config, "num_hidden_layers": LAYERS}})
+    config = {**model.config, "num_hidden_layers": LAYERS}
+    if experts:
+        config |= {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "sliding_window": None,
+                   "num_local_experts": experts, "num_experts_per_tok": 2}  # fmt: skip
+    return model.model_copy(update={"config": config})
 
 
 def small_job() -> Job:
@@ -63,7 +69,7 @@ def small_job() -> Job:
 
 def main(options: argparse.Namespace) -> None:
     """Print the table and the scores; exit with 1 where a bar is missed."""
-    model, job, began = small_model(), small_job(), time.perf_counter()
+    model, job, began = small_model(options.experts), small_job(), time.perf_counter()
     cluster = load_cluster(options.cluster) if options.cluster else _profile(options, model, job)
     if options.save:
         save_cluster(cluster, options.save)
@@ -209,6 +215,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--recompute", type=lambda text: tuple(text.split(",")), default=("none", "full"))
     parser.add_argument("--zero", type=_numbers, default=(0, 1, 2, 3))
     parser.add_argument("--budget", type=float, help="seconds for the profile")
+    parser.add_argument("--experts", type=int, default=0)
     parser.add_argument("--every", type=int, default=1, help="run only every so many-th plan")
     parser.add_argument("--batch", type=int, default=120, help="models that workers hold at once")
     parser.add_argument("--cluster", help="a profile that is there already")

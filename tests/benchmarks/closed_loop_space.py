@@ -1,9 +1,10 @@
 """Every legal plan of a small model on a few workers: what the closed loop runs.
 
-The space: all meshes (tp, cp, pp, dp) of the workers, with sp on and off, every algorithm of context parallelism, every
-ZeRO stage, every pipeline schedule that the planner searches with the virtual stages that the layers allow, the
-microbatches and kinds of recomputation that are asked for. Legal is what the planner's rules and the runtime's
-say. Layers are split evenly; hybrid sharding, offload and chunks of the loss stay off.
+The space: all meshes (tp, cp, pp, dp; of a model with experts ep and etp) of the workers, with sp on and off, every
+algorithm of context parallelism, every ZeRO stage, every pipeline schedule that the planner searches with the virtual
+stages that the layers allow, the microbatches and kinds of recomputation that are asked for. Legal is what the rules of
+planner and runtime say. Layers are split evenly; tokens go to ep ranks as one copy a rank; hybrid sharding, offload
+and chunks of the loss stay off.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from meshwright.planner.legality import is_legal, runtime_problems
 from meshwright.planner.schedule.table import table
 from meshwright.planner.search.partition import even_split
 from meshwright.planner.search.space import divisors
+from meshwright.profiler.layer_shapes import expert_degrees
 
 ALGORITHMS: tuple[CpAlgorithm, ...] = ("ring", "ulysses", "usp", "token-ring", "allgather")
 
@@ -30,17 +32,19 @@ def legal_configurations(
     """All of the space, in a fixed order."""
     return [
         each
-        for mesh in _meshes(setting.num_devices)
+        for mesh in _meshes(setting)
         for each in _of_mesh(setting, mesh, microbatches, recomputes, zeros)
         if is_legal(setting, each) and not runtime_problems(setting, each)
     ]
 
 
-def _meshes(world: int) -> Iterator[Mesh]:
+def _meshes(setting: Setting) -> Iterator[Mesh]:
+    world = setting.num_devices
     for tp in divisors(world):
         for cp in divisors(world // tp):
             for pp in divisors(world // (tp * cp)):
-                yield Mesh(pp=pp, dp=world // (tp * cp * pp), cp=cp, tp=tp)
+                for ep, etp in expert_degrees(setting, world // pp):
+                    yield Mesh(pp=pp, dp=world // (tp * cp * pp), cp=cp, tp=tp, ep=ep, etp=etp)
 
 
 def _of_mesh(
@@ -65,7 +69,7 @@ def _of_mesh(
             yield Configuration(
                 mesh=mesh, stage_layers=even_split(layers, mesh.pp * vpp), microbatch=microbatch, microbatches=count,
                 schedule=schedule, vpp=vpp, zero=zero, sp=sp, recompute=(recompute,) * mesh.pp,
-                cp_algorithm=algorithm, cp_ulysses=heads,
+                cp_algorithm=algorithm, cp_ulysses=heads, dispatch="ranks" if mesh.ep > 1 else "copies",
             )  # fmt: skip
 
 
@@ -93,7 +97,7 @@ def _schedules(mesh: Mesh, layers: int) -> Iterator[tuple[str, int]]:
 def told(configuration: Configuration) -> str:
     """A plan in one line: what differs from one process."""
     mesh = configuration.mesh
-    degrees = [f"{axis}{size}" for axis in ("pp", "dp", "cp", "tp") if (size := getattr(mesh, axis)) > 1]
+    degrees = [f"{axis}{size}" for axis in ("pp", "dp", "cp", "tp", "ep", "etp") if (size := getattr(mesh, axis)) > 1]
     if mesh.cp > 1:
         degrees.append(configuration.cp_algorithm)
     if mesh.pp > 1:

@@ -43,18 +43,20 @@ def test_a_score() -> None:
     assert score([1.0] * 21, [1 + n / 10 for n in range(21)]).spread == pytest.approx((1.1, 2.9))
 
 
-@pytest.mark.parametrize(("workers", "count"), [(2, 104), (4, 460)])
-def test_the_space_of_the_experiment(workers: int, count: int) -> None:
-    setting = Setting(architecture(small_model()), cpu_cluster(workers), small_job())
+@pytest.mark.parametrize(("workers", "experts", "count"), [(2, 0, 104), (4, 0, 460), (2, 4, 268)])
+def test_the_space_of_the_experiment(workers: int, experts: int, count: int) -> None:
+    """With experts: 16 plans of dp 2 and 64 of cp 2, each with experts on all ranks, shared out, or cut (x 3), 4 of tp 2
+    with sp (x 3), which experts need, and 16 of pp 2."""
+    setting = Setting(architecture(small_model(experts)), cpu_cluster(workers), small_job())
     space = legal_configurations(setting, (1, 2), ("none", "full"))
     names = [told(each) for each in space]
     assert len(set(names)) == len(names) == count
 
 
-@pytest.mark.parametrize("workers", [2, 4])
-def test_a_profile_times_the_layers_of_every_plan(workers: int) -> None:
+@pytest.mark.parametrize(("workers", "experts"), [(2, 0), (4, 0), (2, 4), (4, 4)])
+def test_a_profile_times_the_layers_of_every_plan(workers: int, experts: int) -> None:
     """Those of pipelines, too, whose microbatches may be larger than any without would have."""
-    setting = Setting(architecture(small_model()), cpu_cluster(workers), small_job())
+    setting = Setting(architecture(small_model(experts)), cpu_cluster(workers), small_job())
     timed = {sharding_of(each) for each in configurations(setting)}
     space = legal_configurations(setting, (1, 2, 4), ("none", "full"))
     assert {sharding_of(each) for each in space} <= timed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "runtime"))
 
 from harness import run_ranks
-from layer_ranks import profiled
+from layer_ranks import profiled, timed
 
 from meshwright.clusters.local import cpu_cluster
 from meshwright.clusters.schema import Cluster
@@ -30,6 +31,10 @@ CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 128,
     "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False,
+}  # fmt: skip
+MIXTURE: dict[str, Any] = {
+    **CONFIG, "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": 4,
+    "num_experts_per_tok": 2, "sliding_window": None,
 }  # fmt: skip
 JOB = Job(seq_len=16, global_batch=2, precision="fp32")
 ARCHITECTURE = architecture(ModelSpec(name="tiny", config=CONFIG))
@@ -55,6 +60,26 @@ def test_the_shapes_are_those_of_legal_plans() -> None:
         {}, {"tp": 2, "sp": True}, {"tp": 2}, {"cp": 2},
         *({"cp": 2, "cp_algorithm": name} for name in ("ulysses", "token-ring", "allgather")),
     ]  # fmt: skip
+
+
+def test_the_shapes_of_experts_are_those_of_legal_plans() -> None:
+    """The same, each also with its experts on two ranks, whole or cut; what is sent is sent in both ways."""
+    model = architecture(ModelSpec(name="tiny", config=MIXTURE))
+    found = [each for each in configurations(Setting(model, cpu_cluster(2), JOB)) if each.microbatch == 1]
+    told = [sharding_sizes(sharding_of(each)) for each in found]
+    spread = [{}, {"ep": 2}, {"ep": 2, "dispatch": "ranks"}, {"etp": 2}]
+    assert told[0] == {}
+    split = [{"tp": 2, "sp": True}, *({"cp": 2, "cp_algorithm": name} for name in ("ulysses", "allgather"))]
+    assert all(each | more in told for each in ({}, *split) for more in spread)
+    assert len(told) == len({tuple(sorted(each.items())) for each in told})
+
+
+def test_experts_are_timed_where_ranks_share_them_out() -> None:
+    """On four ranks, of which two hold the same experts or the same columns of them: as they are in a stage alone."""
+    plain = Configuration(mesh=Mesh(dp=4), stage_layers=(2,), microbatch=1, microbatches=1, zero=0)
+    meshes = Mesh(dp=4, ep=2), Mesh(dp=4, etp=2), Mesh(dp=2, tp=2, ep=4)
+    found = run_ranks(4, timed, MIXTURE, [replace(plain, mesh=mesh, sp=mesh.tp > 1) for mesh in meshes])
+    assert all(seconds > 0 for rank in found for kinds in rank for legs in kinds for seconds in legs.values())
 
 
 def test_a_profile_of_layers_is_a_cluster_file(measured: Cluster) -> None:

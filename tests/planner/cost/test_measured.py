@@ -160,6 +160,28 @@ def test_units_and_tails_make_up_a_step() -> None:
         assert price(seen, asked).step_time_s == pytest.approx(4 * each + once, rel=0.01), zero
 
 
+@pytest.mark.parametrize(
+    ("mesh", "units"),
+    [
+        (Mesh(dp=4), LAYERS + 1),
+        (Mesh(dp=4, ep=2), 2 * LAYERS + 1),
+        (Mesh(dp=2, tp=2, etp=2), 2 * LAYERS + 1),
+        (Mesh(dp=4, ep=4), LAYERS + 1),
+    ],
+    ids=str,
+)
+def test_experts_that_ranks_share_out_are_units_of_their_own(mesh: Mesh, units: int) -> None:
+    """Over the ranks that hold the same, where more than one does; else they are part of their layer's."""
+    mixture = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": 4}
+    model = architecture(MODEL.model_copy(update={"config": {**MODEL.config, **mixture}}))
+    asked = configuration(mesh=mesh, microbatches=2)
+    forwards = []
+    for forward_s in (1e-3, 0.0):
+        rows = [row | {"ranks": ranks, "forward_s": forward_s} for row in UNITS for ranks in (2, 4)]
+        forwards.append(work_of(Setting(model, cluster(4, units=rows), JOB), asked).forward_s[0])
+    assert forwards[0] - forwards[1] == pytest.approx(units * 1e-3)
+
+
 def test_workers_that_share_cores_cost_no_bubble() -> None:
     """Two ranks on one core: a pipeline takes what its work takes, and the bound stays below."""
     shared = setting(2, pace={1: 2.0, 2: 1.0})
