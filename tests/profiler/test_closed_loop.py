@@ -45,8 +45,8 @@ def test_a_score() -> None:
 
 @pytest.mark.parametrize(("workers", "experts", "count"), [(2, 0, 104), (4, 0, 460), (2, 4, 268)])
 def test_the_space_of_the_experiment(workers: int, experts: int, count: int) -> None:
-    """With experts: 16 plans of dp 2 and 64 of cp 2, each with experts on all ranks, shared out, or cut (x 3), 4 of tp 2
-    with sp (x 3), which experts need, and 16 of pp 2."""
+    """With experts: 16 plans of dp 2 and 64 of cp 2, each with experts on all ranks, shared out, or cut (x 3), 4 of
+    tp 2 with sp (x 3), which experts need, and 16 of pp 2."""
     setting = Setting(architecture(small_model(experts)), cpu_cluster(workers), small_job())
     space = legal_configurations(setting, (1, 2), ("none", "full"))
     names = [told(each) for each in space]
