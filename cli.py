@@ -99,6 +99,7 @@ def plan(
     runnable: options.Runnable = False,
     framework: options.Framework = "meshwright",
     routing: options.Routing = None,
+    shuffle_tokens: options.ShuffleTokens = False,
     clusters: options.Clusters = None,
     picture: options.Picture = None,
     contingency: options.Contingency = 0,
@@ -113,6 +114,7 @@ def plan(
     job |= {"precision": precision.value, "optimizer": optimizer, "kernels": kernels.value, "compress": compress.value}
     asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
     asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk, "routing": routing}
+    asked["shuffle_tokens"] = shuffle_tokens
     requests = read_requests(model, which_clusters(cluster, clusters, given), job, pin or [], schedule_file, **asked)
     if clusters is not None:
         return _compare_clusters(requests, picture, out, json)

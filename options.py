@@ -96,6 +96,9 @@ Routing = Annotated[
     Path | None,
     typer.Option(help="What experts tokens chose: a JSONL file, routing/ of a run, or .npz; experts are placed by it."),
 ]
+ShuffleTokens = Annotated[
+    bool, typer.Option("--shuffle-tokens", help="By ids in --routing: tp ranks take tokens to experts that they have.")
+]
 Risk = Annotated[
     float | None,
     typer.Option(help="Probability, e.g. 0.9, with which step time and memory must hold; default: as predicted."),

@@ -1,7 +1,7 @@
 """LayerTimes: what layers of known sizes, data parallelism around them and the rest of a step took on a device.
 
-Measured by `profile --model`: in the runtime's own blocks, all workers at once, collectives of tensor and context
-parallelism included. A layer is described by its sizes, so that any model with such layers finds it.
+Measured by `profile --model`: in the runtime's own blocks, all workers at once, collectives of tensor, context and
+expert parallelism included. A layer is described by its sizes, so that any model with such layers finds it.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from ..schema import parse
 from .configuration import LEVERS
 from .cost.setting import Setting
 from .cost.step import price
+from .experts.token_homes import problems as homes_problems
 from .families import architecture
 from .frameworks.framework import framework
 from .legality import placement_problems, problems
@@ -28,6 +29,7 @@ FIELDS = (
     *LEVERS,
     "placement",
     "routing",
+    "token_homes",
     "rank_map",
     "mix",
     "expected",
@@ -67,6 +69,8 @@ def contingency_plan(plan: Plan, lost: str | Mapping[str, int]) -> Plan:
     wrong = problems(setting, made.configuration)
     if made.placement is not None:
         wrong += placement_problems(setting, made.configuration, made.placement)
+    if made.token_homes is not None:
+        wrong += homes_problems(made.token_homes, made.configuration)
     if made.routing is not None:
         wrong += routing_problems(setting, made.configuration, made.routing)
     if wrong:

@@ -21,6 +21,7 @@ def plan_json(plan: Plan) -> Json:
         **configuration_json(plan.configuration),
         "placement": None if plan.placement is None else plan.placement.model_dump(mode="json"),
         "routing": None if plan.routing is None else plan.routing.model_dump(mode="json") | {"gain": plan.routing.gain},
+        "token_homes": None if plan.token_homes is None else plan.token_homes.model_dump(mode="json"),
         "mix": None if plan.mix is None else plan.mix.model_dump(mode="json"),
         "rank_map": list(plan.rank_map),
         "predicted": predicted_json(plan.predicted),

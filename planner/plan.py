@@ -30,6 +30,7 @@ from .configuration import (
 )
 from .experts.planned import ExpertPlacement
 from .experts.routing_report import RoutingReport
+from .experts.token_homes import TokenHomes
 from .families.spec import ModelSpec as ModelSpec
 from .frameworks.framework import DEFAULT, FrameworkName
 from .goal import AtRisk, Goal, Objective, Training
@@ -248,6 +249,7 @@ class Plan(Frozen):
     expert_replicas: int = Field(0, ge=0)
     placement: ExpertPlacement | None = None  # of experts; None: expert e in slot e
     routing: RoutingReport | None = None  # the trace that experts were placed by; None: taken as balanced
+    token_homes: TokenHomes | None = None  # which tokens tp ranks take to experts; None: in order of the sequence
     rank_map: tuple[int, ...] = ()  # the device of each logical rank; (): in their order
     mix: Mix | None = None  # groups for sequences of different lengths, where the job has lengths
     predicted: Prediction
@@ -311,7 +313,8 @@ class Plan(Frozen):
         for name in ("galore", "optimizer_states", "compress", "attention", "s2"):
             if getattr(self.job, name) == Job.model_fields[name].default:
                 del parts["job"][name]
-        for name in ("shares", "dispatch", "dispatch_chunks", "expert_replicas", "placement"):  # likewise
+        optional = ("shares", "dispatch", "dispatch_chunks", "expert_replicas", "placement", "token_homes")
+        for name in optional:  # likewise
             if getattr(self, name) == type(self).model_fields[name].default:
                 del parts[name]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

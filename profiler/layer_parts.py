@@ -74,7 +74,7 @@ def build_stage(plan: Plan, layers: int, device: torch.device, data: DeviceMesh 
 def _builder(plan: Plan, device: torch.device, data: DeviceMesh | None) -> Builder:
     configuration, shape = plan.configuration, read_shape(plan.model.config)
     meshes = build_meshes(configuration.mesh, device, cp_ulysses=configuration.cp_ulysses)
-    return Builder(plan, shape, replace(meshes, data=data, expert_data=None), device, 0)
+    return Builder(plan, shape, replace(meshes, data=data), device, 0, alone=True)
 
 
 def _stage(builder: Builder, layers: range, *, first: bool = False, last: bool = False) -> Transformer:

@@ -42,6 +42,7 @@ from .parallel.offload.shards import set_window, swap_shards
 from .parallel.offload.window import Window
 from .parallel.pipeline import Pipeline, activation_tensors
 from .parallel.recompute import recompute_layer, recompute_operations
+from .parallel.shuffle import Shuffle
 from .parallel.spread.ends import Ends
 from .parallel.tensor import TensorAxis, shard_layer
 from .parallel.vocabulary import shard_ends
@@ -134,6 +135,7 @@ class Builder:
     compress: Compress = "none"
     sharded: S2Recipe | None = None
     added: Terms = PLAIN
+    alone: bool = False  # layers to be timed, without what replicas of their experts add
 
     @property
     def dtype(self) -> torch.dtype:
@@ -248,7 +250,7 @@ class Builder:
         elif isinstance(unit, Layer) and choice == "selective":
             recompute_operations(unit, self.plan.recompute_operations)
         meshes, zero, dtype = self.meshes, self.plan.zero, self.dtype
-        if not root:
+        if not root and not (self.alone and meshes.expert_data is not None):
             on_host = self.plan.swap_layers > 0
             alone |= spread_experts(unit, meshes, zero=zero, dtype=dtype, on_host=on_host, compress=self.compress)
         if meshes.data is not None and isinstance(unit, Layer) and self.plan.swap_layers:
@@ -262,8 +264,12 @@ class Builder:
         return self.place is not None or (self.rounds is not None and self.meshes.data_size > 1)
 
     def layout(self) -> Layout:
-        """What this rank keeps of a batch of whole sequences."""
-        return (lambda batch: batch) if self.place is None else self.place.share
+        """What this rank keeps of a batch of whole sequences, in the order that suits its experts."""
+        share: Layout = (lambda batch: batch) if self.place is None else self.place.share
+        if self.plan.token_homes is None:
+            return share
+        shuffled = Shuffle.of(self.plan.token_homes, self.meshes, self.device)
+        return lambda batch: shuffled(share(batch))
 
     def executor(self, parts: dict[int, Transformer], ends: Ends | None) -> Executor:
         """What runs a step's microbatches, those of this replica, through the parts."""

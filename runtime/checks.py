@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import InputError, Problem
 from ..planner.cost.setting import Setting
+from ..planner.experts.token_homes import problems as homes_problems
 from ..planner.families import architecture
 from ..planner.families.registry import FAMILIES
 from ..planner.legality import placement_problems, runtime_problems
@@ -49,6 +50,8 @@ def _configuration(plan: Plan) -> Iterator[Problem]:
         yield in_plan(problem)
     wrong = [] if plan.placement is None else placement_problems(setting, plan.configuration, plan.placement)
     yield from wrong or replica_problems(plan)
+    if plan.token_homes is not None:
+        yield from homes_problems(plan.token_homes, plan.configuration)
 
 
 def _mix(plan: Plan) -> Iterator[Problem]:

@@ -32,6 +32,10 @@ class Executor(Protocol):
 
     def step(self, batch: Batch) -> Tensor: ...
 
+    def forwards(self, layer: int) -> Sequence[int]:
+        """Microbatches in the order in which a layer of this rank takes them."""
+        ...
+
 
 Layout = Callable[[Batch], Batch]
 
@@ -55,6 +59,7 @@ class ParallelModel:
         self.parts = parts
         self.meshes = meshes
         self._executor = executor
+        self._tokens: Sequence[Tensor] = ()
         self._twin = twin_of(parts, tied=shape.tied_embeddings)
         self.experts: ExpertControl | None = None  # set by build_model for a model that has some
         self.mixed: Mixed | None = None  # likewise, for a plan whose groups change from round to round
@@ -111,11 +116,20 @@ class ParallelModel:
         weight = configuration.batch * seq_len / self.meshes.data_size
         if self.experts is not None:
             self.experts.begin()
-        loss = self._executor.step(self._layout(Batch(tokens[:, :-1], tokens[:, 1:], documents, weight, draws)))
+        batch = self._layout(Batch(tokens[:, :-1], tokens[:, 1:], documents, weight, draws))
+        self._tokens = batch.tokens.chunk(configuration.of_replica(self.meshes.dp_rank).microbatches)
+        loss = self._executor.step(batch)
         self._complete_gradients()
         if self.experts is not None:
             self.experts.finish()
         return self._global_mean(loss)
+
+    def tokens_by_forward(self, layer: int) -> Iterator[Tensor]:
+        """Ids int64 [tokens] of the hidden states that this rank had before a layer of its own in the last step,
+        microbatch after microbatch in the order of their forwards; nothing after a step of rounds."""
+        parts, part = (self.meshes.tp_size, self.meshes.tp_rank) if self.plan.sp else (1, 0)
+        for number in self._executor.forwards(layer)[: len(self._tokens)]:
+            yield self._tokens[number].tensor_split(parts, dim=1)[part].flatten()
 
     def forward_backward_rounds(self, sequences: Sequence[Tensor], assignment: Assignment) -> Tensor:
         """Run one step of sequences of different lengths, for a plan with a mix of groups.
@@ -126,6 +140,7 @@ class ParallelModel:
         if self.mixed is None:
             raise ValueError("the plan has no mix of groups")
         self._forget_gradients()
+        self._tokens = ()
         shares = self.mixed.rounds.shares(assignment, sequences)
         targets = sum(len(each) - 1 for each in sequences)
         loss = self.mixed.step(shares, targets / self.meshes.data_size)

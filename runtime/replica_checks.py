@@ -1,4 +1,4 @@
-"""What keeps replicas of experts from running in a plan that is legal."""
+"""What keeps replicas of experts, or shuffled tokens, from running in a plan that is legal."""
 
 from __future__ import annotations
 
@@ -43,7 +43,12 @@ def _elements(plan: Plan) -> int:
 
 
 def capacity_problems(plan: Plan, recipe: Recipe) -> Iterator[Problem]:
-    """Capacity is that of an expert, and every replica would have its own."""
-    if plan.expert_replicas and recipe.experts is not None and recipe.experts.capacity_factor is not None:
+    """Capacity is that of an expert, and every replica would have its own; and of the tokens that a rank has, which
+    shuffling makes alike."""
+    factor = None if recipe.experts is None else recipe.experts.capacity_factor
+    if plan.expert_replicas and factor is not None:
         rule = "limits an expert, and dispatch would limit each of its replicas: other tokens would be dropped"
-        yield Problem("experts.capacity_factor", recipe.experts.capacity_factor, rule, "none, or expert_replicas=0")
+        yield Problem("experts.capacity_factor", factor, rule, "none, or expert_replicas=0")
+    if plan.token_homes is not None and factor is not None:
+        rule = "limits what experts take of one rank's tokens, which are shuffled so that they choose alike"
+        yield Problem("experts.capacity_factor", factor, rule, "none, or a plan without token_homes")

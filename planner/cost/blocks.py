@@ -206,7 +206,11 @@ def model_costs(
     priced = {layer: _layer_block(layer, shape, rates, groups, modules) for layer in dict.fromkeys(model.layers)}
     ends = tuple(make(model, sharding, seq_len, rates, groups) for make in (_embedding_block, _head_block))
     if measured is not None:
-        priced = {layer: as_measured(block, layer, shape, rates, measured) for layer, block in priced.items()}
+        balanced = replace(groups, visits=None)
+        for layer, block in priced.items():
+            routed = groups.visits is not None and layer.moe is not None
+            even = _layer_block(layer, shape, rates, balanced, modules) if routed else block
+            priced[layer] = as_measured(block, layer, shape, rates, measured, even)
         ends = ends_as_measured(ends[0], ends[1], model, shape, measured)
     embedding, head = ends if sharding.spread == 1 else _kept_ends(model, sharding, seq_len, rates)
     return ModelCosts(
@@ -315,13 +319,16 @@ def _head_block(model: Architecture, sharding: Sharding, seq_len: int, rates: Ra
     )
 
 
-def as_measured(block: Block, layer: Layer, shape: Shape, rates: Rates, measured: Measured) -> Block:
+def as_measured(
+    block: Block, layer: Layer, shape: Shape, rates: Rates, measured: Measured, even: Block | None = None
+) -> Block:
     """A layer that takes what such a layer took; its parts keep their shares. Under a sharding that was not measured
-    its compute is to the formula as it is for the layer alone on its device."""
+    its compute is to the formula as it is for the layer alone on its device. `even`: the same with balanced routing, as
+    it was while it was measured."""
     sharding, seq_len, sizes = shape.sharding, shape.seq_len, sizes_of(layer)
     leg = measured.leg("layer", sizes, sharding, seq_len)
     if leg is not None:
-        return _taking(block, leg)
+        return _taking(block, leg, even)
     row = measured.nearest("layer", sizes, sharding.tokens(seq_len))
     if row is None:
         return block
@@ -345,9 +352,10 @@ def ends_as_measured(
     return found[0], found[1]
 
 
-def _taking(block: Block, leg: Leg) -> Block:
-    forward = leg.forward_s / block.forward_s
-    backward = leg.backward_s / (block.compute.backward_s + block.exchange.backward_s)
+def _taking(block: Block, leg: Leg, even: Block | None = None) -> Block:
+    even = even or block
+    forward = leg.forward_s / even.forward_s
+    backward = leg.backward_s / (even.compute.backward_s + even.exchange.backward_s)
     compute, was = _scaled(block.compute, forward, backward), block.exchange
     exchange = Exchange(
         tp_forward_s=forward * was.tp_forward_s,

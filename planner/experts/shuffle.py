@@ -14,10 +14,13 @@ from itertools import combinations
 
 import numpy as np
 
+from .token_homes import ANYWHERE
 from .trace import Floats, Ints, Trace
 
 Groups = Sequence[Sequence[int]]
 """Of each tp group the ep ranks of its members; every rank once."""
+
+_ROUNDING = 1e-9
 
 _UNKNOWN = 1.0
 """A token id is taken to have been seen once more than it was, as the mean of all tokens."""
@@ -37,17 +40,19 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A token and layer, to other ranks, one for each that it visits: where tokens are split in order, by the forecast,
-    and by what each really visits, which no forecast knows."""
+    """A token and layer, to other ranks, one for each that it visits: where tokens are split in order, by the homes of
+    their ids (as the runtime does), by all that the forecast says of them, and by what each really visits, which no
+    forecast knows."""
 
     in_order: float
+    homes: float
     forecast: float
     known: float
 
     @property
     def saved(self) -> float:
-        """What the forecast saves of those of the split in order."""
-        return 1.0 - self.forecast / self.in_order
+        """What homes save of those of the split in order, if anything."""
+        return max(0.0, 1.0 - self.homes / self.in_order) if self.in_order > _ROUNDING else 0.0
 
 
 def fit(trace: Trace, ids: Ints, rank_of: Ints, ranks: int) -> Forecast:
@@ -70,6 +75,29 @@ def aligned(trace: Trace, ids: Ints, rank_of: Ints, groups: Groups, rounds: int 
     return found
 
 
+def homes(by: Forecast, groups: Groups) -> list[Ints]:
+    """Of each group the member [ids] where, beside the mean token, most of an id stays; ANYWHERE for ids never seen."""
+    above = by.share[:-1] - by.share[-1]
+    found = list[Ints]()
+    for group in groups:
+        own = above[:, group]
+        told = own.max(1) > own.min(1)
+        found.append(np.where(told, own.argmax(1), ANYWHERE).astype(np.uint8))
+    return found
+
+
+def settled(home: Ints, parts: int) -> Ints:
+    """The part [tokens] of each token of one sequence, equally many each: the first of those at home there, as far as
+    there is room, then in order of the sequence those that are left. As the runtime does (parallel/shuffle.py)."""
+    each = len(home) // parts
+    part = np.full(len(home), -1)
+    for number in range(parts):
+        part[np.flatnonzero(home == number)[:each]] = number
+    room = each - np.bincount(part[part >= 0], minlength=parts)
+    part[part < 0] = np.repeat(np.arange(parts), room)
+    return part
+
+
 def split(share: Floats) -> Ints:
     """The part [tokens] that each token of one sequence goes to, equally many each, by `share` [tokens, parts] of what
     stays there. Tokens with most to lose choose first, of equal ones the first in the sequence."""
@@ -84,15 +112,18 @@ def split(share: Floats) -> Ints:
 
 
 def measure(trace: Trace, ids: Ints, rank_of: Ints, groups: Groups, seq_len: int, by: Forecast) -> Sent:
-    """Of tokens that nothing was fitted to, in sequences of `seq_len` that go to the groups in turn; a rest that makes
-    no sequence is left out."""
+    """Of tokens that nothing was fitted to, in sequences of `seq_len`, which groups divide, that go to the groups in
+    turn; a rest that makes no sequence is left out."""
     ranks, expected = sum(map(len, groups)), by.of(ids)
+    at_home = [np.append(each, ANYWHERE)[np.minimum(ids, len(each))] for each in homes(by, groups)]
     visits = _share(trace, rank_of, ranks)
-    stay, whole = np.zeros(3), trace.tokens // seq_len * seq_len
+    stay, whole = np.zeros(4), trace.tokens // seq_len * seq_len
     for number, first in enumerate(range(0, whole, seq_len)):
-        group, cut = np.asarray(groups[number % len(groups)]), slice(first, first + seq_len)
+        turn, cut = number % len(groups), slice(first, first + seq_len)
+        group = np.asarray(groups[turn])
         there, in_order = visits[cut][:, group], np.arange(seq_len) * len(group) // seq_len
-        for way, part in enumerate((in_order, split(expected[cut][:, group]), split(there))):
+        by_home, by_share = settled(at_home[turn][cut], len(group)), split(expected[cut][:, group])
+        for way, part in enumerate((in_order, by_home, by_share, split(there))):
             stay[way] += there[np.arange(seq_len), part].sum()
     return Sent(*((visits[:whole].sum() - stay) / whole).tolist())
 

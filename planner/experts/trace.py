@@ -40,7 +40,8 @@ class Routed:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
-    """`experts` [tokens, layers, top_k], in order of time; beside each token its prompt, step and rank where known."""
+    """`experts` [tokens, layers, top_k], in order of time; beside each token its prompt, step, rank and id (`token`)
+    where known."""
 
     experts: Ints
     num_experts: int
@@ -48,6 +49,7 @@ class Trace:
     step: Ints | None = None
     rank: Ints | None = None
     layers: tuple[int, ...] = ()  # the model's numbers of the layers; empty: 0, 1, 2, ...
+    token: Ints | None = None
 
     @property
     def tokens(self) -> int:
@@ -63,8 +65,9 @@ class Trace:
 
     def take(self, chosen: Any) -> Trace:
         """The tokens that a mask, slice or list of indices names."""
-        prompt, step, rank = (None if each is None else each[chosen] for each in (self.prompt, self.step, self.rank))
-        return Trace(self.experts[chosen], self.num_experts, prompt, step, rank, self.layers)
+        beside = self.prompt, self.step, self.rank, self.token
+        prompt, step, rank, token = (None if each is None else each[chosen] for each in beside)
+        return Trace(self.experts[chosen], self.num_experts, prompt, step, rank, self.layers, token)
 
     def split(self, seed: int = 0) -> tuple[Trace, Trace]:
         """Two halves of the prompts at random (of the tokens, in time, where prompts are unknown): to fit and to

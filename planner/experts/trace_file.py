@@ -1,8 +1,9 @@
 """Trace files: the JSONL of Megatron-LM's --moe-routing-trace-path, which our runtime writes too, and .npz.
 
 A line is one layer of one microbatch on one rank: {"step", "stage", "block", "layer", "rank", "num_tokens", "topk",
-"top_indices"}; a folder has one file a rank. Tokens stand in the order of step, rank and line; the ranks of other
-pipeline stages, which have other layers, are taken to have the same tokens in the same order.
+"top_indices"}, in our files with the ids of the "tokens" in the first layer; a folder has one file a rank. Tokens stand
+in the order of step, rank and line; the ranks of other pipeline stages, which have other layers, are taken to have the
+same tokens in the same order.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 from ...errors import InputError, Problem
 from ...schema import writing
+from .token_homes import MOST_IDS
 from .trace import Ints, Routed, Trace, check, shortened, smallest, twice
 
 _NUMBERS = ("step", "layer", "rank", "num_tokens", "topk")
@@ -30,10 +32,11 @@ class _Row:
     layer: int
     rank: int
     choices: Ints  # [tokens, top_k]
+    token: Ints | None = None
 
 
 def read_trace(path: Path, routed: Routed | None = None) -> Trace:
-    """A .jsonl file, a folder of such files of ranks, or a .npz with `experts` (and `prompt`).
+    """A .jsonl file, a folder of such files of ranks, or a .npz with `experts` (and `prompt`, and ids as `token`).
 
     `routed` is what the model says; without it the number of experts is the largest id and one. Raises InputError with
     every problem and its line.
@@ -105,7 +108,12 @@ def _choices(data: dict[str, Any], place: str, routed: Routed | None) -> _Row | 
     if twice(choices).any():
         first = choices[int(twice(choices).argmax())].tolist()
         return [Problem(f"{place} top_indices", first, "an expert stands twice at one token")]
-    return _Row(data["step"], data["layer"], data["rank"], choices.astype(smallest(experts)))
+    ids = None if data.get("tokens") is None else _matrix([data["tokens"]], (1, shape[0]))
+    if data.get("tokens") is not None and (ids is None or not _are_ids(ids)):
+        rule = f"must be {shape[0]} ids (num_tokens), whole numbers below {MOST_IDS:,}"
+        return [Problem(f"{place} tokens", _short(data["tokens"]), rule)]
+    row = data["step"], data["layer"], data["rank"], choices.astype(smallest(experts))
+    return _Row(*row, None if ids is None else ids[0])
 
 
 def _matrix(value: object, shape: tuple[int, int]) -> Ints | None:
@@ -133,6 +141,10 @@ def _together(rows: list[_Row], routed: Routed | None, place: str) -> list[Probl
     if routed and len(tokens) != routed.layers:
         rule = f"the model has {routed.layers} layers with experts, the trace {len(tokens)}"
         problems.append(Problem("layer", sorted(tokens), rule, "the routing of all ranks of a run, of this model"))
+    first = [row for row in rows if row.layer == min(tokens)]
+    if missing := sum(row.token is None for row in first) % len(first):
+        rule = f"stand in all lines of layer {min(tokens)} or in none, and {missing} of {len(first)} have none"
+        problems.append(Problem("tokens", None, rule, "a trace of one version, or without them"))
     usual = max(set(tokens.values()), key=list(tokens.values()).count)
     return problems + [
         Problem(
@@ -151,39 +163,51 @@ def _trace(rows: list[_Row], routed: Routed | None) -> Trace:
     sizes = [len(row.choices) for row in first]
     steps, ranks = (np.repeat([getattr(row, name) for row in first], sizes) for name in ("step", "rank"))
     count = routed.experts if routed else int(max(each.max() for each in columns)) + 1
-    return Trace(np.stack(columns, 1).astype(smallest(count)), count, None, steps, ranks, tuple(layers))
+    ids = [row.token for row in first if row.token is not None]
+    token = np.concatenate(ids) if len(ids) == len(first) else None
+    return Trace(np.stack(columns, 1).astype(smallest(count)), count, None, steps, ranks, tuple(layers), token)
 
 
 def _read_npz(path: Path, routed: Routed | None) -> Trace:
-    experts, prompt = _arrays(path)
+    experts, prompt, token = _arrays(path)
     count = routed.experts if routed else int(experts.max()) + 1 if experts.size else 1
     problems = check(experts, count)
     shape = experts.shape[1:] if experts.ndim == 3 else ()
     if not problems and routed and shape != (routed.layers, routed.top_k):
         rule = f"the model has {routed.layers} layers with experts and chooses {routed.top_k} a token"
         problems.append(Problem("experts [layers, top_k]", list(shape), rule))
-    if prompt is not None and prompt.shape != experts.shape[:1]:
-        problems.append(Problem("prompt", list(prompt.shape), "needs one number a token", str(list(experts.shape[:1]))))
+    for name, each in (("prompt", prompt), ("token", token)):
+        if each is not None and each.shape != experts.shape[:1]:
+            problems.append(Problem(name, list(each.shape), "needs one number a token", str(list(experts.shape[:1]))))
+    if token is not None and not _are_ids(token):
+        problems.append(Problem("token", str(token.dtype), f"ids are whole numbers below {MOST_IDS:,}"))
     if problems:
         raise InputError(str(path), shortened(problems))
-    return Trace(experts.astype(smallest(count)), count, prompt)
+    ids = None if token is None else token.astype(np.int64)
+    return Trace(experts.astype(smallest(count)), count, prompt, token=ids)
 
 
-def _arrays(path: Path) -> tuple[Ints, Ints | None]:
-    """`experts` and `prompt`, whatever they hold. Raises InputError where the file is no .npz with such arrays."""
+def _are_ids(token: Ints) -> bool:
+    whole = np.issubdtype(token.dtype, np.integer)
+    return whole and (not token.size or 0 <= int(token.min()) <= int(token.max()) < MOST_IDS)
+
+
+def _arrays(path: Path) -> tuple[Ints, Ints | None, Ints | None]:
+    """`experts`, `prompt` and `token`, whatever they hold. Raises InputError where the file is no .npz with such
+    arrays."""
     try:
         with path.open("rb") as file:
             data = np.load(file, allow_pickle=False)
             if isinstance(data, np.ndarray):
                 raise ValueError("it is one array, as np.save writes it")
             with data:
-                experts, prompt = data["experts"], data.get("prompt")
-        if not isinstance(experts, np.ndarray) or not isinstance(prompt, np.ndarray | None):
+                experts, *beside = data["experts"], data.get("prompt"), data.get("token")
+        if not isinstance(experts, np.ndarray) or not all(isinstance(each, np.ndarray | None) for each in beside):
             raise ValueError("what it holds under these names are no arrays")
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         rule = f"cannot be read as .npz with an array `experts`: {' '.join(str(error).split())}"
         raise InputError.single(str(path), "trace", None, rule) from None
-    return experts, prompt
+    return experts, *beside
 
 
 def write_trace(trace: Trace, path: Path) -> None:
@@ -197,6 +221,8 @@ def write_trace(trace: Trace, path: Path) -> None:
             for place, layer in enumerate(layers):
                 row = {"step": int(step[run[0]]), "stage": "pre_dispatch", "block": "decoder", "layer": layer}
                 row |= {"rank": int(rank[run[0]]), "num_tokens": len(run), "topk": trace.top_k}
+                if trace.token is not None and place == 0:
+                    row["tokens"] = trace.token[run].tolist()
                 file.write(json.dumps({**row, "top_indices": trace.experts[run, place].tolist()}) + "\n")
 
 

@@ -47,6 +47,7 @@ class Request:
     rank_map: tuple[int, ...] = ()  # the device of each rank; (): to be found
     routing: Routing | None = None  # of the model's experts; None: taken as balanced
     visits: VisitsOf | None = None  # what it says of the plan that was chosen
+    shuffle_tokens: bool = False  # over tp ranks, by what their ids say of the routing
 
     @property
     def goal(self) -> Goal:
@@ -99,12 +100,26 @@ def _options(request: Request) -> Iterator[Problem]:
     if request.routing is not None and not framework(request.framework).experts.planned:
         rule = f"{request.framework} is priced as its measured runs were, whatever their routing"
         yield Problem("--routing", request.routing.source, rule, "without --framework")
+    if request.shuffle_tokens and (request.routing is None or request.routing.fit.token is None):
+        rule, fix = "needs a trace of routing with the ids of its tokens", "--routing trace.npz with an array `token`"
+        yield Problem("--shuffle-tokens", None, rule, fix)
+    elif request.shuffle_tokens and request.routing is not None:
+        yield from _foreign_ids(request, request.routing)
     if request.routing is not None and request.job.lengths is not None:
         rule = "experts are placed for sequences of one length"
         yield Problem("--routing", request.routing.source, rule, "without --lengths")
     if request.risk is not None and not LEAST <= request.risk <= GREATEST:
         rule = f"must be a probability from {LEAST:g} to {GREATEST:g}: beyond, too few runs were measured"
         yield Problem("--risk", request.risk, rule, "--risk 0.9")
+
+
+def _foreign_ids(request: Request, routing: Routing) -> Iterator[Problem]:
+    """Ids of another tokenizer."""
+    vocab, ids = architecture(request.model).vocab, (routing.fit.token, routing.held.token)
+    largest = max(int(each.max()) for each in ids if each is not None)
+    if largest >= vocab:
+        rule = f"the trace has token {largest}, and {request.model.name} {vocab:,} tokens"
+        yield Problem("--routing", routing.source, rule, "a trace of its own tokens, or without --shuffle-tokens")
 
 
 def _run(request: Request) -> Iterator[Problem]:

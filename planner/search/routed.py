@@ -1,7 +1,7 @@
 """Routed: the plan that a search over a trace of routing has found, with its experts placed on all layers.
 
-The search reads a few layers of the trace; here the best configuration gets the placement of all of them, and copies of
-experts where these pay.
+The search reads a few layers of the trace; here the best configuration gets the placement of all of them, copies of
+experts where these pay, and homes of tokens where these are asked for.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from ...clusters.paths import GroupPaths
 from ...errors import InfeasibleError
 from ...units import format_bytes, format_seconds
 from ..cost.dispatch import Visits
+from ..cost.interval import lacks_layers
 from ..cost.setting import Setting, VisitsOf
 from ..cost.sharding import Sharding, sharding_of
 from ..experts.planned import ExpertPlacement
 from ..experts.routing_report import Outcome, RoutingReport
+from ..experts.token_homes import TokenHomes
 from ..legality import is_legal
 from ..plan import Plan
 from .bound import holds
+from .homes import can_shuffle, home_tokens
 from .objective import Priced, price_as
 from .ordered import Searched
 from .request import Request
@@ -38,6 +41,9 @@ class Settled:
     found: Searched
     placement: ExpertPlacement | None
     report: RoutingReport | None
+    fitted: Fitted | None = None
+    homes: TokenHomes | None = None
+    can_shuffle: bool = False  # and yet has no homes
 
     @property
     def best(self) -> Priced:
@@ -45,10 +51,9 @@ class Settled:
 
     def plan(self, made: Plan) -> Plan:
         """With the placement and what it gains."""
-        if self.report is None:
-            return made
-        told = (*made.why[:3], *words(self.report, self.placement), *made.why[3:])
-        return made.model_copy(update={"placement": self.placement, "routing": self.report, "why": told})
+        told = () if self.report is None else words(self.report, self.placement)
+        known = {"placement": self.placement, "routing": self.report, "token_homes": self.homes}
+        return made.model_copy(update=known | {"why": (*made.why[:3], *told, *_homes_words(self), *made.why[3:])})
 
 
 def settled(request: Request, found: Searched) -> Settled:
@@ -70,7 +75,16 @@ def settled(request: Request, found: Searched) -> Settled:
     best = min(holding, key=lambda made: made.best.value)
     others = [made.best for made in holding if made is not best] + list(found.ranked[len(tried) :])
     others.sort(key=lambda each: each.value)
-    return replace(best, found=replace(best.found, ranked=(best.best, *others)))
+    return _with_homes(replace(best, found=replace(best.found, ranked=(best.best, *others))), routing)
+
+
+def _with_homes(made: Settled, routing: Routing) -> Settled:
+    """With those of tokens, where they are asked for, can be and save anything."""
+    best, fitted = made.best.configuration, made.fitted
+    if not made.request.shuffle_tokens or fitted is None or not can_shuffle(fitted, best):
+        return made
+    found = home_tokens(routing, fitted, best, made.request.job.seq_len)
+    return replace(made, can_shuffle=True) if found is None else replace(made, placement=found[0], homes=found[1])
 
 
 def _of_one(request: Request, routing: Routing, found: Searched, best: Priced) -> Settled:
@@ -90,17 +104,19 @@ def _of_one(request: Request, routing: Routing, found: Searched, best: Priced) -
     seen = seen.mapped(setting.rank_map) if setting.rank_map else seen
     priced = price_as(seen, chosen.configuration, request.measure(seen))
     ranked = Searched(seen, (priced,), found.lower, found.candidates, found.priced, found.bounded, found.orders)
-    return Settled(exact, ranked, _placement(placed), _report(routing, asked, placed))
+    return Settled(exact, ranked, _placement(placed), _report(routing, asked, placed), placed)
 
 
 def _with_copies(request: Request, setting: Setting, best: Priced) -> Iterator[Priced]:
-    """The same with a slot or two more on every rank, where that is legal and has room."""
+    """The same with a slot or two more on every rank, where that is legal and has room. Copies are never timed by a
+    profile: none beside layers that were."""
     ep = best.configuration.mesh.ep
     if request.pins.expert_replicas is not None:
         return
     for replicas in (ep, 2 * ep):
         made = replace(best.configuration, expert_replicas=replicas)
-        if is_legal(setting, made) and holds(setting, made):
+        untimed = lacks_layers(setting, made) and not lacks_layers(setting, best.configuration)
+        if not untimed and is_legal(setting, made) and holds(setting, made):
             yield price_as(setting, made, request.measure(setting))
 
 
@@ -136,6 +152,19 @@ def _report(routing: Routing, group: Group, placed: Fitted) -> RoutingReport:
         placed=Outcome.of(placed.placed),
         bound_s=None if found is None else found.bound_s / routing.fit.num_layers,
         gap=None if found is None else found.gap,
+    )
+
+
+def _homes_words(made: Settled) -> tuple[str, ...]:
+    if not made.request.shuffle_tokens:
+        return ()
+    if made.homes is None:
+        needs = "sp, ep of whole groups of tp inside nodes, etp=1 and one copy of each expert are needed"
+        why = "no split by their ids saves copies" if made.can_shuffle else needs
+        return (f"Tokens are not shuffled over tp ranks: {why}.",)
+    return (
+        "Tokens of a sequence go to tp ranks by their ids, and ranks of a tp group have exchanged their experts, layer "
+        f"by layer, to suit that: it saves {made.homes.saved:.1%} of the copies to other ranks on what was held out.",
     )
 
 

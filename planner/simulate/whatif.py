@@ -21,6 +21,7 @@ from dataclasses import replace
 from ...errors import InputError, Problem
 from ..configuration import Configuration, Mesh, Recompute
 from ..cost.setting import Setting
+from ..experts.token_homes import problems as homes_problems
 from ..families import architecture
 from ..frameworks.framework import framework
 from ..legality import placement_problems
@@ -67,6 +68,8 @@ def _check(plan: Plan, configuration: Configuration, source: str, every_device: 
     broken = illegal(setting, configuration)
     if plan.placement is not None:
         broken += placement_problems(setting, configuration, plan.placement)
+    if plan.token_homes is not None:
+        broken += homes_problems(plan.token_homes, configuration)
     if plan.routing is not None:
         broken += routing_problems(setting, configuration, plan.routing)
     if broken:

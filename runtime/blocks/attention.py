@@ -7,12 +7,13 @@ from torch import Tensor, nn
 from .core import Core
 from .linear import Linear
 from .norm import Norm
+from .order import to_sequence
 from .rotary import Rotary
 from .shape import Shape
 
 
 class Attention(nn.Module):
-    """[batch, seq_len, hidden] to the same, of layer `index`.
+    """[batch, seq_len, hidden] to the same, of layer `index`; tokens may stand in another `order` (order.py).
 
     The number of heads is read off the projections: they may be shards.
     """
@@ -21,7 +22,7 @@ class Attention(nn.Module):
         super().__init__()
         width, hidden = shape.head_dim, shape.hidden
         self.head_dim, self.clip, self.whole_norm = width, shape.clip_qkv, shape.qk_norm == "whole"
-        self.rotary = rotary
+        self.rotary, self.to_sequence = rotary, to_sequence
         self.core: nn.Module = Core(scale=shape.scale(index), window=shape.windows[index], softcap=shape.score_softcap)
         self.q_proj = Linear(hidden, shape.heads * width, bias=shape.qkv_bias, unit=width)
         self.k_proj = Linear(hidden, shape.kv_heads * width, bias=shape.qkv_bias, unit=width)
@@ -30,7 +31,8 @@ class Attention(nn.Module):
         self.q_norm = _head_norm(shape, shape.heads)
         self.k_norm = _head_norm(shape, shape.kv_heads)
 
-    def forward(self, x: Tensor, documents: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, documents: Tensor | None = None, order: Tensor | None = None) -> Tensor:
+        x = x if order is None else self.to_sequence(x, order)
         query, key, value = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         if self.whole_norm:
             query, key = self._norm(query, key)
@@ -42,7 +44,8 @@ class Attention(nn.Module):
         if self.rotary is not None:
             query, key = self.rotary.turn(query, key)
         mixed: Tensor = self.core(query, key, value, documents)
-        output: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
+        written = mixed.transpose(1, 2).flatten(2)
+        output: Tensor = self.o_proj(written) if order is None else self.o_proj(written, order)
         return output
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from ...planner.model import Latent
 from .core import Core
 from .linear import Linear
 from .norm import Norm
+from .order import to_sequence
 from .rotary import Rotary
 from .shape import Shape
 
@@ -19,7 +20,8 @@ class LatentAttention(nn.Module):
     """[batch, seq_len, hidden] to the same, of layer `index`; every head has its own key and value.
 
     Positions stand in a part of their own: `rope_dim` entries of each query head, and of one key for all heads.
-    The number of heads is read off the up-projections: they may be shards.
+    The number of heads is read off the up-projections: they may be shards. Tokens may stand in another `order`
+    (order.py).
     """
 
     def __init__(self, shape: Shape, index: int, rotary: Rotary):
@@ -27,6 +29,7 @@ class LatentAttention(nn.Module):
         assert shape.latent is not None
         latent, hidden, bias = shape.latent, shape.hidden, shape.qkv_bias
         self.latent, self.head_dim, self.value_dim, self.rotary = latent, shape.head_dim, shape.value_dim, rotary
+        self.to_sequence = to_sequence
         self.core: nn.Module = Core(scale=shape.scale(index), window=shape.windows[index], softcap=shape.score_softcap)
         self._add_query(hidden, shape.heads, latent, bias)
         self.kv_a_proj_with_mqa = Linear(hidden, latent.kv_rank + latent.rope_dim, bias=bias, unit=None)
@@ -43,10 +46,12 @@ class LatentAttention(nn.Module):
         self.q_a_layernorm = None if rank is None else Norm(rank, _NORM_EPS)
         self.q_b_proj = None if rank is None else Linear(rank, width, bias=False, unit=self.head_dim)
 
-    def forward(self, x: Tensor, documents: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, documents: Tensor | None = None, order: Tensor | None = None) -> Tensor:
+        x = x if order is None else self.to_sequence(x, order)
         key, value = self._key_value(*self._compressed(x))
         mixed: Tensor = self.core(self._query(self._query_input(x)), key, value, documents)
-        output: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
+        written = mixed.transpose(1, 2).flatten(2)
+        output: Tensor = self.o_proj(written) if order is None else self.o_proj(written, order)
         return output
 
     def _query_input(self, x: Tensor) -> Tensor:

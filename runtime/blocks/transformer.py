@@ -41,8 +41,10 @@ class Layer(nn.Module):
         self.attention_dropout = Dropout(shape.residual_dropout, 2 * index + 1, positions)
         self.feedforward_dropout = Dropout(shape.residual_dropout, 2 * index + 2, positions)
 
-    def forward(self, x: Tensor, documents: Tensor | None = None, draws: Tensor | None = None) -> Tensor:
-        mixed: Tensor = self.attention_dropout(self.self_attn(self.input_layernorm(x), documents), draws)
+    def forward(
+        self, x: Tensor, documents: Tensor | None = None, draws: Tensor | None = None, order: Tensor | None = None
+    ) -> Tensor:
+        mixed: Tensor = self.attention_dropout(self.self_attn(self.input_layernorm(x), documents, order), draws)
         if self.pre_feedforward_layernorm is None or self.post_feedforward_layernorm is None:
             normed, x = self.post_attention_layernorm(mixed, x)
             written: Tensor = self.mlp(normed)
@@ -86,14 +88,16 @@ class Decoder(nn.Module):
         self.embedding_dropout = Dropout(shape.embedding_dropout if first else 0.0, 0, self.positions)
         self.norm = _norm(shape) if last else None
 
-    def forward(self, x: Tensor, documents: Tensor | None = None, draws: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, documents: Tensor | None = None, draws: Tensor | None = None, order: Tensor | None = None
+    ) -> Tensor:
         if self.embed_tokens is not None:
             x = self.embed_tokens(x)
         if self.embed_positions is not None:
             x = self.embed_positions(x)
         x = self.embedding_dropout(x, draws)
         for layer in self.layers.values():
-            x = layer(x, documents, draws)
+            x = layer(x, documents, draws, order)
         return x if self.norm is None else self.norm(x)
 
 
@@ -118,11 +122,13 @@ class Transformer(nn.Module):
         targets: Tensor | None = None,
         documents: Tensor | None = None,
         draws: Tensor | None = None,
+        order: Tensor | None = None,
     ) -> Tensor:
         """Of the last stage logits, or, given `targets` [batch, seq_len], the sum of their losses (those below zero
         count nothing). `documents` [batch, seq_len] numbers the documents that tokens belong to, `draws` [batch] says
-        what sequences drop out; without it nothing is dropped out."""
-        hidden: Tensor = self.model(x, documents, draws)
+        what sequences drop out; without it nothing is dropped out. `order` [batch, 2, seq_len] says where tokens stand
+        in their sequences, as order.py has it."""
+        hidden: Tensor = self.model(x, documents, draws, order)
         if self.lm_head is None:
             return hidden
         output: Tensor = self.lm_head(hidden) if targets is None else self.lm_head(hidden, targets)

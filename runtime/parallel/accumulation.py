@@ -19,6 +19,10 @@ class Accumulation:
     microbatches: int
     zero: int
 
+    def forwards(self, layer: int) -> range:
+        """Microbatches in the order of their forwards, whatever the layer."""
+        return range(self.microbatches)
+
     def step(self, batch: Batch) -> Tensor:
         """Leave the gradient of the mean loss of a local batch and return that loss."""
         losses = []

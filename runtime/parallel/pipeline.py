@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributed.pipelining import PipelineStage
 
 from ...planner.configuration import Configuration
-from ...planner.schedule import Schedule, build
+from ...planner.schedule import Action, Schedule, build
 from ...planner.schedule.rows import proven_rows
 from ...planner.schedule.transfers import Step, Transfer
 from .. import compat
@@ -50,6 +50,11 @@ class Pipeline:
         assert meshes.pp is not None
         schedule = _by_losses(build(configuration))
         self.parts, self.stages, self.last = tuple(parts.values()), tuple(parts), schedule.stages - 1
+        self._forwards = {
+            layer: [each.microbatch for each in _forwards(schedule, stage)]
+            for stage in parts
+            for layer in configuration.layer_range(stage)
+        }
         tokens, hidden, loss = activations
         self.vocabulary = None
         if ends is not None:
@@ -87,6 +92,10 @@ class Pipeline:
             reduce=reduce,
             dw_builder=None if self.put_off is None else partial(self.put_off.take, part),
         )
+
+    def forwards(self, layer: int) -> list[int]:
+        """Microbatches in the order in which a layer of this rank takes them."""
+        return self._forwards[layer]
 
     def step(self, batch: Batch) -> Tensor:
         """As Accumulation.step; ranks without the last stage return zero."""
@@ -128,11 +137,14 @@ class Pipeline:
 def _by_losses(schedule: Schedule) -> Schedule:
     """The same schedule with microbatches numbered as their losses come: PyTorch's runtime finds losses by that number.
     Which sequences a number means makes no difference to their sum."""
-    last = schedule.stages - 1
-    forwards = [each for each in schedule.actions[schedule.rank_of(last)] if each.kind == "F" and each.stage == last]
-    number = {action.microbatch: place for place, action in enumerate(forwards)}
+    number = {action.microbatch: place for place, action in enumerate(_forwards(schedule, schedule.stages - 1))}
     rows = tuple(tuple(each._replace(microbatch=number[each.microbatch]) for each in row) for row in schedule.actions)
     return replace(schedule, actions=rows)
+
+
+def _forwards(schedule: Schedule, stage: int) -> list[Action]:
+    """Of one stage, in order."""
+    return [each for each in schedule.actions[schedule.rank_of(stage)] if each.kind == "F" and each.stage == stage]
 
 
 def _steps(schedule: Schedule, rank: int, row: Sequence[Step]) -> list[Any]:

@@ -57,6 +57,7 @@ def _forget(layer: Layer, scope: Scope, operations: Collection[Module]) -> None:
                 scope.forget(block)
         for block in (layer.self_attn, layer.mlp):
             scope.forget_entry(block)
+        scope.forget(layer.self_attn, "to_sequence")
     if "moe_act" in operations and "moe" not in operations and isinstance(layer.mlp, Moe):
         scope.forget(layer.mlp.experts, "activate")
     if "mla_up_proj" in operations and isinstance(layer.self_attn, LatentAttention):

@@ -25,6 +25,7 @@ from torch.distributed.tensor import Placement, Replicate, Shard, distribute_ten
 from ..blocks.linear import Linear, project
 from ..blocks.mlp import Mlp
 from ..blocks.norm import Norm, add_normalise, normalise
+from ..blocks.order import to_slots
 from ..blocks.transformer import Layer
 from ..shards import local
 from .sequence import Boundary, sum_everywhere
@@ -78,7 +79,10 @@ class ColumnLinear(Sharded):
 
 
 class RowLinear(Sharded):
-    """Each rank holds a share of the inputs and adds its part of the outputs; the bias is added once, after the sum."""
+    """Each rank holds a share of the inputs and adds its part of the outputs; the bias is added once, after the sum.
+
+    With an `order` (blocks/order.py) outputs leave in its slots: put there behind the product, which keeps its input.
+    """
 
     def __init__(self, linear: Linear, axis: TensorAxis):
         super().__init__()
@@ -88,8 +92,9 @@ class RowLinear(Sharded):
         if axis.boundary.sp and self.bias is not None:
             self.partial = ("bias",)
 
-    def forward(self, x: Tensor) -> Tensor:
-        summed = self.boundary.leave(project(x, local(self.weight), None))
+    def forward(self, x: Tensor, order: Tensor | None = None) -> Tensor:
+        part = project(x, local(self.weight), None)
+        summed = self.boundary.leave(part if order is None else to_slots(part, order))
         return summed if self.bias is None else summed + local(self.bias).to(summed.dtype)
 
 

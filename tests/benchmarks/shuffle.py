@@ -2,8 +2,10 @@
 
     python tests/benchmarks/shuffle.py TRACE.npz
 
-TRACE holds `experts` [tokens, layers, top_k], `prompt` and `token` [tokens]: ids in any numbering. Half of the prompts
-make the table and the placement, the others are judged, in sequences of 1,024 tokens.
+TRACE holds `experts` [tokens, layers, top_k], `prompt` and `token` [tokens]: ids in any numbering; where it has none,
+the first two choices of the first layer stand in for them. Half of the prompts make the table and the placement, the
+others are judged, in sequences of 1,024 tokens. `by homes` is what the runtime does, `weighed` lets those choose first
+that have most to lose.
 """
 
 from __future__ import annotations
@@ -27,12 +29,14 @@ SHAPES = (([8], 8), ([4, 4], 4))  # ranks of each node, tp
 def main(path: Path) -> None:
     """Print a row for each arrangement of ranks and placement."""
     held = np.load(path)
-    experts, ids = held["experts"], held["token"]
+    experts = held["experts"]
+    ids = held["token"] if "token" in held else experts[:, 0, 0] * np.int64(256) + experts[:, 0, 1]
     trace = Trace(experts, int(experts.max()) + 1, held["prompt"])
     names = np.unique(trace.prompt)
     inside = np.isin(trace.prompt, np.random.default_rng(0).permutation(names)[: len(names) // 2])
-    table = Table(title=f"{path.name}: copies to other ranks, a token and layer", title_justify="left")
-    for name in ("nodes x ranks", "tp", "placement", "in order", "by ids", "saved", "if all were known"):
+    named = "" if "token" in held else "; choices of the first layer for ids"
+    table = Table(title=f"{path.name}: copies to other ranks, a token and layer{named}", title_justify="left")
+    for name in ("nodes x ranks", "tp", "placement", "in order", "by homes", "saved", "weighed", "if all were known"):
         table.add_column(name, justify="left" if name == "placement" else "right")
     for shape, tp in SHAPES:
         for row in _rows(trace, ids, inside, shape, tp):
@@ -51,8 +55,8 @@ def _rows(trace: Trace, ids: np.ndarray, inside: np.ndarray, shape: list[int], t
         for kind, each in ((name, rank_of), (f"{name}, aligned", aligned(fitted, ids[inside], rank_of, groups))):
             by = fit(fitted, ids[inside], each, ranks)
             copies = measure(judged, ids[~inside], each, groups, SEQ_LEN, by)
-            known = 1 - copies.known / copies.in_order
-            numbers = f"{copies.in_order:.3f}", f"{copies.forecast:.3f}", f"{copies.saved:.1%}", f"{known:.1%}"
+            others = [f"{1 - each / copies.in_order:.1%}" for each in (copies.forecast, copies.known)]
+            numbers = f"{copies.in_order:.3f}", f"{copies.homes:.3f}", f"{copies.saved:.1%}", *others
             rows.append([f"{len(shape)} x {shape[0]}", str(tp), kind, *numbers])
     return rows
 

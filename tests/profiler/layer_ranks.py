@@ -33,9 +33,12 @@ def _subject(config: dict[str, Any]) -> Subject:
 
 
 def timed(config: dict[str, Any], asked: list[Configuration]) -> list[list[Legs]]:
-    """Every kind of layer under each of these shardings; nothing of them may be reduced over replicas."""
+    """Every kind of layer under each of these shardings. Nothing of them may be reduced over replicas, and gradients of
+    experts are divided only where a step does that beside no reduction: where nobody holds the same."""
     subject = _subject(config)
     for each in asked:
-        plan = as_plan(subject.model, subject.job, each)
-        assert not list(replicas(build_parts(plan, [0], subject.device).layers))
+        layers = build_parts(as_plan(subject.model, subject.job, each), [0], subject.device).layers
+        assert not list(replicas(layers))
+        divided = any(parameter._backward_hooks for parameter in layers.parameters())
+        assert divided == (each.mesh.edp == 1)
     return [measure(subject, each, held=False) for each in asked]

@@ -48,7 +48,7 @@ def test_recorded_choices_are_those_of_transformers(tmp_path: Path) -> None:
     expected = chosen_by_transformers(MIXTRAL)
     for rank in range(2):
         found = rows(tmp_path / f"rank-{rank:05}.jsonl")
-        assert all(row.keys() == COLUMNS for row in found)
+        assert all(row.keys() == COLUMNS | ({"tokens"} if row["layer"] == 0 else set()) for row in found)
         assert {row["step"] for row in found} == {2}
         assert len(found) == 3 * 2  # layers x microbatches: recomputation adds none
         for layer, experts in expected.items():
@@ -66,6 +66,35 @@ def test_stages_record_their_own_layers(tmp_path: Path) -> None:
     assert not (tmp_path / "rank-00000.jsonl").exists()
     assert {row["layer"] for row in rows(tmp_path / "rank-00001.jsonl")} == {1, 2}
     assert {row["layer"] for row in rows(tmp_path / "loads-01.jsonl")} == {1, 2}
+
+
+RECORDED: dict[str, dict[str, Any]] = {
+    "dp2 ep2": {"dp": 2, "ep": 2, "microbatch": 1},
+    "tp2 sp ep2": {"tp": 2, "sp": True, "ep": 2, "recompute": "full"},
+    "cp2 ep2": {"cp": 2, "ep": 2},
+    "pp2 zb-v, layers in four stages": {"config": {**MIXTRAL, "num_hidden_layers": 4}, "pp": 2, "vpp": 2,
+                                        "schedule": "zb-v", "microbatch": 1},
+    "pp2, the first layer is dense": {"config": DEEPSEEK_V3, "pp": 2, "stage_layers": (1, 2)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_ids_are_recorded_beside_what_their_tokens_chose(name: str, tmp_path: Path) -> None:
+    """In the first layer with experts: of every token of the batch, whichever rank had it, as transformers chooses for
+    tokens of that id."""
+    options = dict(RECORDED[name])
+    config = options.pop("config", MIXTRAL)
+    plan = make_plan(config, **options)
+    run_ranks(plan.configuration.mesh.world, expert_workers.record, plan, tmp_path, 1, 1)
+    known = chosen_by_transformers(config)
+    first = min(known)
+    found = [row for path in tmp_path.glob("rank-*.jsonl") for row in rows(path)]
+    assert {row["layer"] for row in found if "tokens" in row} == {first}
+    pairs = [(token, tuple(sorted(experts))) for row in found if row["layer"] == first
+             for token, experts in zip(row["tokens"], row["top_indices"], strict=True)]  # fmt: skip
+    (batch,) = batches(config["vocab_size"], 32, 8, 1)
+    expected = zip(batch[:, :-1].flatten().tolist(), known[first].flatten(0, 1).tolist(), strict=True)
+    assert sorted(pairs) == sorted((token, tuple(sorted(experts))) for token, experts in expected)
 
 
 def test_a_resumed_run_forgets_what_came_after(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Statistics: which experts every token chose, for the planner that places experts.
 
 RUN/routing/rank-00000.jsonl has one object a microbatch and layer in the columns of Megatron-LM's
-`--moe-routing-trace-path`; RUN/routing/loads-00.jsonl, of a stage, has one a layer: how often each expert was chosen in
-the global batch.
+`--moe-routing-trace-path`, that of the model's first layer with experts also the ids of the `tokens`;
+RUN/routing/loads-00.jsonl, of a stage, has one a layer: how often each expert was chosen in the global batch.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class RoutingRecorder:
     def __init__(self, model: ParallelModel, folder: Path, every: int, resumed_step: int = 0):
         self._model, self._every, self._listening = model, every, False
         self._kept: list[tuple[int, Tensor]] = []
+        self._first = min(model.shape.moe.layers) if model.shape.moe is not None else -1
         rank, stage = model.meshes.rank, model.meshes.pp_rank
         self._choices, self._loads = folder / f"rank-{rank:05}.jsonl", folder / f"loads-{stage:02}.jsonl"
         self._counts = rank % model.meshes.stage_size == 0  # one rank of a stage: all know the same
@@ -55,14 +56,15 @@ class RoutingRecorder:
         self._listening = self._every > 0 and step % self._every == 0
         yield
         if self._listening and self._model.experts is not None:
-            _append(self._choices, (self._choice(step, layer, experts) for layer, experts in self._kept))
+            ids = self._model.tokens_by_forward(self._first)  # asked for only where rows are of that layer
+            _append(self._choices, (self._choice(step, layer, experts, ids) for layer, experts in self._kept))
             if self._counts:
                 _append(self._loads, self._load_rows(step))
         self._kept.clear()
         self._listening = False
 
-    def _choice(self, step: int, layer: int, experts: Tensor) -> dict[str, Any]:
-        return {
+    def _choice(self, step: int, layer: int, experts: Tensor, ids: Iterator[Tensor]) -> dict[str, Any]:
+        row = {
             "step": step,
             "stage": "pre_dispatch",
             "block": "decoder",
@@ -72,6 +74,8 @@ class RoutingRecorder:
             "topk": experts.shape[1],
             "top_indices": experts.tolist(),
         }
+        own = next(ids, None) if layer == self._first else None
+        return row if own is None else row | {"tokens": own.tolist()}
 
     def _load_rows(self, step: int) -> Iterator[dict[str, Any]]:
         control = self._model.experts

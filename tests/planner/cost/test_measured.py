@@ -12,7 +12,9 @@ from meshwright.clusters.adjustment import Adjustment
 from meshwright.clusters.local import cpu_cluster
 from meshwright.clusters.schema import Cluster
 from meshwright.planner.configuration import Configuration, Mesh
+from meshwright.planner.cost.blocks import Block
 from meshwright.planner.cost.bound import lower_bound_s
+from meshwright.planner.cost.dispatch import Visits
 from meshwright.planner.cost.measured import head_sizes, sizes_of
 from meshwright.planner.cost.setting import Setting
 from meshwright.planner.cost.step import price, work_of
@@ -180,6 +182,27 @@ def test_experts_that_ranks_share_out_are_units_of_their_own(mesh: Mesh, units: 
         rows = [row | {"ranks": ranks, "forward_s": forward_s} for row in UNITS for ranks in (2, 4)]
         forwards.append(work_of(Setting(model, cluster(4, units=rows), JOB), asked).forward_s[0])
     assert forwards[0] - forwards[1] == pytest.approx(units * 1e-3)
+
+
+def test_busy_ranks_cost_more_than_balanced_ones_that_were_measured() -> None:
+    """A profile's tokens are routed evenly; a trace says otherwise, and what the formulas make of that is added."""
+    mixture = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": 4}
+    model = architecture(MODEL.model_copy(update={"config": {**MODEL.config, **mixture}}))
+    found = row(1, 0.010, 0.020, sizes=sizes_of(model.layers[0]), sharding={"ep": 2})
+    asked = configuration(mesh=Mesh(dp=2, ep=2), microbatches=4)
+
+    def layer(on: Cluster, *visits: float) -> Block:
+        routing = (lambda *_: Visits(*visits)) if visits else None
+        return Setting(model, on, JOB, routing=routing).costs(asked).layers[0]
+
+    def more(on: Cluster) -> tuple[float, float]:
+        busy, even = layer(on, 1.5, 0.9, 0.9), layer(on)
+        return busy.forward_s / even.forward_s, busy.backward_s("none") / even.backward_s("none")
+
+    known = cluster(2, layers=[found])
+    assert layer(known).forward_s == pytest.approx(0.010)
+    assert more(known) == pytest.approx(more(cpu_cluster(2)))
+    assert min(more(known)) > 1.1
 
 
 def test_workers_that_share_cores_cost_no_bubble() -> None:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshwright.planner.experts.generator import generate
-from meshwright.planner.experts.shuffle import Forecast, aligned, fit, measure, split
+from meshwright.planner.experts.shuffle import Forecast, Sent, aligned, fit, homes, measure, settled, split
+from meshwright.planner.experts.token_homes import ANYWHERE
 from meshwright.planner.experts.trace import Trace
 
 RANK_OF = np.repeat(np.arange(4), 2)[None]  # one layer, eight experts
@@ -26,7 +27,7 @@ def test_what_ids_decide_stays_at_home():
     ids = np.random.default_rng(0).permutation(np.repeat(np.arange(4), 64))
     trace = of_ids(ids)
     copies = measure(trace, ids, RANK_OF, [(0, 1, 2, 3)], 256, fit(trace, ids, RANK_OF, 4))
-    assert copies.forecast == copies.known == 0.0
+    assert copies.homes == copies.forecast == copies.known == 0.0
     assert copies.in_order == pytest.approx(0.75, abs=0.1)
     assert copies.saved == 1.0
 
@@ -36,7 +37,7 @@ def test_groups_take_sequences_in_turn():
     ids = np.tile(np.arange(4), 64)
     trace = of_ids(ids)
     copies = measure(trace, ids, RANK_OF, [(0, 1), (2, 3)], 128, fit(trace, ids, RANK_OF, 4))
-    assert (copies.in_order, copies.forecast, copies.known) == (0.75, 0.5, 0.5)
+    assert (copies.in_order, copies.homes, copies.forecast, copies.known) == (0.75, 0.5, 0.5, 0.5)
 
 
 def test_an_id_that_was_never_seen_is_as_the_mean_token():
@@ -86,6 +87,33 @@ def test_aligned_ranks_hold_what_they_held_and_more_stays():
         assert all(old // 2 == new // 2 for old, new in names)
     before, after = (measure(trace, told, each, groups, 512, fit(trace, told, each, 4)) for each in (rank_of, found))
     assert after.forecast < before.forecast
+    assert after.homes < before.homes
+
+
+def test_where_nothing_is_sent_nothing_is_saved():
+    assert Sent(0.0, 0.0, 0.0, 0.0).saved == 0.0
+    assert Sent(1.0, 1.1, 1.0, 1.0).saved == 0.0
+    assert Sent(1.0, 0.75, 0.5, 0.5).saved == 0.25
+
+
+def test_homes_are_where_more_stays_than_of_the_mean_token():
+    share = np.array([[0.9, 0.3, 0.0, 0.0], [0.6, 0.3, 0.0, 0.9], [0.6, 0.2, 0.1, 0.1], [0.6, 0.2, 0.1, 0.1]])
+    found = homes(Forecast(share), [(0, 1), (2, 3)])
+    assert [each.tolist() for each in found] == [[0, 1, ANYWHERE], [ANYWHERE, 1, ANYWHERE]]
+
+
+@settings(deadline=None)
+@given(st.integers(1, 5), st.integers(1, 6), st.data())
+def test_the_first_at_home_stay_and_parts_are_equal(parts, each, data):
+    drawn = st.lists(st.sampled_from([*range(parts), ANYWHERE]), min_size=parts * each, max_size=parts * each)
+    home = np.array(data.draw(drawn))
+    part = settled(home, parts)
+    assert np.bincount(part, minlength=parts).tolist() == [each] * parts
+    for member in range(parts):
+        wanting = np.flatnonzero(home == member)
+        assert (part[wanting[:each]] == member).all()
+    left = [token for token in range(len(home)) if part[token] != home[token]]
+    assert part[left].tolist() == sorted(part[left].tolist())
 
 
 def test_a_forecast_is_by_id():

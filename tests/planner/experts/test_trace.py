@@ -50,6 +50,32 @@ def test_what_is_written_is_read(small: Trace, tmp_path: Path) -> None:
     assert (again.rank == ranks).all()
 
 
+def test_ids_of_tokens_are_written_and_read(small: Trace, tmp_path: Path) -> None:
+    """In .jsonl with the first layer, in .npz beside all; halves keep them."""
+    ids = np.arange(small.tokens)[::-1].copy()
+    trace = Trace(small.experts, small.num_experts, token=ids)
+    write_trace(trace, tmp_path / "trace.jsonl")
+    np.savez(tmp_path / "trace.npz", experts=small.experts, token=ids)
+    for name in ("trace.jsonl", "trace.npz"):
+        found = read_trace(tmp_path / name)
+        assert found.token is not None
+        np.testing.assert_array_equal(found.token, ids)
+        fit, held = found.split()
+        np.testing.assert_array_equal(np.concatenate([fit.token, held.token]), ids)
+
+
+@pytest.mark.parametrize("ids", [[1], [0, -1], [0, 2**22], ["a", "b"], 7])
+def test_ids_that_are_none_are_told_with_their_line(ids: object, tmp_path: Path) -> None:
+    path = written(tmp_path / "trace.jsonl", row(), row(layer=1, tokens=ids))
+    assert any("trace.jsonl:2 tokens" in each for each in problems(path))
+
+
+def test_ids_stand_in_all_lines_or_in_none(tmp_path: Path) -> None:
+    lines = row(tokens=[5, 6]), row(layer=1), row(step=2), row(step=2, layer=1)
+    (said,) = problems(written(tmp_path / "trace.jsonl", *lines))
+    assert "1 of 2 have none" in said
+
+
 def test_a_folder_of_ranks_is_one_trace_in_order_of_steps(tmp_path: Path) -> None:
     """Two data-parallel ranks and two steps; microbatches keep their order; loads beside them are not routing."""
     for rank in (0, 1):
