@@ -98,10 +98,8 @@ def plan(
     top: options.Top = 5,
     runnable: options.Runnable = False,
     framework: options.Framework = "meshwright",
-    routing: options.Routing = None,
-    shuffle_tokens: options.ShuffleTokens = False,
-    clusters: options.Clusters = None,
-    picture: options.Picture = None,
+    routing: options.Routing = None, shuffle_tokens: options.ShuffleTokens = False,
+    clusters: options.Clusters = None, picture: options.Picture = None,
     contingency: options.Contingency = 0,
     explain: options.Explain = False,
     out: Out = None, json: Json = False,
@@ -113,8 +111,8 @@ def plan(
     job: dict[str, Any] = {"seq_len": seq_len, "global_batch": global_batch, "lengths": lengths, "attention": attention}
     job |= {"precision": precision.value, "optimizer": optimizer, "kernels": kernels.value, "compress": compress.value}
     asked: dict[str, Any] = {"objective": objective.value, "gap": gap, "top": top, "runnable": runnable}
-    asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk, "routing": routing}
-    asked["shuffle_tokens"] = shuffle_tokens
+    asked |= {"framework": framework, "tokens": tokens, "deadline": deadline, "risk": risk}
+    asked |= {"routing": routing, "shuffle_tokens": shuffle_tokens}
     requests = read_requests(model, which_clusters(cluster, clusters, given), job, pin or [], schedule_file, **asked)
     if clusters is not None:
         return _compare_clusters(requests, picture, out, json)

@@ -7,6 +7,8 @@ made together of which each is the best for both of its experts.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,7 @@ from .trace import Ints
 Weights = NDArray[np.float32]
 
 _ROUNDS = 400
+_NEVER = np.float32(1e30)  # what keeps experts of one part from being exchanged
 _NEAR = 0.3  # of the best gain: what an exchange made beside it must reach
 
 
@@ -59,12 +62,12 @@ def _joined(weights: Weights, parts: Ints, count: int) -> tuple[Weights, Weights
 
 def _gains(weights: Weights, joint: Weights, parts: Ints, apart: NDArray[np.bool_] | None) -> Weights:
     """[starts, experts, experts]: half of what exchanging two experts adds to the weight inside."""
-    size = parts.shape[1]
-    there = joint[np.arange(len(parts))[:, None, None], np.arange(size)[:, None], parts[:, None, :]]
+    inside = (np.arange(joint.shape[2])[:, None] == parts[:, None, :]).astype(np.float32)
+    there = np.matmul(joint, inside)  # each with the part of the other: a product is faster than to pick entries
     diagonal = np.diagonal(weights, axis1=-2, axis2=-1)
     gains = there + there.transpose(0, 2, 1)
     gains += diagonal[..., :, None] + diagonal[..., None, :] - 2 * weights
-    gains[parts[:, :, None] == parts[:, None, :]] = -np.inf
+    gains -= _NEVER * np.matmul(inside.transpose(0, 2, 1), inside)
     if apart is not None:
         gains[:, apart] = -np.inf
     return np.asarray(gains)
@@ -90,16 +93,23 @@ def _exchanged(gains: Weights, parts: Ints, slack: np.float32) -> tuple[Ints, In
 
 def starts(sizes: Ints, load: NDArray[np.floating], count: int) -> Ints:
     """[count, experts] parts of the given sizes: ids in blocks, balanced by load, and at random (always the same)."""
+    known = _known_starts(tuple(map(int, sizes)), max(2, count))
+    return np.concatenate([known[:1], dealt(load, sizes)[None], known[1:]])[:count]
+
+
+@lru_cache(maxsize=8)
+def _known_starts(sizes: tuple[int, ...], count: int) -> Ints:
+    """Those that no load decides, once for all layers."""
     blocks = np.repeat(np.arange(len(sizes)), sizes)
-    made = [blocks, dealt(load, sizes)]
-    made += [np.random.default_rng(seed).permutation(blocks) for seed in range(max(0, count - 2))]
-    return np.stack(made[:count])
+    return np.stack([blocks, *(np.random.default_rng(seed).permutation(blocks) for seed in range(count - 2))])
 
 
 def dealt(load: NDArray[np.floating], sizes: Ints) -> Ints:
     """Longest processing time first (Graham 1969) with limited places: each expert, the most loaded first, goes to the
     part of the least load that has room."""
     parts, held, room = np.zeros(len(load), np.intp), np.zeros(len(sizes)), np.array(sizes)
+    if len(sizes) == 1:
+        return parts
     for expert in np.argsort(-load, kind="stable"):
         part = int(np.argmin(np.where(room > 0, held / np.maximum(sizes, 1), np.inf)))
         parts[expert] = part
