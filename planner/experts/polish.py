@@ -55,7 +55,7 @@ class Visited:
         incidence = np.zeros((tokens, len(parts)), np.float32)
         incidence[np.arange(tokens), choices] = 1.0
         inside = incidence @ np.eye(count, dtype=np.float32)[parts]
-        alone = incidence * _where_one(inside, parts)
+        alone = np.asarray(incidence * _where_one(inside, parts), np.float32)
         return cls(parts, incidence, inside, alone, alone.T @ incidence, incidence.T @ _empty(inside))
 
     def changes(self) -> Counted:
