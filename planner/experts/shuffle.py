@@ -21,6 +21,7 @@ Groups = Sequence[Sequence[int]]
 """Of each tp group the ep ranks of its members; every rank once."""
 
 _ROUNDING = 1e-9
+"""Copies a token below which there are none: sums."""
 
 _UNKNOWN = 1.0
 """A token id is taken to have been seen once more than it was, as the mean of all tokens."""
