@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from datetime import date
 from functools import partial
-from itertools import combinations
+from itertools import combinations, groupby
 from statistics import median
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..clusters.schema import Cluster
 from ..errors import InputError, RunError
 from ..schema import parse
 from ..units import significant
+from .links_found import read_links
 from .parts import ESSENTIAL, PARTS, Found, Result
 
 Note = dict[str, str]
@@ -34,7 +36,7 @@ def assemble(found: Found, about: dict[str, Any], notes: Iterable[Note] = ()) ->
     complete = _complete(found, range(len(found.results)))
     if not complete:
         raise RunError("the profile has measured nothing: " + ("; ".join(_words(note) for note in told) or "no worker"))
-    nodes = about.get("nodes", 1)
+    nodes, found = about.get("nodes", 1), _in_rows(found)
     mapping = _base(found, complete, nodes)
     told += _scattered(found)
     mapping["measured"] = about | {"date": date.today().isoformat(), **_who(complete), "notes": told}
@@ -59,6 +61,16 @@ def assemble(found: Found, about: dict[str, Any], notes: Iterable[Note] = ()) ->
 def _complete(found: Found, ranks: Sequence[int]) -> list[Mapping[str, Result]]:
     """Of those ranks the results of all that measured what a file cannot do without."""
     return [found.results[rank] for rank in ranks if found.results[rank].keys() >= ESSENTIAL]
+
+
+def _in_rows(found: Found) -> Found:
+    """With groups of ranks that follow each other, more of them where nodes of one kind do not stand side by side: what
+    was measured between hosts has a place in no others."""
+    links = read_links(found.of("links"))
+    if links is None or len(links.hosts) < 2:
+        return found
+    kinds = {rank: number for number, ranks in enumerate(found.groups) for rank in ranks}
+    return replace(found, groups=[list(row) for _, row in groupby(range(len(found.results)), key=kinds.__getitem__)])
 
 
 def _scattered(found: Found) -> Iterable[Note]:
@@ -109,8 +121,9 @@ def _base(found: Found, complete: list[Mapping[str, Result]], nodes: int) -> dic
         source += f" on {nodes} nodes"
     links: Result = next(iter(found.of("links")), {"rings": [], "reduce_scatter": []})
     if not links["rings"]:
-        alone = "one worker: nothing to measure" if world == 1 else "nothing was measured"
-        source += f"; {alone} between workers, the fabric is assumed"
+        alone = "one worker" if nodes == 1 else "one worker on each node"
+        alone = f"{alone}: nothing to measure" if world == nodes else "nothing was measured"
+        source += f"; {alone} between workers{'' if nodes == 1 else ' of a node'}, the fabric is assumed"
     groups = [_group(found, ranks, world // nodes, source, links) for ranks in found.groups]
     names = ["local"] if nodes == 1 else ["nodes"] if len(groups) == 1 else [f"nodes-{i}" for i in range(len(groups))]
     named = [group | {"name": name} for group, name in zip(groups, names, strict=True)]

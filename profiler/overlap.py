@@ -20,6 +20,7 @@ from .timing import typical
 _SIZE = {"cpu": 384, "cuda": 8192}  # of a square product: long beside its launch, short beside the collective
 _BYTES = {"cpu": 32 * 2**20, "cuda": 2**30}
 _DTYPE = {"cpu": torch.float32, "cuda": torch.bfloat16}
+_PARTS = 32  # of these bytes at least one is sent, however slow the links
 _ROUNDS = 20
 _FEWEST = 3
 
@@ -38,7 +39,7 @@ def measure(setting: Setting) -> Result:
     if setting.world == 1:
         return {"rounds": []}
     finish = torch.cuda.synchronize if setting.device.type == "cuda" else _nothing
-    product, buffer = _product(setting.device), torch.ones(_BYTES[setting.device.type] // 4, device=setting.device)
+    product, buffer = _product(setting.device), buffer_of(setting, finish)
 
     def start() -> Any:
         return dist.all_reduce(buffer, op=dist.ReduceOp.MAX, async_op=True)
@@ -50,6 +51,20 @@ def measure(setting: Setting) -> Result:
         if len(rounds) >= _FEWEST and _all_over(perf_counter() - begin > setting.budget_s, setting.device):
             break
     return {"rounds": [list(each) for each in rounds]}
+
+
+def buffer_of(setting: Setting, finish: Callable[[], object]) -> torch.Tensor:
+    """What a collective sums up: as much as leaves the budget time for the fewest rounds, by what a small part of it
+    takes the slowest worker."""
+    part = torch.ones(_BYTES[setting.device.type] // 4 // _PARTS, device=setting.device)
+    dist.all_reduce(part, op=dist.ReduceOp.MAX)  # sets up
+    finish()
+    seconds = _timed(lambda: dist.all_reduce(part, op=dist.ReduceOp.MAX), finish)
+    slowest = torch.tensor(seconds, device=setting.device)
+    dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
+    collectives = 2 * (_FEWEST + 2)  # of every round two, and two rounds before the first that counts
+    parts = int(setting.budget_s / (collectives * float(slowest)))
+    return torch.ones(part.numel() * max(1, min(_PARTS, parts)), device=setting.device)
 
 
 def _nothing() -> None:

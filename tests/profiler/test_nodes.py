@@ -66,6 +66,19 @@ def test_nodes_out_of_order_are_told():
     assert not any("side by side" in note.why for note in cluster_of(node(50e9), node(25e9)).measured.notes)
 
 
+def test_what_was_measured_between_hosts_is_kept_whatever_their_order():
+    """The second host computes half as fast: three groups, with the rates of their cards."""
+    scenario = Scenario("in turns", (200.0,) * 4, ((0, 1, 2, 3),))
+    told = [each | {"rings": [], "reduce_scatter": []} for each in results(scenario)]
+    each = [result(rate=rate) | {"links": links} for rate, links in zip((50e9, 25e9, 50e9, 50e9), told, strict=True)]
+    assert grouped(each, 1) == [[0, 2, 3], [1]]
+    cluster = assemble(Found(each, grouped(each, 1)), {"workers": 4, "threads": 1, "budget_s": 1.0, "nodes": 4})
+    check(cluster, "test")
+    assert [group.nodes for group in cluster.node_groups] == [1, 1, 2]
+    assert [group.nics.rate_bytes_per_s for group in cluster.node_groups] == [pytest.approx(25e6, rel=0.02)] * 3
+    assert not any(note.what in ("its figures", "node groups", "network cards") for note in cluster.measured.notes)
+
+
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
 
 
