@@ -152,7 +152,7 @@ def _gap_traces(path: Path | None) -> Iterator[tuple[str, Trace, tuple[list[int]
     """Name, trace, arrangements and groups."""
     small, large = ([8], [4, 4], [4] * 4), ([8] * 8,)
     if path is not None:
-        yield path.name, read_trace(path), small, 1
+        yield path.name, read_trace(path), ([8], [4, 4], [2] * 4, [1] * 8, [4] * 4), 1
     yield "generated, 64 experts", generate(32_768, 4, 64, 6), small, 1
     yield "generated, 256 experts", generate(32_768, 2, 256, 8), large, 1
     yield "4 of 8 groups a token", _grouped(32_768, 2, 256, 8), large, 8
