@@ -4,7 +4,6 @@ was measured is lost."""
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 from dataclasses import asdict
 
@@ -20,7 +19,6 @@ from meshwright.profiler.links_peers import Peers
 from .hosts import network
 from .launcher import run_ranks
 from .scenario import Scenario
-from .tier import best_tier, says
 
 SCENARIO = Scenario("four hosts", (200.0,) * 4, ((0, 1, 2, 3),))
 LIMIT_S = 4.0
@@ -53,13 +51,9 @@ def seen_by_all(tmp_path, names, monkeypatch, during):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize("during", ["measure_pairs", "measure_shape"])
-def test_a_link_that_is_cut_in_the_middle(tmp_path, monkeypatch, capsys, during):
-    tier = best_tier()
-    with capsys.disabled():
-        sys.stdout.write(f"\n{says(tier)}\n")
-    if tier != "root":
-        pytest.skip(f"needs root: {says(tier)}")
+def test_a_link_that_is_cut_in_the_middle(tmp_path, monkeypatch, during):
     with network(SCENARIO) as names:
         seen = seen_by_all(tmp_path, names, monkeypatch, during)
     left = [each for rank, each in enumerate(seen) if rank != CUT]

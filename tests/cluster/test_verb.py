@@ -13,7 +13,6 @@ from meshwright.clusters.catalogue import load_cluster
 
 from .hosts import address, network
 from .scenario import SCENARIOS
-from .tier import best_tier, says
 
 SCENARIO = next(each for each in SCENARIOS if each.name == "one slow host")
 
@@ -36,13 +35,9 @@ def profiled(names: tuple[str, ...], out: Path) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_profile_of_many_hosts_names_the_slow_one(tmp_path, capsys):
+@pytest.mark.usefixtures("as_root")
+def test_a_profile_of_many_hosts_names_the_slow_one(tmp_path):
     """50 of 200 Mbit/s; hosts that share two cores may be of several kinds, each with the rate of its card."""
-    tier = best_tier()
-    with capsys.disabled():
-        sys.stdout.write(f"\n{says(tier)}\n")
-    if tier != "root":
-        pytest.skip(f"needs root: {says(tier)}")
     with network(SCENARIO) as names:
         assert profiled(names, tmp_path / "cluster.yaml") == [0] * SCENARIO.hosts
     cluster = load_cluster(str(tmp_path / "cluster.yaml"))
