@@ -12,10 +12,9 @@ from ..schema import parse
 from .configuration import LEVERS
 from .cost.setting import Setting
 from .cost.step import price
-from .experts.token_homes import problems as homes_problems
 from .families import architecture
 from .frameworks.framework import framework
-from .legality import placement_problems, problems
+from .legality import expert_problems, problems
 from .legality.fields import in_plan
 from .lengths.predict import predict
 from .plan import Contingency, Plan, Prediction
@@ -67,10 +66,7 @@ def contingency_plan(plan: Plan, lost: str | Mapping[str, int]) -> Plan:
     kept, visits = (shape, cluster, made.job), reported_visits(made.routing)
     setting = Setting(*kept, framework=executed, every_device=False, rank_map=made.rank_map, routing=visits)
     wrong = problems(setting, made.configuration)
-    if made.placement is not None:
-        wrong += placement_problems(setting, made.configuration, made.placement)
-    if made.token_homes is not None:
-        wrong += homes_problems(made.token_homes, made.configuration)
+    wrong += expert_problems(setting, made.configuration, made.placement, made.token_homes)
     if made.routing is not None:
         wrong += routing_problems(setting, made.configuration, made.routing)
     if wrong:

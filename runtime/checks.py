@@ -8,10 +8,9 @@ from typing import Any
 
 from ..errors import InputError, Problem
 from ..planner.cost.setting import Setting
-from ..planner.experts.token_homes import problems as homes_problems
 from ..planner.families import architecture
 from ..planner.families.registry import FAMILIES
-from ..planner.legality import placement_problems, runtime_problems
+from ..planner.legality import expert_problems, runtime_problems
 from ..planner.legality import problems as illegal
 from ..planner.legality.fields import in_plan
 from ..planner.lengths.predict import mix_problems
@@ -48,10 +47,8 @@ def _configuration(plan: Plan) -> Iterator[Problem]:
         return
     for problem in illegal(setting, plan.configuration) + runtime_problems(setting, plan.configuration):
         yield in_plan(problem)
-    wrong = [] if plan.placement is None else placement_problems(setting, plan.configuration, plan.placement)
+    wrong = expert_problems(setting, plan.configuration, plan.placement, plan.token_homes)
     yield from wrong or replica_problems(plan)
-    if plan.token_homes is not None:
-        yield from homes_problems(plan.token_homes, plan.configuration)
 
 
 def _mix(plan: Plan) -> Iterator[Problem]:

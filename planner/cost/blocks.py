@@ -210,7 +210,7 @@ def model_costs(
         for layer, block in priced.items():
             routed = groups.visits is not None and layer.moe is not None
             even = _layer_block(layer, shape, rates, balanced, modules) if routed else block
-            priced[layer] = as_measured(block, layer, shape, rates, measured, even)
+            priced[layer] = as_measured(block, even, layer, shape, rates, measured)
         ends = ends_as_measured(ends[0], ends[1], model, shape, measured)
     embedding, head = ends if sharding.spread == 1 else _kept_ends(model, sharding, seq_len, rates)
     return ModelCosts(
@@ -319,16 +319,14 @@ def _head_block(model: Architecture, sharding: Sharding, seq_len: int, rates: Ra
     )
 
 
-def as_measured(
-    block: Block, layer: Layer, shape: Shape, rates: Rates, measured: Measured, even: Block | None = None
-) -> Block:
+def as_measured(block: Block, even: Block, layer: Layer, shape: Shape, rates: Rates, measured: Measured) -> Block:
     """A layer that takes what such a layer took; its parts keep their shares. Under a sharding that was not measured
     its compute is to the formula as it is for the layer alone on its device. `even`: the same with balanced routing, as
     it was while it was measured."""
     sharding, seq_len, sizes = shape.sharding, shape.seq_len, sizes_of(layer)
     leg = measured.leg("layer", sizes, sharding, seq_len)
     if leg is not None:
-        return _taking(block, leg, even)
+        return _taking(block, even, leg)
     row = measured.nearest("layer", sizes, sharding.tokens(seq_len))
     if row is None:
         return block
@@ -348,12 +346,11 @@ def ends_as_measured(
     kinds: tuple[tuple[Kind, Block], ...] = ("embedding", embedding), ("head", head)
     for kind, block in kinds:
         leg = measured.leg(kind, head_sizes(model.hidden, model.vocab), shape.sharding, shape.seq_len)
-        found.append(block if leg is None else _taking(block, leg))
+        found.append(block if leg is None else _taking(block, block, leg))
     return found[0], found[1]
 
 
-def _taking(block: Block, leg: Leg, even: Block | None = None) -> Block:
-    even = even or block
+def _taking(block: Block, even: Block, leg: Leg) -> Block:
     forward = leg.forward_s / even.forward_s
     backward = leg.backward_s / (even.compute.backward_s + even.exchange.backward_s)
     compute, was = _scaled(block.compute, forward, backward), block.exchange

@@ -52,8 +52,8 @@ class Sent:
 
     @property
     def saved(self) -> float:
-        """What homes save of those of the split in order, if anything."""
-        return max(0.0, 1.0 - self.homes / self.in_order) if self.in_order > _ROUNDING else 0.0
+        """What homes save of those of the split in order; below zero where they cost some."""
+        return 1.0 - self.homes / self.in_order if self.in_order > _ROUNDING else 0.0
 
 
 def fit(trace: Trace, ids: Ints, rank_of: Ints, ranks: int) -> Forecast:

@@ -142,7 +142,8 @@ def _together(rows: list[_Row], routed: Routed | None, place: str) -> list[Probl
         rule = f"the model has {routed.layers} layers with experts, the trace {len(tokens)}"
         problems.append(Problem("layer", sorted(tokens), rule, "the routing of all ranks of a run, of this model"))
     first = [row for row in rows if row.layer == min(tokens)]
-    if missing := sum(row.token is None for row in first) % len(first):
+    missing = sum(row.token is None for row in first)
+    if 0 < missing < len(first):
         rule = f"stand in all lines of layer {min(tokens)} or in none, and {missing} of {len(first)} have none"
         problems.append(Problem("tokens", None, rule, "a trace of one version, or without them"))
     usual = max(set(tokens.values()), key=list(tokens.values()).count)

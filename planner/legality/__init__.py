@@ -5,6 +5,7 @@ Problem whose `fix` is the nearest legal value. Rules stand in one file a subjec
 the end; `table` joins them.
 """
 
+from .dispatch import expert_problems as expert_problems
 from .dispatch import placement_problems as placement_problems
 from .rule import Rule as Rule
 from .rule import nearest_divisor as nearest_divisor

@@ -5,8 +5,9 @@ from __future__ import annotations
 from ...errors import Problem
 from ..configuration import Configuration
 from ..cost.setting import Setting
-from ..experts import planned
+from ..experts import planned, token_homes
 from ..experts.planned import ExpertPlacement
+from ..experts.token_homes import TokenHomes
 from ..sequence import local_tokens
 from .rule import Rule
 
@@ -17,6 +18,14 @@ def placement_problems(setting: Setting, configuration: Configuration, placement
     if configuration.mesh.ep == 1:
         return [Problem("placement", None, "places experts on ep ranks, and ep is 1", "leave it out")]
     return planned.problems(placement, experts, configuration.mesh.ep, configuration.expert_replicas)
+
+
+def expert_problems(
+    setting: Setting, configuration: Configuration, placement: ExpertPlacement | None, homes: TokenHomes | None
+) -> list[Problem]:
+    """The same of all that a plan says of experts and of who takes tokens to them."""
+    found = [] if placement is None else placement_problems(setting, configuration, placement)
+    return found + ([] if homes is None else list(token_homes.problems(homes, configuration)))
 
 
 def _needs_ranks(setting: Setting, configuration: Configuration) -> Problem | None:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ..experts.routing import Fitted, Routing
     from ..experts.trace import Trace
 
-MOST_TOKENS = 131_072, 32_768
-"""Of the half that homes are found by, and of the other."""
+_FITTED, _HELD = 131_072, 32_768
+"""Tokens of the half that homes are found by, and of the other, at most."""
 
 
 def can_shuffle(placed: Fitted, configuration: Configuration) -> bool:
@@ -35,7 +35,7 @@ def home_tokens(
     from ..experts.shuffle import aligned, fit, homes, measure
 
     mesh, groups = configuration.mesh, tp_groups(configuration.mesh)
-    known, held = (_some(each, most) for each, most in zip((routing.fit, routing.held), MOST_TOKENS, strict=True))
+    known, held = _some(routing.fit, _FITTED), _some(routing.held, _HELD)
     length = min(seq_len // mesh.cp, held.tokens) // mesh.tp * mesh.tp
     assert known.token is not None  # or the request was refused
     assert held.token is not None

@@ -21,10 +21,9 @@ from dataclasses import replace
 from ...errors import InputError, Problem
 from ..configuration import Configuration, Mesh, Recompute
 from ..cost.setting import Setting
-from ..experts.token_homes import problems as homes_problems
 from ..families import architecture
 from ..frameworks.framework import framework
-from ..legality import placement_problems
+from ..legality import expert_problems
 from ..legality import problems as illegal
 from ..legality.fields import in_plan
 from ..model import Architecture
@@ -66,10 +65,7 @@ def _check(plan: Plan, configuration: Configuration, source: str, every_device: 
     setting = Setting(_shape(plan), plan.cluster, plan.job, every_device, executed, rank_map=rank_map)
     _check_precision(setting)
     broken = illegal(setting, configuration)
-    if plan.placement is not None:
-        broken += placement_problems(setting, configuration, plan.placement)
-    if plan.token_homes is not None:
-        broken += homes_problems(plan.token_homes, configuration)
+    broken += expert_problems(setting, configuration, plan.placement, plan.token_homes)
     if plan.routing is not None:
         broken += routing_problems(setting, configuration, plan.routing)
     if broken:

@@ -92,7 +92,7 @@ def test_aligned_ranks_hold_what_they_held_and_more_stays():
 
 def test_where_nothing_is_sent_nothing_is_saved():
     assert Sent(0.0, 0.0, 0.0, 0.0).saved == 0.0
-    assert Sent(1.0, 1.1, 1.0, 1.0).saved == 0.0
+    assert Sent(1.0, 1.25, 1.0, 1.0).saved == -0.25
     assert Sent(1.0, 0.75, 0.5, 0.5).saved == 0.25
 
 
