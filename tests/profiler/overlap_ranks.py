@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import torch
@@ -21,15 +20,14 @@ def setting_of(budget_s: float) -> Setting:
     return Setting(CPU, dist.get_rank(), dist.get_world_size(), budget_s, Path(), Asked(), lambda _: None)
 
 
-def buffers(budgets_s: list[float], bytes_per_s: float) -> list[int]:
-    """Elements that are summed up with these budgets, on links of such a rate."""
-    sums = dist.all_reduce
+def buffers(budgets_s: list[float], part_s: list[float]) -> list[int]:
+    """Elements that are summed up with these budgets, where a part of them takes so long on each rank."""
 
-    def slow(tensor: torch.Tensor, *given: Any, **named: Any) -> Any:
-        time.sleep(tensor.nbytes / bytes_per_s)
-        return sums(tensor, *given, **named)
+    def told(run: Callable[[], object], finish: Callable[[], object]) -> float:
+        run()
+        return part_s[dist.get_rank()]
 
-    with mock.patch.object(dist, "all_reduce", slow):
+    with mock.patch.object(overlap, "_timed", told):
         return [overlap.buffer_of(setting_of(budget_s), lambda: None).numel() for budget_s in budgets_s]
 
 
